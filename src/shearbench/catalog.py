@@ -1,0 +1,337 @@
+"""Catalogs: one row per stamp, with its identity, its true parameters and its noise realisation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shearbench.errors import ConfigError, ContractError
+from shearbench.files import read_table
+from shearbench.populations import Population
+
+RULE = "sample_catalog"
+SPLITS = ("train", "validation", "test", "shear")
+_BLOCK = 65536  # galaxies drawn from one random stream; the first n galaxies do not depend on n
+# How a finite catalogue is dealt to the splits: 60, 10, 15 and 15 per cent, one each of the first four.
+_DEAL = np.array([0, 1, 2, 3, *[0] * 11, 1, 2, 2, 3, 3])
+
+COLUMNS = (
+    "galaxy_id noise_id pair_id rotation shear1 shear2 e1 e2 g1 g2 hlr flux sersic_n profile dx dy "
+    "psf_fwhm psf_g1 psf_g2"
+).split()
+
+
+def shear_shape(
+    e1: NDArray[np.float64], e2: NDArray[np.float64], s1: Any, s2: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the reduced-shear shape e after a shear s: (e + s) / (1 + s* e).
+
+    Parameters
+    ----------
+    e1, e2 : ndarray
+        Intrinsic shape, |e| < 1.
+    s1, s2 : float or ndarray
+        Reduced shear, |s| < 1.
+
+    Returns
+    -------
+    g1, g2 : ndarray
+
+    Notes
+    -----
+    Seitz & Schneider 1997, A&A 318, 687, eq. 2.13.
+    """
+    e = np.asarray(e1) + 1j * np.asarray(e2)
+    s = np.asarray(s1) + 1j * np.asarray(s2)
+    g = (e + s) / (1 + np.conj(s) * e)
+    return g.real, g.imag
+
+
+def stamp_count(split: str, galaxies: int, rotations: int) -> int:
+    """Return how many stamps a split has: each galaxy once, or with its partners under +-shear."""
+    return galaxies * rotations * 4 if split == "shear" else galaxies
+
+
+def sample_catalog(
+    population: Population,
+    name: str,
+    split: str,
+    galaxies: int,
+    seed: int,
+    pixel_scale: float,
+    shear: float = 0.02,
+    rotations: int = 2,
+) -> pd.DataFrame:
+    """Draw the galaxies of one split.
+
+    Every split has random streams of its own, so no galaxy, and no rotated copy of one, is in two splits.
+    The first galaxies of a split do not depend on how many follow.
+
+    Parameters
+    ----------
+    population : Population
+    name : str
+        The population's name; part of the seed.
+    split : {'train', 'validation', 'test', 'shear'}
+    galaxies : int
+        Galaxies to draw. The shear split has ``rotations * 4`` stamps of each: intrinsic shapes rotated by
+        180/rotations degrees, each sheared by (+s, 0), (-s, 0), (0, +s), (0, -s). The four members of a
+        rotation share everything else, the noise too.
+    seed : int
+        The run's seed.
+    pixel_scale : float
+        Arcsec.
+    shear : float
+        The applied shear s of the shear split.
+    rotations : {2, 4}
+        Rotations of the shear split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The catalog's columns (see `COLUMNS`); attributes ``population, split, seed, psf, digest``.
+
+    Raises
+    ------
+    ConfigError
+        A catalogue of real galaxies cannot be read or has none of the sizes asked for.
+    """
+    blocks = [
+        _sample_block(population, name, split, block, seed, pixel_scale)
+        for block in range((galaxies + _BLOCK - 1) // _BLOCK)
+    ]
+    table = pd.concat(blocks, ignore_index=True).iloc[:galaxies].reset_index(drop=True)
+    table["pair_id"] = np.arange(galaxies, dtype=np.int64)
+    if split == "shear":
+        table = _pair(table, shear, rotations)
+    n = len(table)
+    table["galaxy_id"] = np.arange(n, dtype=np.int64)
+    realisation = table["pair_id"] * rotations + table["rotation"] if split == "shear" else table["galaxy_id"]
+    table["noise_id"] = realisation.astype(np.int64) + (SPLITS.index(split) << 40)
+    table["g1"], table["g2"] = shear_shape(table["e1"], table["e2"], table["shear1"], table["shear2"])
+    extra = [column for column in table.columns if column not in COLUMNS]
+    table = table[COLUMNS + extra]
+    table.attrs = {
+        "population": name,
+        "split": split,
+        "seed": seed,
+        "psf": {"profile": population.psf.profile, "beta": population.psf.moffat_beta},
+        "digest": _content_digest(table),
+    }
+    return table
+
+
+def read_catalog(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a catalog and check it.
+
+    Raises
+    ------
+    ContractError
+        Unreadable, a column or attribute is missing, ids repeat, or the rows are not those it was written with.
+    """
+    table = read_table(path, COLUMNS, RULE)
+    for name in ("population", "split", "psf", "digest"):
+        if name not in table.attrs:
+            raise ContractError.of(path, f"attribute '{name}'", f"only {sorted(table.attrs)}", "the attribute", RULE)
+    if not table["galaxy_id"].is_unique:
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
+    if _content_digest(table) != table.attrs["digest"]:
+        raise ContractError.of(path, "rows", "other values", "those it was written with", RULE)
+    return table
+
+
+def read_catalog_rows(path: str | os.PathLike[str], start: int, stop: int) -> pd.DataFrame:
+    """Read rows `start` to `stop` of a catalog, without reading the others into memory.
+
+    The attributes are there; the digest is not checked, because that takes every row.
+    """
+    head = read_table_attributes(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            groups, first, at = [], 0, 0
+            for index in range(file.num_row_groups):
+                rows = file.metadata.row_group(index).num_rows
+                if at < stop and at + rows > start:
+                    first = at if not groups else first
+                    groups.append(index)
+                at += rows
+            if stop > at:
+                raise ContractError.of(path, "rows", at, f"at least {stop}", RULE)
+            table = file.read_row_groups(groups).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise ContractError.of(path, "file", f"unreadable ({error})", "a Parquet table", RULE) from error
+    table = table.iloc[start - first : stop - first].reset_index(drop=True)
+    table.attrs = head
+    return table
+
+
+def read_table_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the attributes of a catalog without reading its rows."""
+    return dict(read_table(path, (), RULE, rows=False).attrs)
+
+
+def _content_digest(table: pd.DataFrame) -> str:
+    sha = hashlib.sha256()
+    for column in sorted(table.columns):
+        values = table[column].to_numpy()
+        sha.update(column.encode())
+        sha.update("\n".join(map(str, values)).encode() if values.dtype == object else values.tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _uniform(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> NDArray[np.float64]:
+    return bounds[0] + (bounds[1] - bounds[0]) * rng.random(n)
+
+
+def _sample_block(
+    population: Population, name: str, split: str, block: int, seed: int, pixel_scale: float
+) -> pd.DataFrame:
+    """Draw a whole block; the order of the draws is part of the format."""
+    entropy = [seed, zlib.crc32(name.encode()), SPLITS.index(split), block]
+    rng = np.random.default_rng(np.random.SeedSequence(entropy))
+    n = _BLOCK
+    # A Rayleigh law cut at shape_max, by its inverse: two normal components kept within a disc.
+    width, limit = population.shape_sigma, population.shape_max
+    mass = -np.expm1(-(limit**2) / (2 * width**2)) if width > 0 else 1.0
+    modulus = width * np.sqrt(-2 * np.log1p(-mass * rng.random(n)))
+    angle = 2 * np.pi * rng.random(n)
+    shift = 2 * population.centroid_shift_pixels * pixel_scale
+    applied = population.shear_max * np.sqrt(rng.random(n)) * np.exp(2j * np.pi * rng.random(n))
+    steps = np.round(_uniform(rng, population.sersic_n, n) / population.sersic_n_step)
+    columns: dict[str, Any] = {
+        "e1": modulus * np.cos(angle),
+        "e2": modulus * np.sin(angle),
+        "hlr": _uniform(rng, population.half_light_radius_arcsec, n),
+        "flux": _uniform(rng, population.flux, n),
+        "sersic_n": {"gaussian": np.full(n, 0.5), "exponential": np.ones(n)}.get(
+            population.profile, np.clip(steps * population.sersic_n_step, *population.sersic_n).round(6)
+        ),
+        "profile": population.profile,
+        "dx": shift * (rng.random(n) - 0.5),
+        "dy": shift * (rng.random(n) - 0.5),
+        "shear1": applied.real if split != "shear" else np.zeros(n),
+        "shear2": applied.imag if split != "shear" else np.zeros(n),
+        "rotation": np.zeros(n, dtype=np.int64),
+        "psf_fwhm": _uniform(rng, population.psf.fwhm_arcsec, n),
+        "psf_g1": population.psf.shape_sigma * rng.standard_normal(n),
+        "psf_g2": population.psf.shape_sigma * rng.standard_normal(n),
+    }
+    if population.psf.profile == "image":
+        from shearbench.rendering import psf_images
+
+        assert population.psf.image_file is not None
+        columns["psf_index"] = rng.integers(0, len(psf_images(population.psf.image_file)), n)
+    if population.catalogue_file is not None:
+        columns.update(_cosmos_columns(population, split, seed, angle, rng, n))
+    return pd.DataFrame(columns)
+
+
+def _cosmos_columns(
+    population: Population,
+    split: str,
+    seed: int,
+    angle: NDArray[np.float64],
+    rng: np.random.Generator,
+    n: int,
+) -> dict[str, Any]:
+    """Take galaxies of the catalogue, each turned by a random angle; no galaxy is in two splits."""
+    source = cosmos_galaxies(str(population.catalogue_file), population.profile)
+    low, high = population.half_light_radius_arcsec
+    kept = np.flatnonzero(
+        (source["hlr"] >= low) & (source["hlr"] <= high) & (np.abs(source["e"]) < population.shape_max)
+    )
+    if len(kept) < len(SPLITS):
+        raise ConfigError(
+            f"{population.catalogue_file}: only {len(kept)} galaxies have a half-light radius within "
+            f"{[low, high]} arcsec and |g| < {population.shape_max}; widen half_light_radius_arcsec"
+        )
+    shuffled = np.random.default_rng([seed, zlib.crc32(b"cosmos splits")]).permutation(kept)
+    dealt = np.resize(_DEAL, len(shuffled))
+    pick = rng.choice(shuffled[dealt == SPLITS.index(split)], n)
+    e = source["e"][pick] * np.exp(1j * angle)
+    return {
+        "profile": "real" if population.profile == "cosmos-real" else "sersic",
+        "e1": e.real,
+        "e2": e.imag,
+        "hlr": source["hlr"][pick],
+        "sersic_n": source["sersic_n"][pick],
+        "cosmos_index": pick.astype(np.int64),
+        "angle": angle / 2,  # a galaxy turned by this has the shape e [rad]
+    }
+
+
+@lru_cache(maxsize=2)
+def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
+    """Return shapes and sizes of the galaxies of a COSMOS-like catalogue.
+
+    Parameters
+    ----------
+    path : str
+        The catalogue's FITS file. Its ``_fits`` companion holds the Sersic fits.
+    profile : {'cosmos-parametric', 'cosmos-real'}
+        For the first, size, index and shape are those of the single-Sersic fit, exactly what is drawn.
+        A real galaxy has no such thing: its shape and size are the adaptive moments (Hirata & Seljak 2003)
+        of its HST image, PSF included, and its index is given as 1.
+
+    Returns
+    -------
+    dict
+        ``e`` complex reduced-shear shape, ``hlr`` [arcsec], ``sersic_n``; one entry per galaxy of the file.
+
+    Raises
+    ------
+    ConfigError
+        The catalogue cannot be read.
+    """
+    import galsim
+
+    folder, name = str(Path(path).parent), Path(path).name
+    try:
+        if profile == "cosmos-parametric":
+            catalog = galsim.COSMOSCatalog(name, dir=folder, use_real=False, exclusion_level="none")
+            fit = np.array([catalog.getParametricRecord(i)["sersicfit"] for i in range(len(catalog))])
+            pixel = 0.03  # arcsec; the fits are in HST pixels, hlr along the major axis
+            q = np.clip(fit[:, 3], 0.05, 1.0)
+            return {
+                "e": (1 - q) / (1 + q) * np.exp(2j * fit[:, 7]),
+                "hlr": fit[:, 1] * pixel * np.sqrt(q),
+                # As GalSim does: on a grid, and within what it can draw.
+                "sersic_n": np.clip(np.round(fit[:, 2] / 0.05) * 0.05, 0.3, 6.2).round(6),
+            }
+        real = galsim.RealGalaxyCatalog(name, dir=folder)
+        moments = [galsim.hsm.FindAdaptiveMom(real.getGalImage(i), strict=False) for i in range(real.nobjects)]
+        scale = np.array([real.getGalImage(i).scale for i in range(real.nobjects)])
+    except (OSError, KeyError, galsim.GalSimError) as error:
+        raise ConfigError(f"catalogue_file: {path} is no GalSim catalogue of galaxies ({error})") from error
+    good = np.array([m.moments_status == 0 for m in moments])
+    shape = np.array([complex(m.observed_shape.g1, m.observed_shape.g2) if ok else 1 for m, ok in zip(moments, good)])
+    sigma = np.array([m.moments_sigma for m in moments])
+    # Half-light radius of the Gaussian with these moments; |e| = 1 keeps a failed measurement out.
+    return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}
+
+
+def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
+    """Give each galaxy its rotated and sheared partners, partners side by side."""
+    n = len(table)
+    members = rotations * 4
+    paired = table.loc[np.repeat(np.arange(n), members)].reset_index(drop=True)
+    rotation = np.tile(np.repeat(np.arange(rotations), 4), n)
+    turn = np.exp(2j * np.pi * rotation / rotations)
+    e = (paired["e1"] + 1j * paired["e2"]).to_numpy() * turn
+    paired["rotation"] = rotation
+    paired["e1"], paired["e2"] = e.real, e.imag
+    if "angle" in paired:
+        paired["angle"] += np.pi * rotation / rotations
+    paired["shear1"] = np.tile(np.array([shear, -shear, 0.0, 0.0]), n * rotations)
+    paired["shear2"] = np.tile(np.array([0.0, 0.0, shear, -shear]), n * rotations)
+    return paired

@@ -1,0 +1,84 @@
+"""What an estimator is, and what it answers."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shearbench.options import Options
+
+if TYPE_CHECKING:
+    from shearbench.stamps import StampBatch
+
+
+class Flag(enum.IntFlag):
+    """Why an estimate is not to be used; 0 is a good one."""
+
+    GOOD = 0
+    BAD_PIXELS = 1  # NaN or infinite pixels
+    NOT_CONVERGED = 2
+    SINGULAR = 4  # no usable covariance
+    OUT_OF_RANGE = 8  # |g| >= 1, a size or flux that cannot be
+    FAILED = 16  # the peer's code gave up, or raised
+
+
+@dataclass
+class Shapes:
+    """Estimated shapes of n stamps.
+
+    Attributes
+    ----------
+    g1, g2 : ndarray of float64, shape (n,)
+        Reduced-shear shape, GalSim's convention; NaN where there is none.
+    g1_err, g2_err : ndarray of float64, shape (n,)
+        The estimator's own 1-sigma errors; NaN where it has none.
+    flag : ndarray of int64, shape (n,)
+        `Flag` bits.
+    extra : dict of str to ndarray, shape (n,)
+        Further columns, such as ``flux`` and ``T``.
+    """
+
+    g1: NDArray[np.float64]
+    g2: NDArray[np.float64]
+    g1_err: NDArray[np.float64]
+    g2_err: NDArray[np.float64]
+    flag: NDArray[np.int64]
+    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def failed(cls, n: int, flag: Flag) -> Shapes:
+        """Return n estimates that all failed for the same cause."""
+        nothing = np.full(n, np.nan)
+        return cls(nothing, nothing.copy(), nothing.copy(), nothing.copy(), np.full(n, int(flag)))
+
+
+class Estimator(Options):
+    """Options of an estimator, and the measurement itself.
+
+    A concrete estimator is a subclass in a module of `shearbench.estimators`. It sets ``kind``, declares
+    its options as fields, lists its ``presets``, and implements `measure`. Its module imports heavy
+    packages only inside functions.
+    """
+
+    kind: ClassVar[str]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Names a configuration may use at once, with the options they stand for."""
+    label: str | None = None
+    """How figures call it; the name by default."""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return why the estimator cannot run on this machine and how to get it, or None if it can."""
+        return None
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the shape of every stamp of a batch.
+
+        Stamps with bad pixels never reach it (`shearbench.measurement.measure_stamps` flags them), and
+        a failure of one stamp must not touch the others: it is flagged.
+        """
+        raise NotImplementedError

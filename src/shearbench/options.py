@@ -1,0 +1,65 @@
+"""Typed options, and libraries of named ones.
+
+Populations, estimators and network variants are all configured alike: a configuration lists names;
+each name is either a preset of the library, or a new one that says which preset it is based on and
+what it changes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Options(BaseModel):
+    """Options that refuse unknown keys and do not change once made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes` laid over it, mapping by mapping; a list or a value is replaced whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+T = TypeVar("T")
+
+
+def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
+    """Import every module of a package and return the concrete classes found, by their ``kind``.
+
+    Adding a file to the package is all it takes to add a class: there is no list to keep.
+
+    Parameters
+    ----------
+    package : str
+        Dotted name, such as ``"shearbench.estimators"``. Its modules must be cheap to import: heavy
+        packages (torch, galsim, numba) belong inside the functions that need them, because the
+        workflow reads every file when it plans.
+    subclass_of : type
+        The base class; a concrete class has a string attribute ``kind``.
+
+    Returns
+    -------
+    dict of str to type
+    """
+    found: dict[str, type[T]] = {}
+    root = importlib.import_module(package)
+    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda m: m.name):
+        module = importlib.import_module(f"{package}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, subclass_of) and "kind" in vars(value):
+                kind = vars(value)["kind"]
+                if found.setdefault(kind, value) is not value:
+                    raise ValueError(f"two classes call themselves '{kind}': {found[kind]} and {value}")
+    return found

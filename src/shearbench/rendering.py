@@ -1,0 +1,152 @@
+"""From a row of a catalog to a stamp, with GalSim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import galsim
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shearbench.errors import ConfigError
+from shearbench.populations import Population, Psf
+
+
+def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
+    """Return the PSF of one catalog row, without the pixel.
+
+    Parameters
+    ----------
+    row : namedtuple or similar
+        With ``psf_fwhm, psf_g1, psf_g2`` (and ``psf_index`` for images).
+    psf : Psf
+    """
+    if psf.profile == "image":
+        images = psf_images(str(psf.image_file))
+        image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
+        # The image is a PSF as seen through pixels: to be drawn without another one.
+        return galsim.InterpolatedImage(image, flux=1.0)
+    if psf.profile == "gaussian":
+        profile: galsim.GSObject = galsim.Gaussian(fwhm=row.psf_fwhm)
+    elif psf.profile == "moffat":
+        profile = galsim.Moffat(beta=psf.moffat_beta, fwhm=row.psf_fwhm)
+    else:
+        profile = galsim.Kolmogorov(fwhm=row.psf_fwhm)
+    if row.psf_g1 or row.psf_g2:
+        profile = profile.shear(g1=row.psf_g1, g2=row.psf_g2)
+    return profile
+
+
+def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
+    """Return the galaxy of one catalog row: sheared and shifted, not yet convolved.
+
+    A profile with circular isophotes under intrinsic shape and shear is the same profile under the
+    observed shape, so (g1, g2) is applied at once; a real galaxy is turned, then sheared.
+    """
+    if row.profile == "real":
+        galaxy: galsim.GSObject = _real_galaxy(str(population.catalogue_file), int(row.cosmos_index))
+        galaxy = galaxy.withFlux(row.flux).rotate(row.angle * galsim.radians).shear(g1=row.shear1, g2=row.shear2)
+    else:
+        if row.profile == "gaussian":
+            galaxy = galsim.Gaussian(half_light_radius=row.hlr, flux=row.flux)
+        elif row.profile == "exponential":
+            galaxy = galsim.Exponential(half_light_radius=row.hlr, flux=row.flux)
+        else:
+            galaxy = galsim.Sersic(n=row.sersic_n, half_light_radius=row.hlr, flux=row.flux)
+        galaxy = galaxy.shear(g1=row.g1, g2=row.g2)
+    return galaxy.shift(row.dx, row.dy)
+
+
+def draw_stamps(
+    rows: pd.DataFrame, population: Population, shape: tuple[int, int], pixel_scale: float, block: int = 256
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """Draw the stamps of catalog rows, a block at a time.
+
+    Each stamp depends on its own row alone, so the pixels are the same, bit for bit, however the catalog
+    is cut into chunks and blocks.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Catalog rows.
+    population : Population
+        What the rows were drawn from: profile of the PSF, files of real images.
+    shape : (int, int)
+        Rows and columns of a stamp.
+    pixel_scale : float
+        Arcsec.
+    block : int
+        Stamps in a block.
+
+    Yields
+    ------
+    images : ndarray of float32, shape (m, ny, nx)
+        Noiseless.
+    psf : ndarray of float32, shape (ny, nx) if all galaxies share the PSF, else (m, ny, nx)
+        The PSF convolved with the pixel.
+    """
+    ny, nx = shape
+    # A PSF image already contains its pixel's response.
+    method = "no_pixel" if population.psf.profile == "image" else "auto"
+    constant: galsim.GSObject | None = None
+    shared: NDArray[np.float32] | None = None
+    for start in range(0, len(rows), block):
+        part = rows.iloc[start : start + block]
+        images = np.zeros((len(part), ny, nx), np.float32)
+        psfs = None if population.psf.constant else np.zeros_like(images)
+        for index, row in enumerate(part.itertuples(index=False)):
+            psf = constant or psf_object(row, population.psf)
+            if population.psf.constant and constant is None:
+                constant = psf
+                shared = np.zeros(shape, np.float32)
+                psf.drawImage(galsim.Image(shared, scale=pixel_scale), method=method)
+            if psfs is not None:
+                psf.drawImage(galsim.Image(psfs[index], scale=pixel_scale), method=method)
+            scene = galsim.Convolve(galaxy_object(row, population), psf)
+            scene.drawImage(galsim.Image(images[index], scale=pixel_scale), method=method)
+        yield images, shared if psfs is None else psfs  # type: ignore[misc]
+
+
+@lru_cache(maxsize=4)
+def psf_images(path: str) -> NDArray[np.float32]:
+    """Read PSF images from a FITS file.
+
+    Parameters
+    ----------
+    path : str
+        Images of equal size, each in an HDU of its own or stacked in a cube.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, ny, nx)
+        Normalised to unit sum.
+
+    Raises
+    ------
+    ConfigError
+        No such images.
+    """
+    try:
+        hdus = [hdu.data for hdu in galsim.fits.pyfits.open(path) if getattr(hdu, "data", None) is not None]
+        planes = [plane for data in hdus for plane in (data if data.ndim == 3 else [data])]
+        images = np.stack([np.asarray(plane, np.float64) for plane in planes])
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"psf.image_file: {path} holds no PSF images of equal size ({error})") from error
+    sums = images.sum(axis=(1, 2))
+    if images.ndim != 3 or not np.isfinite(images).all() or (sums <= 0).any():
+        raise ConfigError(f"psf.image_file: {path}: every PSF image must be finite, of positive flux")
+    return (images / sums[:, None, None]).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _real_catalog(path: str) -> galsim.RealGalaxyCatalog:
+    return galsim.RealGalaxyCatalog(Path(path).name, dir=str(Path(path).parent))
+
+
+@lru_cache(maxsize=512)
+def _real_galaxy(path: str, index: int) -> galsim.GSObject:
+    return galsim.RealGalaxy(_real_catalog(path), index=index)
