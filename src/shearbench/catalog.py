@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 
 from shearbench.errors import ConfigError, ContractError
 from shearbench.files import read_table
-from shearbench.populations import Population
+from shearbench.populations import SPLITS, Population
 
 RULE = "sample_catalog"
-SPLITS = ("train", "validation", "test", "shear")
 _BLOCK = 65536  # galaxies drawn from one random stream; the first n galaxies do not depend on n
 # How a finite catalogue is dealt to the splits: 60, 10, 15 and 15 per cent, one each of the first four.
 _DEAL = np.array([0, 1, 2, 3, *[0] * 11, 1, 2, 2, 3, 3])
@@ -55,11 +54,6 @@ def shear_shape(
     s = np.asarray(s1) + 1j * np.asarray(s2)
     g = (e + s) / (1 + np.conj(s) * e)
     return g.real, g.imag
-
-
-def stamp_count(split: str, galaxies: int, rotations: int) -> int:
-    """Return how many stamps a split has: each galaxy once, or with its partners under +-shear."""
-    return galaxies * rotations * 4 if split == "shear" else galaxies
 
 
 def sample_catalog(

@@ -15,6 +15,14 @@ from pydantic import BeforeValidator, Field, model_validator
 from shearbench.options import Options
 
 
+SPLITS = ("train", "validation", "test", "shear")
+
+
+def stamp_count(split: str, galaxies: int, rotations: int) -> int:
+    """Return how many stamps a split has: each galaxy once, or with its partners under +-shear."""
+    return galaxies * rotations * 4 if split == "shear" else galaxies
+
+
 def _as_range(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 

@@ -150,3 +150,10 @@ def _real_catalog(path: str) -> galsim.RealGalaxyCatalog:
 @lru_cache(maxsize=512)
 def _real_galaxy(path: str, index: int) -> galsim.GSObject:
     return galsim.RealGalaxy(_real_catalog(path), index=index)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides the pixels, for the attributes of a file of stamps."""
+    from shearbench import __version__
+
+    return {"shearbench": __version__, "galsim": galsim.__version__, "numpy": np.__version__}

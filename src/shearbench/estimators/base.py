@@ -6,12 +6,12 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shearbench.options import Options
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from shearbench.stamps import StampBatch
 
 
@@ -52,6 +52,8 @@ class Shapes:
     @classmethod
     def failed(cls, n: int, flag: Flag) -> Shapes:
         """Return n estimates that all failed for the same cause."""
+        import numpy as np
+
         nothing = np.full(n, np.nan)
         return cls(nothing, nothing.copy(), nothing.copy(), nothing.copy(), np.full(n, int(flag)))
 

@@ -1,0 +1,69 @@
+# shearbench: `make results` is all a fresh machine with Python >= 3.11 needs. `make help` lists the rest.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+CONFIG ?=
+BIN := .venv/bin
+# Where ngmix is importable it is used as it is; where a conda front end is on PATH, snakemake makes ngmix an
+# environment; where neither is, the run says what is missing and goes on without.
+CONDA := $(firstword $(foreach tool,conda mamba micromamba,$(if $(shell command -v $(tool) 2>/dev/null),$(tool))))
+DEPLOY = $(shell $(BIN)/python -c "import importlib.util as u; print('' if u.find_spec('ngmix') else '$(if $(CONDA),--sdm conda)')")
+SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
+LINTED = src scripts tests
+
+.PHONY: help results figures report test lint format bench docs lock clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
+	@echo "  CORES=n sets the cores (now $(CORES)); CONFIG=config/paper.yaml takes another configuration"
+
+results: .venv/ready  ## run the default configuration: results/quick/ (takes up where it was interrupted)
+	@echo "== results: the workflow, on $(CORES) cores"
+	$(SNAKEMAKE)
+
+figures: .venv/ready  ## redraw every figure from the metrics alone
+	@echo "== figures: from the metrics, nothing else"
+	$(SNAKEMAKE) figures --allowed-rules figures $(FIGURE_RULES) --forcerun $(FIGURE_RULES)
+
+report: .venv/ready  ## Snakemake's report of the default run: results/quick/report.html
+	$(SNAKEMAKE) --report $(RUN)/report.html
+
+test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
+	@echo "== test"
+	$(BIN)/python -m pytest $(if $(SLOW),--slow)
+
+lint: .venv/ready  ## style, types, and the workflow's own checks
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+format: .venv/ready  ## put the code in its layout
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/snakefmt workflow
+
+docs: .venv/ready  ## write the config's schema and the table in config/README.md anew
+	$(BIN)/python -m shearbench.docs
+
+lock: .venv/ready  ## resolve requirements.lock anew; torch stays where it is pinned
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-annotate --no-header \
+	  --upgrade --constraint <(grep '^torch==' requirements.lock) --output-file .venv/new.lock
+	{ head -2 requirements.lock; grep -vE '^(nvidia-|cuda-|triton|torch==)' .venv/new.lock; \
+	  grep '^torch==' requirements.lock; } | sed 's/+cpu//' > .venv/sorted.lock && mv .venv/sorted.lock requirements.lock
+
+clean:  ## delete the environment (results stay)
+	rm -rf .venv
+
+# The environment is ready when the mark is there, made last: an interrupted installation is taken up again.
+.venv/ready: requirements.lock pyproject.toml
+	@echo "== environment: .venv, the versions of requirements.lock (once, a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "shearbench needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@

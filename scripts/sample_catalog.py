@@ -1,0 +1,19 @@
+"""Draw the galaxies of one split."""
+
+from shearbench.catalog import sample_catalog
+from shearbench.files import write_table
+from shearbench.job import logged
+from shearbench.populations import Population
+
+with logged(snakemake.log[0]):
+    table = sample_catalog(
+        Population(**snakemake.params.population),
+        snakemake.wildcards.population,
+        snakemake.wildcards.split,
+        snakemake.params.galaxies,
+        snakemake.params.seed,
+        snakemake.params.pixel_scale,
+        snakemake.params.shear,
+        snakemake.params.rotations,
+    )
+    write_table(snakemake.output[0], table, table.attrs)

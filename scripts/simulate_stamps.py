@@ -1,0 +1,27 @@
+"""Draw one chunk of stamps with GalSim."""
+
+from shearbench.catalog import read_catalog_rows
+from shearbench.job import logged
+from shearbench.populations import Population
+from shearbench.rendering import draw_stamps, versions
+from shearbench.stamps import write_stamps
+
+with logged(snakemake.log[0]):
+    population = Population(**snakemake.params.population)
+    rows = read_catalog_rows(snakemake.input.catalog, *snakemake.params.rows)
+    shape = (snakemake.params.size, snakemake.params.size)
+    write_stamps(
+        snakemake.output[0],
+        draw_stamps(rows, population, shape, snakemake.params.pixel_scale),
+        rows["galaxy_id"].to_numpy(),
+        rows["noise_id"].to_numpy(),
+        shape,
+        per_galaxy_psf=not population.psf.constant,
+        attributes={
+            "population": snakemake.wildcards.population,
+            "split": snakemake.wildcards.split,
+            "pixel_scale": snakemake.params.pixel_scale,
+            "catalog_digest": rows.attrs["digest"],
+            **versions(),
+        },
+    )

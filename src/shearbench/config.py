@@ -1,0 +1,336 @@
+"""The configuration: what a run is made of, checked before any job starts.
+
+This module sits on top of the others. It composes the option classes of populations, estimators, network
+variants and studies; none of the science imports it. ``python -m shearbench.docs`` writes the JSON schema
+and the table in ``config/README.md``, both generated from the classes below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from shearbench.errors import ConfigError, nearest
+from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
+from shearbench.estimators.base import Estimator
+from shearbench.networks.base import Variant, resolve_variant, variant_presets
+from shearbench.options import Options, merge
+from shearbench.populations import PRESETS as POPULATION_PRESETS
+from shearbench.populations import Population
+from shearbench.studies import Study
+from shearbench.training.recipe import Recipe
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def _plain_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError(f"'{value}' is to be a file name: letters, digits, '-' and '_' only, no space, dot or slash")
+    return value
+
+
+def _distinct(values: Any) -> Any:
+    if len(set(values)) != len(values):
+        raise ValueError(f"{list(values)} has the same entry twice")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+Sigma = Annotated[float, Field(gt=0, lt=1e6)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+
+
+class Stamps(Options):
+    """The geometry of a stamp."""
+
+    size_pixels: int = Field(48, ge=8, le=512, description="rows and columns of a stamp [pixels]")
+    pixel_scale_arcsec: float = Field(0.2, gt=0, le=10, description="pixel scale [arcsec]")
+
+
+class Galaxies(Options):
+    """How many galaxies each split has."""
+
+    train: Count = Field(20000, description="galaxies the networks train on")
+    validation: Count = Field(2000, description="galaxies that decide when to stop and calibrate errors")
+    test: Count = Field(2000, description="galaxies every estimator is judged on")
+    shear: Annotated[int, Field(ge=2, le=10**8)] = Field(
+        500, description="galaxies that measure m and c; each gives 4 x `rotations` stamps"
+    )
+
+
+class ShearTest(Options):
+    """How multiplicative and additive bias are measured."""
+
+    shear: float = Field(0.02, gt=0, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2")
+    rotations: typing.Literal[2, 4] = Field(
+        2, description="intrinsic orientations of each galaxy: 2 are 90 degrees apart, 4 are 45"
+    )
+    noise_levels: tuple[Sigma, ...] = Field(
+        (1e-5, 1e-3), description="noise levels at which m and c are measured; each one of `noise_levels`"
+    )
+
+
+class Config(Options):
+    """One run."""
+
+    run: Name = Field("quick", description="name of the run; everything it makes is under `results/{run}/`")
+    seed: int = Field(1, ge=0, lt=2**63, description="seeds every random number of the run")
+    noise_levels: Annotated[tuple[Sigma, ...], AfterValidator(_distinct)] = Field(
+        (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
+        min_length=1,
+        description="standard deviation of the noise of a pixel, in the image's units (flux per pixel)",
+    )
+    stamps: Stamps = Stamps()
+    galaxies: Galaxies = Galaxies()
+    shear_test: ShearTest = ShearTest()
+    chunk_stamps: int = Field(5000, ge=1, le=10**7, description="stamps one simulation job draws")
+    populations: dict[Name, Population] = Field(
+        description="what is simulated: names of presets, or new names with `base: <preset>` and what they change"
+    )
+    estimators: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict, description="estimators other than networks: presets, or new names with a `base`"
+    )
+    variants: dict[Name, Variant] = Field(
+        default_factory=dict, description="networks: presets, or new names with a `base`"
+    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], AfterValidator(_distinct)] = Field(
+        (1,), min_length=1, description="each network is trained once with each of these"
+    )
+    training: Recipe = Recipe()
+    studies: tuple[Name, ...] = Field((), description="studies (files in `config/studies/`) that `all` includes")
+    bootstrap: int = Field(400, ge=20, le=10**5, description="bootstrap resamples behind every quoted error")
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        stray = set(self.shear_test.noise_levels) - set(self.noise_levels)
+        if stray:
+            raise ValueError(
+                f"shear_test.noise_levels: {sorted(stray)} is not in noise_levels {sorted(self.noise_levels)}"
+            )
+        if not self.populations:
+            raise ValueError(f"populations: at least one is needed; there are {sorted(POPULATION_PRESETS)}")
+        both = set(self.estimators) & set(self.variants)
+        if both:
+            raise ValueError(f"variants: '{min(both)}' is an estimator's name already")
+        for name, population in self.populations.items():
+            side = self.stamps.size_pixels * self.stamps.pixel_scale_arcsec
+            needed = 6 * population.extent_arcsec
+            if side < needed:
+                raise ValueError(
+                    f"stamps.size_pixels: {self.stamps.size_pixels} pixels of {self.stamps.pixel_scale_arcsec:g} arcsec "
+                    f"are too small for population '{name}', whose largest galaxy has a half-light radius of "
+                    f"{population.extent_arcsec:.2f} arcsec after the PSF: six of these need "
+                    f"{int(-(-needed // self.stamps.pixel_scale_arcsec))} pixels"
+                )
+        return self
+
+    def estimator(self, name: str) -> Estimator:
+        """Return the estimator of that name, with its options."""
+        return make_estimator(self.estimators[name])
+
+    def dump(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain values; `resolve` of it gives it again."""
+        return self.model_dump(mode="json")
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+    """Check a configuration and fill in everything it leaves out.
+
+    Parameters
+    ----------
+    given : mapping
+        As read from YAML.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"the configuration is {_short(given)}, not a mapping of keys to values")
+    given = dict(given)
+    training = _validated(Recipe, given.get("training", {}), ("training",))
+    given["training"] = training
+    given["populations"] = {
+        name: _validated(
+            Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name)
+        )
+        for name, entry in _entries("populations", given.get("populations", {}), POPULATION_PRESETS)
+    }
+    presets = estimator_presets()
+    estimators: dict[str, Any] = {}
+    for name, entry in _entries("estimators", given.get("estimators", {}), presets):
+        options = {k: v for k, v in entry.items() if k not in ("base", "kind")}
+        cls = estimator_kinds()[presets[entry["base"]]["kind"]]
+        if entry["kind"] != cls.kind:
+            raise ConfigError(f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'")
+        valid = _validated(cls, options, ("estimators", name))
+        estimators[name] = {"base": entry["base"], "kind": cls.kind, **valid.model_dump(mode="json")}
+    given["estimators"] = estimators
+    variants = _mapping("variants", given.get("variants", {}))
+    given["variants"] = {
+        name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
+    }
+    return _validated(Config, given, ())
+
+
+def _mapping(section: str, value: Any) -> Mapping[str, Any]:
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{section}: found {_short(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'")
+    for name in value:
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{section}: {_short(name)} cannot be a name: letters, digits, '-' and '_' only, no space, dot or slash"
+            )
+    return value
+
+
+def _entries(
+    section: str, value: Any, presets: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each entry of a library section laid over its preset; one that is null is left out."""
+    for name, entry in _mapping(section, value).items():
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{section}.{name}: found {_short(entry)}, expected a mapping of options, {{}} for none")
+        base = entry.get("base", name)
+        if not isinstance(base, str) or base not in presets:
+            known = sorted(presets)
+            raise ConfigError(
+                f"{section}.{name}: there is no preset '{base}'{nearest(str(base), known)}. Presets: "
+                f"{', '.join(known)}. A new name says which it is based on: '{name}: {{base: {known[0]}, ...}}'"
+            )
+        yield name, {**merge(presets[base], entry), "base": base}
+
+
+M = typing.TypeVar("M", bound=BaseModel)
+
+
+def _validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_messages(error, model, where))) from None
+
+
+def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:
+    """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
+    for found in error.errors():
+        location = found["loc"]
+        key = ".".join(str(part) for part in (*where, *location)) or "configuration"
+        if found["type"] == "extra_forbidden":
+            allowed = sorted(_fields_at(model, location[:-1]))
+            yield f"{key}: there is no such key{nearest(str(location[-1]), allowed)}. Allowed here: {', '.join(allowed)}"
+        elif found["type"] == "value_error" and not location:
+            yield str(found["ctx"]["error"]) if not where else f"{key}: {found['ctx']['error']}"
+        else:
+            reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            hint = ""
+            if found["type"] == "literal_error":
+                hint = nearest(str(found["input"]), re.findall(r"'([^']*)'", reason))
+            yield f"{key}: found {_short(found['input'])}, expected {reason}{hint}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Return the keys allowed at a location inside a model."""
+    current: Any = model
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else current
+        options = [annotation, *typing.get_args(annotation)]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def load(*paths: str | os.PathLike[str]) -> Config:
+    """Read configuration files, each laid over the one before, and resolve the whole.
+
+    Raises
+    ------
+    ConfigError
+        Also where a file is not YAML.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            content = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{path}: found {_short(content)}, expected a mapping of keys to values")
+        merged = merge(merged, content)
+    return resolve(merged)
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML in which 1e-5 is a number, as it is for everybody but YAML 1.1."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load_studies(folder: str | os.PathLike[str]) -> dict[str, Study]:
+    """Read every study of a folder, by its name, which is the file's.
+
+    Raises
+    ------
+    ConfigError
+    """
+    studies = {}
+    for path in sorted(Path(folder).glob("*.yaml")):
+        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
+        content = {"name": path.stem, **_mapping(str(path), content)}
+        studies[path.stem] = _validated(Study, content, (str(path),))
+    return studies
+
+
+def option_rows(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    """Yield (key, type, default, meaning) of every option below `model`, for the table in the docs."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = next(
+            (
+                a
+                for a in (field.annotation, *typing.get_args(field.annotation))
+                if isinstance(a, type) and not isinstance(a, types.GenericAlias) and issubclass(a, BaseModel)
+            ),
+            None,
+        )
+        is_library = typing.get_origin(field.annotation) is dict
+        if inner is None or is_library:
+            default = "" if field.is_required() else field.get_default(call_default_factory=True)
+            if isinstance(default, tuple):
+                default = list(default)
+            yield key, _type_name(field.annotation), f"{default}", field.description or ""
+        if inner is not None:
+            yield from option_rows(inner, f"{key}.<name>." if is_library else f"{key}.")
+
+
+def _type_name(annotation: Any) -> str:
+    text = str(annotation) if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
+    text = re.sub(r"typing\.|shearbench\.[a-z_.]+\.|Annotated\[|, (AfterValidator|BeforeValidator|FieldInfo)\(.*?\)+\]?", "", text)
+    return text.replace("NoneType", "null").replace("|", "or")
+

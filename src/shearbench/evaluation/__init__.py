@@ -1,0 +1,1 @@
+"""Estimates judged against the truth and the bounds: tables in, tables out."""

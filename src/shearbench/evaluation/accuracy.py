@@ -1,0 +1,113 @@
+"""How far single shapes are from the truth, in units of g and of the Cramer-Rao bound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shearbench.evaluation.joining import identity, join
+from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
+
+ACCURACY = (
+    "population noise estimator label kind seed n n_failed snr bias_g1 bias_g2 slope_g1 slope_g2 "
+    "scatter rmse rmse_err median_abs crb crb_median prior_bound rmse_over_crb rmse_over_crb_err coverage68 "
+    "seconds_per_stamp"
+).split()
+
+
+def accuracy(
+    estimates: pd.DataFrame,
+    catalog: pd.DataFrame,
+    bounds: pd.DataFrame,
+    prior_bound: NDArray[np.float64] | None = None,
+    *,
+    label: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    source: str = "estimates",
+    rule: str = "measure",
+) -> dict[str, Any]:
+    """Return the row of ``metrics/accuracy.csv`` of one estimator at one noise level.
+
+    Parameters
+    ----------
+    estimates, catalog, bounds : pandas.DataFrame
+        Of the same galaxies, in any order.
+    prior_bound : ndarray, shape (n, 2), optional
+        Prior-limited standard deviation of (g1, g2) at this noise level, rows as in `bounds`.
+    label : str, optional
+        How figures call the estimator; its name by default.
+    resamples, seed : int
+        Of the bootstrap over galaxies.
+    source, rule : str
+        File of the estimates and the rule that makes it, named in errors.
+
+    Returns
+    -------
+    dict
+        The columns `ACCURACY`. Per component and over good (unflagged) rows, residual = estimate - truth:
+        ``bias`` is its mean; ``slope`` the least-squares slope of the estimate against the truth, minus 1;
+        ``scatter`` the rms that is left after both are taken out; ``rmse`` the rms of the residual,
+        averaged in quadrature over g1 and g2; ``median_abs`` 1.4826 times the median |residual|; ``crb``
+        and ``prior_bound`` the root mean variance bound of the same good galaxies, ``crb_median`` the
+        median; ``coverage68`` the fraction of |residual| below the estimator's own error where it gives
+        one. ``rmse_over_crb_err`` resamples both parts of the ratio together. What cannot be computed
+        is NaN, and flagged rows are counted in ``n_failed``.
+
+    Raises
+    ------
+    ContractError
+        The tables are not of the same galaxies (see `shearbench.evaluation.joining.join`).
+    """
+    rows = join(estimates, catalog, bounds, source=source, rule=rule)
+    good = rows.good
+    row = identity(estimates, label) | {
+        "n": len(good),
+        "n_failed": int((~good).sum()),
+        "snr": float(np.median(rows.snr)) if len(good) else np.nan,
+        "seconds_per_stamp": float(estimates.attrs["seconds"]) / max(len(good), 1),
+    }
+    if not good.any():
+        return {name: row.get(name, np.nan) for name in ACCURACY}
+    residual, truth = rows.residual[good], rows.truth[good]
+    bias = residual.mean(axis=0)
+    centred = truth - truth.mean(axis=0)
+    spread = (centred**2).sum(axis=0)
+    slope = np.divide((centred * residual).sum(axis=0), spread, out=np.full(2, np.nan), where=spread > 0)
+    variance = (rows.bound[good] ** 2).mean(axis=1)
+    square = (residual**2).mean(axis=1)
+    drawn = bootstrap_means(np.column_stack([square, variance]), resamples, seed)
+    error = rows.error[good]
+    stated = np.isfinite(error)
+    row |= {
+        "bias_g1": bias[0],
+        "bias_g2": bias[1],
+        "slope_g1": slope[0],
+        "slope_g2": slope[1],
+        "scatter": np.sqrt(np.mean((residual - bias - np.nan_to_num(slope) * centred) ** 2)),
+        "rmse": np.sqrt(square.mean()),
+        "rmse_err": np.sqrt(drawn[:, 0]).std(ddof=1),
+        "median_abs": 1.4826 * np.median(np.abs(residual)),
+        "crb": np.sqrt(variance.mean()),
+        "crb_median": np.median(rows.bound[good]),
+        "rmse_over_crb": np.sqrt(square.mean() / variance.mean()),
+        "rmse_over_crb_err": np.sqrt(drawn[:, 0] / drawn[:, 1]).std(ddof=1),
+        "coverage68": np.mean(np.abs(residual)[stated] < error[stated]) if stated.any() else np.nan,
+    }
+    if prior_bound is not None:
+        order = pd.Index(bounds["galaxy_id"]).get_indexer(pd.Index(catalog["galaxy_id"]))
+        row["prior_bound"] = np.sqrt(np.mean(np.asarray(prior_bound, float)[order][good] ** 2))
+    return {name: _plain(row.get(name, np.nan)) for name in ACCURACY}
+
+
+def accuracy_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of `accuracy` as the table ``metrics/accuracy.csv``."""
+    return pd.DataFrame(list(rows), columns=ACCURACY)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,203 @@
+"""A study's answer: a table, the comparison with the best value, and a verdict in words."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from shearbench.evaluation.statistics import over_seeds
+from shearbench.rounding import shown
+from shearbench.studies import Study
+
+STUDY = (
+    "study value variant population noise n_seeds n n_failed rmse_over_crb rmse_over_crb_err bootstrap_err "
+    "seed_scatter judged best factor factor_err n_sigma"
+).split()
+SIGNIFICANT = 3.0
+"""Standard deviations from which a difference is called one."""
+
+
+def study_table(study: Study, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return how each value of a study does at each noise level.
+
+    Parameters
+    ----------
+    study : Study
+    accuracy : pandas.DataFrame
+        ``metrics/accuracy.csv``, or as much of it as concerns the study's variants.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns `STUDY`, a row for each value and noise level in the order of the study; a value without
+        any result has NaN and ``n_seeds`` 0. ``n_seeds`` counts seeds with a result, ``n`` and ``n_failed``
+        add up the galaxies of all seeds. ``rmse_over_crb`` is the mean over seeds; its error adds the scatter
+        of the seeds (``seed_scatter``, NaN for one seed) over sqrt(n_seeds) and the bootstrap error over
+        galaxies (``bootstrap_err``) in quadrature. ``judged`` marks the noise level of the verdict, ``best``
+        the lowest ratio at each level. ``factor`` is the ratio to that of the best, and ``n_sigma`` its
+        significance: of ln(factor) over its error, with as many degrees of freedom as the seeds give (Welch
+        1947, Biometrika 34, 28), written as the normal deviate of the same probability. Galaxies are shared
+        by all values, so counting both bootstrap errors is on the safe side.
+    """
+    ours = accuracy[(accuracy["population"] == study.population)]
+    names = {study.variant_name(label): label for label in study.values}
+    ours = ours[ours["estimator"].isin(names)]
+    rows = []
+    for noise in sorted({study.noise, *ours["noise"].unique()}):
+        level = [_value(study, label, variant, noise, ours) for variant, label in names.items()]
+        rows.extend(_compared(level))
+    return pd.DataFrame(rows, columns=STUDY)
+
+
+def _value(study: Study, label: str, variant: str, noise: float, accuracy: pd.DataFrame) -> dict[str, object]:
+    found = accuracy[(accuracy["estimator"] == variant) & np.isclose(accuracy["noise"], noise, rtol=1e-9)]
+    ratio = found["rmse_over_crb"].to_numpy(float)
+    usable = np.isfinite(ratio)
+    error = found["rmse_over_crb_err"].to_numpy(float)[usable]
+    mean, total = over_seeds(ratio.tolist(), found["rmse_over_crb_err"].tolist())
+    return {
+        "study": study.name,
+        "value": label,
+        "variant": variant,
+        "population": study.population,
+        "noise": noise,
+        "n_seeds": int(usable.sum()),
+        "n": int(found["n"].sum()),
+        "n_failed": int(found["n_failed"].sum()),
+        "rmse_over_crb": mean,
+        "rmse_over_crb_err": total,
+        "bootstrap_err": float(error.mean()) if usable.any() else math.nan,
+        "seed_scatter": float(ratio[usable].std(ddof=1)) if usable.sum() > 1 else math.nan,
+        "judged": math.isclose(noise, study.noise, rel_tol=1e-9),
+    }
+
+
+@dataclass(frozen=True)
+class _Relative:
+    """Relative variance of a ratio: of the galaxies, and of the k seeds' mean."""
+
+    galaxies: float
+    seeds: float
+    k: int
+
+    @classmethod
+    def of(cls, row: dict[str, object]) -> _Relative:
+        value, k = _number(row, "rmse_over_crb"), int(_number(row, "n_seeds"))
+        scatter = _number(row, "seed_scatter")
+        seeds = (scatter / value) ** 2 / k if k > 1 else 0.0
+        return cls((_number(row, "bootstrap_err") / value) ** 2, seeds, k)
+
+
+def _number(row: dict[str, object], name: str) -> float:
+    return float(row[name])  # type: ignore[arg-type]
+
+
+def _compared(level: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Add the comparison with the best to the rows of one noise level."""
+    done = [row for row in level if int(_number(row, "n_seeds")) > 0]
+    best = min(done, key=lambda row: _number(row, "rmse_over_crb")) if done else None
+    for row in level:
+        row |= {"best": row is best, "factor": math.nan, "factor_err": math.nan, "n_sigma": math.nan}
+        if best is None or int(_number(row, "n_seeds")) == 0:
+            continue
+        factor = _number(row, "rmse_over_crb") / _number(best, "rmse_over_crb")
+        row["factor"] = factor
+        if row is not best:
+            one, other = _Relative.of(row), _Relative.of(best)
+            variance = one.galaxies + one.seeds + other.galaxies + other.seeds
+            row["factor_err"] = factor * math.sqrt(variance)
+            row["n_sigma"] = _significance(math.log(factor), variance, (one, other))
+    return level
+
+
+def _significance(difference: float, variance: float, parts: tuple[_Relative, _Relative]) -> float:
+    if difference == 0:
+        return 0.0
+    if variance == 0:
+        return math.inf
+    t = difference / math.sqrt(variance)
+    # Welch-Satterthwaite; the galaxies are many, so their part has no end of degrees of freedom
+    spread = sum(part.seeds**2 / (part.k - 1) for part in parts if part.k > 1)
+    if spread == 0:
+        return t
+    log_tail = stats.t.logsf(t, variance**2 / spread)
+    return float(stats.norm.isf(math.exp(log_tail))) if log_tail > -700 else t
+
+
+def verdict(study: Study, table: pd.DataFrame) -> str:
+    """Return the study's answer in plain English, every word of it computed from the table.
+
+    Parameters
+    ----------
+    study : Study
+    table : pandas.DataFrame
+        Of `study_table`.
+
+    Returns
+    -------
+    str
+        Which value is best at the noise level judged, than which it is better and by how much, which cannot
+        be told apart from it, which have no result, which were flagged, and what the errors leave out.
+    """
+    judged = table[table["judged"]]
+    where = f"at sigma = {study.noise:g} on {study.population}"
+    done = judged[judged["n_seeds"] > 0].sort_values("rmse_over_crb", kind="stable")
+    if done.empty:
+        return f"No value of {study.name} has a result {where}: there is no verdict."
+    best = done.iloc[0]
+    ratio = shown(best["rmse_over_crb"], best["rmse_over_crb_err"])
+    counts = sorted(set(done["n_seeds"]))
+    seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seeds += " seed" if seeds == "1" else " seeds"
+    sentences = []
+    if len(done) == 1:
+        sentences.append(
+            f"{best['value']} alone has a result {where}: "
+            f"its RMSE is {ratio} times the Cramer-Rao bound ({seeds})."
+        )
+    else:
+        sentences.append(
+            f"{best['value']} has the lowest RMSE {where}, {ratio} times the Cramer-Rao bound ({seeds} each)."
+        )
+    others = done.iloc[1:]
+    clear = others["n_sigma"] >= SIGNIFICANT
+    if clear.any():
+        sentences.append(f"It is better than {_listed(others[clear])}.")
+    if (~clear).any():
+        sentences.append(f"It cannot be told apart from {_listed(others[~clear])}.")
+    single = done[done["n_seeds"] == 1]["value"].tolist()
+    if single:
+        whose = "" if len(single) == len(done) else f" for {_and(single)}"
+        sentences.append(
+            f"With one seed{whose} the error is that of the test galaxies only: it does not hold how much "
+            "one training differs from the next."
+        )
+    failed = done[done["n_failed"] > 0]
+    if len(failed):
+        parts = [f"{row['n_failed']} of {row['n']} for {row['value']}" for _, row in failed.iterrows()]
+        sentences.append(f"Flagged and left out: {_and(parts)}.")
+    missing = judged[judged["n_seeds"] == 0]
+    if len(missing):
+        parts = [
+            f"{row['value']} ({'every estimate is flagged' if row['n'] else 'not run'})"
+            for _, row in missing.iterrows()
+        ]
+        sentences.append(f"Without a result: {_and(parts)}.")
+    return " ".join(sentences)
+
+
+def _listed(rows: pd.DataFrame) -> str:
+    return _and(
+        [
+            f"{row['value']} (a factor {shown(row['factor'], row['factor_err'])}, {row['n_sigma']:.1f} sigma)"
+            for _, row in rows.iterrows()
+        ]
+    )
+
+
+def _and(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,179 @@
+"""What each stage costs: stamps a second, seconds and memory; and the histories of the trainings."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from shearbench.errors import ContractError
+
+THROUGHPUT = "population stage name label kind stamps seconds stamps_per_second cores peak_mb".split()
+TRAINING = (
+    "population variant seed epoch views seconds learning_rate train_loss validation_loss validation_rmse"
+).split()
+
+
+def read_benchmark(path: str | os.PathLike[str], rule: str = "benchmark") -> dict[str, float]:
+    """Return wall time and peak memory from a benchmark file of Snakemake.
+
+    Parameters
+    ----------
+    path : path-like
+        Tab-separated, with the columns ``s`` and ``max_rss`` [MB]; with several rows (repeats) the mean time
+        and the highest peak are taken.
+    rule : str
+        The rule it belongs to, named in errors.
+
+    Returns
+    -------
+    dict
+        ``seconds`` and ``peak_mb``; a peak that Snakemake could not measure (a job shorter than its
+        sampling) is NaN.
+
+    Raises
+    ------
+    ContractError
+        The file is not such a table.
+    """
+    try:
+        table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
+        seconds = float(table["s"].mean())
+        peak = float(pd.to_numeric(table["max_rss"]).max())
+    except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
+        raise ContractError.of(
+            path, "columns s, max_rss", repr(error), "a benchmark of Snakemake", rule
+        ) from error
+    return {"seconds": seconds, "peak_mb": peak}
+
+
+def throughput(
+    population: str,
+    stage: str,
+    name: str,
+    *,
+    stamps: int,
+    seconds: float,
+    kind: str,
+    label: str | None = None,
+    cores: int = 1,
+    peak_mb: float = math.nan,
+) -> dict[str, Any]:
+    """Return a row of ``metrics/throughput.csv``.
+
+    Parameters
+    ----------
+    population, stage, name, kind : str
+        What was done (``stage``: simulate, train, measure, bounds), by whom (``name``), on what.
+    stamps : int
+        Stamps treated; in training, counted once for each time one was seen.
+    seconds : float
+        Wall time.
+    label : str, optional
+        How figures call it; `name` by default.
+    cores : int
+        Cores in use during that time.
+    peak_mb : float
+        Peak memory [MB]; NaN where not measured.
+
+    Returns
+    -------
+    dict
+        The columns `THROUGHPUT`.
+    """
+    return {
+        "population": population,
+        "stage": stage,
+        "name": name,
+        "label": label or name,
+        "kind": kind,
+        "stamps": int(stamps),
+        "seconds": float(seconds),
+        "stamps_per_second": stamps / seconds if seconds > 0 else math.nan,
+        "cores": int(cores),
+        "peak_mb": float(peak_mb),
+    }
+
+
+def measurement_throughput(
+    attributes: Iterable[Mapping[str, Any]],
+    labels: Mapping[str, str] | None = None,
+    peaks_mb: Iterable[float] | None = None,
+    cores: int = 1,
+) -> list[dict[str, Any]]:
+    """Return one row of stage ``measure`` for each population and estimator.
+
+    Parameters
+    ----------
+    attributes : iterable of mapping
+        Attributes of the estimates files. All noise levels, splits and seeds of an estimator are added up.
+    labels : mapping, optional
+        Label of each estimator.
+    peaks_mb : iterable of float, optional
+        Peak memory of the job that made each file, in the same order; the highest is kept.
+    cores : int
+        Cores that each measurement used.
+
+    Returns
+    -------
+    list of dict
+    """
+    attributes = list(attributes)
+    peaks = list(peaks_mb) if peaks_mb is not None else [math.nan] * len(attributes)
+    if len(peaks) != len(attributes):
+        raise ValueError(f"{len(peaks)} peaks for {len(attributes)} estimates")
+    groups: dict[tuple[str, str], list[tuple[Mapping[str, Any], float]]] = {}
+    for attrs, peak in zip(attributes, peaks):
+        groups.setdefault((attrs["population"], attrs["estimator"]), []).append((attrs, peak))
+    return [
+        throughput(
+            population,
+            "measure",
+            name,
+            stamps=sum(int(attrs["n"]) for attrs, _ in members),
+            seconds=sum(float(attrs["seconds"]) for attrs, _ in members),
+            kind=members[0][0]["kind"],
+            label=(labels or {}).get(name),
+            cores=cores,
+            peak_mb=max((peak for _, peak in members if not math.isnan(peak)), default=math.nan),
+        )
+        for (population, name), members in groups.items()
+    ]
+
+
+def throughput_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as the table ``metrics/throughput.csv``."""
+    return pd.DataFrame(list(rows), columns=THROUGHPUT)
+
+
+def training_table(histories: Iterable[tuple[str, str, int, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the histories of all trainings as the table ``metrics/training.csv``.
+
+    Parameters
+    ----------
+    histories : iterable of (population, variant, seed, history)
+        ``history`` has one row per epoch and the columns `TRAINING` from ``epoch`` on; others are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    ContractError
+        A history lacks a column.
+    """
+    tables = []
+    for population, variant, seed, history in histories:
+        missing = [name for name in TRAINING[3:] if name not in history]
+        if missing:
+            source = f"history of {variant}, seed {seed}, on {population}"
+            raise ContractError.of(
+                source, f"column '{missing[0]}'", f"only {list(history)}", "the column", "train"
+            )
+        table = history[TRAINING[3:]].assign(population=population, variant=variant, seed=seed)
+        tables.append(table[TRAINING])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=TRAINING)

@@ -1,0 +1,58 @@
+"""The headline: RMSE against noise, every estimator, both bounds."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from shearbench.figures import style
+
+
+@style.styled
+def draw(accuracy: pd.DataFrame) -> Figure:
+    """Draw the RMSE of g (per component) against noise, one panel for each population.
+
+    Parameters
+    ----------
+    accuracy : pandas.DataFrame
+        ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr, rmse,
+        rmse_err, crb, prior_bound.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    names = style.populations_of(accuracy)
+    found = style.looks(accuracy)
+    entries = [*style.bound_handles(), *style.handles(found, found, style.failed(accuracy, "rmse"))]
+    columns = min(max(len(names), 1), 2)
+    rows = -(-len(names) // 2) or 1
+    width = style.SINGLE if columns == 1 else style.DOUBLE
+    figure, axes = style.panels(columns, rows, 3.0, True, style.legend_height(entries, width))
+    for i, axis in enumerate(axes.flat):
+        if i >= len(names):
+            axis.set_visible(False)
+            continue
+        table = accuracy[accuracy["population"] == names[i]]
+        _panel(axis, table, found)
+        style.noise_axis(axis, accuracy["noise"], label=i >= len(names) - columns)
+        style.snr_axis(axis, table)
+        axis.tick_params(labelbottom=i >= len(names) - columns)
+        style.note(axis, f"{style.wrapped(names[i])}\n{style.count(table)}")
+        if i % columns == 0:
+            axis.set_ylabel("RMSE of $g$, per component")
+    values = accuracy[["rmse", "crb", "prior_bound"]].clip(upper=2.0).to_numpy(float)
+    # Room above the curves for the population's name.
+    style.log_limits(axes[0, 0], "y", values, pad=0.2)
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set_ylim(low, high * (high / low) ** 0.1)
+    style.legend_below(figure, entries)
+    return figure
+
+
+def _panel(axis: Axes, table: pd.DataFrame, found: dict[str, style.Look]) -> None:
+    style.draw_bounds(axis, table)
+    for name, look in found.items():
+        points = style.over_seeds(table[table["estimator"] == name], "noise", "rmse", "rmse_err")
+        style.errorbar(axis, points["noise"], points["value"], points["error"], look)

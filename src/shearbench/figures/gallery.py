@@ -1,0 +1,90 @@
+"""Stamps at each noise level, the fitted model, and what is left."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import AsinhNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from shearbench.evaluation.gallery import Gallery
+from shearbench.figures import style
+
+_RANGE = 4.0  # of the residual images, in units of the noise
+
+
+@style.styled
+def draw(gallery: Gallery) -> Figure:
+    """Draw stamp, model and residual of the gallery's galaxies, a row for each noise level.
+
+    Parameters
+    ----------
+    gallery : Gallery
+        One population of ``metrics/gallery.h5`` (`shearbench.evaluation.gallery.read_gallery`).
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Residuals are in units of the noise, which is what their colours mean.
+    """
+    levels, galaxies = gallery.snr.shape
+    columns = 3 * galaxies
+    side = (style.DOUBLE - 1.25) / max(columns, 6)
+    figure = Figure(figsize=(side * columns + 1.25, (side + 0.03) * levels + 0.62), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    axes = figure.subplots(levels, columns, squeeze=False)
+    size = gallery.stamp.shape[-1] * gallery.pixel_scale
+    extent = (-size / 2, size / 2, -size / 2, size / 2)
+    shown = None
+    for i in range(levels):
+        sigma = gallery.sigma[i]
+        for k in range(galaxies):
+            stamp, model, residual = axes[i, 3 * k : 3 * k + 3]
+            norm = _norm(gallery.stamp[i, k], sigma)
+            stamp.imshow(gallery.stamp[i, k], norm=norm, cmap="gray", origin="lower", extent=extent)
+            model.imshow(gallery.model[i, k], norm=norm, cmap="gray", origin="lower", extent=extent)
+            shown = residual.imshow(
+                gallery.residual[i, k] / sigma,
+                vmin=-_RANGE,
+                vmax=_RANGE,
+                cmap="RdBu_r",
+                origin="lower",
+                extent=extent,
+            )
+            snr = gallery.snr[i, k]
+            text = f"S/N {snr:.0f}" if snr >= 10 else f"S/N {snr:.1f}"
+            style.note(stamp, text, color="white", fontsize=6.5, bbox=_BEHIND)
+            if not np.isfinite(gallery.model[i, k]).all():
+                style.note(model, "no fit", "center center", color="0.3")
+        axes[i, 0].set_ylabel(f"$\\sigma$ = {style.power(sigma)}", fontsize=7.5, labelpad=3)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    for k in range(galaxies):
+        for axis, title in zip(axes[0, 3 * k :], ("stamp", "model", "residual")):
+            axis.set_title(title, fontsize=7.5, pad=2)
+    _scale_bar(axes[-1, 0], size)
+    if shown is not None:
+        bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01, aspect=40)
+        bar.set_label(r"residual / $\sigma$")
+    figure.suptitle(f"{gallery.population}: {gallery.model_label} fit", fontsize=8.5, x=0.01, ha="left")
+    return figure
+
+
+_BEHIND = {"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 1.0}
+
+
+def _norm(image: NDArray[np.float32], sigma: float) -> AsinhNorm:
+    """Linear within the noise, logarithmic beyond, so that the faint outskirts are seen at any noise."""
+    high = float(np.nanmax(image)) if np.isfinite(image).any() else 1.0
+    return AsinhNorm(linear_width=2 * sigma, vmin=-2 * sigma, vmax=max(high, 4 * sigma))
+
+
+def _scale_bar(axis: Axes, size: float) -> None:
+    length = 10 ** math.floor(math.log10(size / 3)) * (2 if size >= 6 else 1)
+    x, y = -0.42 * size, -0.42 * size
+    axis.plot([x, x + length], [y, y], color="white", linewidth=1.5)
+    axis.text(x + length * 1.15, y, f'{length:g}"', color="white", fontsize=6.5, va="center")

@@ -1,0 +1,79 @@
+"""Multiplicative and additive shear bias of each estimator, and what surveys require."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from shearbench.figures import style
+
+REQUIREMENTS = {
+    "m": (("Euclid", 2e-3, "0.90"), ("LSST", 1e-3, "0.82"), ("Roman", 3.2e-4, "0.72")),
+    "c": (("Euclid", 5e-4, "0.90"), ("LSST", 1e-4, "0.82")),
+}
+"""Largest |m| and |c| allowed, and the grey of the band.
+
+Euclid: Cropper et al. (2013), the whole budget of m and the upper end of that of c; LSST: DESC's requirement
+for isolated galaxies under constant shear; Roman: the requirement on calibration of its reference survey.
+"""
+_ROWS = (("none", "uncalibrated"), ("response", "calibrated"))
+_COLUMNS = ("m1", "m2", "c1", "c2")
+
+
+@style.styled
+def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
+    """Draw m1, m2, c1, c2 against noise, before and after calibration, on signed logarithmic axes.
+
+    Parameters
+    ----------
+    shear_bias : pandas.DataFrame
+        ``metrics/shear_bias.csv``; read are population, noise, estimator, label, kind, seed, calibration,
+        n_pairs, and m1, m2, c1, c2 with their errors.
+    population : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Rows: calibration; columns: m1, m2, c1, c2.
+    """
+    table = shear_bias[shear_bias["population"] == population]
+    found = style.looks(shear_bias)
+    names = [name for name in found if name in set(table["estimator"])]
+    bands: list[Patch] = []
+    for letter in "mc":
+        for survey, limit, grey in REQUIREMENTS[letter]:
+            bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {style.power(limit)}"))
+    entries = [*bands, *style.handles(found, names, style.failed(table, "m1"))]
+    height = style.legend_height(entries, style.DOUBLE)
+    figure = Figure(figsize=(style.DOUBLE, 4.1 + height), layout="constrained")
+    axes = figure.subplots(2, 4, sharex=True)
+    for (calibration, title), row in zip(_ROWS, axes):
+        part = table[table["calibration"] == calibration]
+        for axis, quantity in zip(row, _COLUMNS):
+            letter = quantity[0]
+            for _, limit, grey in REQUIREMENTS[letter]:
+                axis.axhspan(-limit, limit, color=grey, linewidth=0, zorder=0)
+            axis.axhline(0, color="0.4", linewidth=0.5, zorder=1)
+            for i, name in enumerate(names):
+                own = part[part["estimator"] == name]
+                points = style.over_seeds(own, "noise", quantity, f"{quantity}_err")
+                x = points["noise"] * style.sideways(i, len(names), 0.55)
+                # A line between noise levels would cross the bands where nothing was measured.
+                style.errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
+            values = style.positive(np.abs(table[[f"{letter}1", f"{letter}2"]].to_numpy(float)))
+            largest = float(values.max()) if values.size else 0.0
+            smallest = REQUIREMENTS[letter][-1][1]
+            style.signed_log(axis, "y", smallest, max(2 * largest, 10 * smallest))
+            style.noise_axis(axis, table["noise"], label=False)
+            axis.set_ylabel(f"${letter}_{quantity[1]}$", labelpad=0)
+            if quantity == "m1":
+                style.note(axis, title)
+            axis.tick_params(axis="y", labelsize=7)
+    figure.supxlabel(r"noise per pixel $\sigma$ [flux units]", fontsize=8.5)
+    pairs = table["n_pairs"].dropna()
+    n = f", {int(pairs.min())} pairs of galaxies" if len(pairs) else ""
+    figure.suptitle(f"{population}{n}", fontsize=8.5, x=0.01, ha="left")
+    style.legend_below(figure, entries)
+    return figure

@@ -1,0 +1,70 @@
+"""Training curves of the networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from shearbench.figures import style
+
+
+@style.styled
+def draw(training: pd.DataFrame) -> Figure:
+    """Draw loss and validation RMSE against the stamps seen, one column of panels for each population.
+
+    Parameters
+    ----------
+    training : pandas.DataFrame
+        ``metrics/training.csv``; read are population, variant, seed, views, train_loss, validation_loss,
+        validation_rmse, and label where it is there.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        A line for each seed.
+    """
+    names = style.populations_of(training)
+    named = training.rename(columns={"variant": "estimator"}).assign(kind="network")
+    found = style.looks(named)
+    entries: list[Line2D] = [
+        Line2D([], [], color=look.color, linestyle=look.linestyle, label=style.wrapped(look.label))
+        for look in found.values()
+    ]
+    entries.append(Line2D([], [], color="0.4", linewidth=0.6, linestyle=(0, (1, 1)), label="training loss"))
+    width = style.SINGLE if len(names) <= 1 else style.DOUBLE
+    figure, axes = style.panels(len(names), 2, 1.9, "row", style.legend_height(entries, width))
+    for column, name in enumerate(names):
+        table = named[named["population"] == name]
+        upper, lower = axes[:, column]
+        for estimator, look in found.items():
+            for _, rows in table[table["estimator"] == estimator].groupby("seed"):
+                rows = rows.sort_values("views")
+                line = {"color": look.color, "linestyle": look.linestyle, "linewidth": 0.9}
+                # A single epoch is a point, not a line.
+                line |= {"marker": look.marker, "markersize": 3} if len(rows) == 1 else {}
+                dotted = {**line, "linestyle": (0, (1, 1)), "linewidth": 0.6}
+                upper.plot(rows["views"], rows["train_loss"], **dotted)
+                upper.plot(rows["views"], rows["validation_loss"], **line)
+                lower.plot(rows["views"], rows["validation_rmse"], **line)
+        style.note(upper, style.wrapped(name), "upper right")
+        lower.set_xlabel("stamps seen")
+    style.log_limits(axes[0, 0], "x", training["views"], pad=0.05)
+    _loss_axis(axes[0, 0], training[["train_loss", "validation_loss"]].to_numpy(float))
+    axes[0, 0].set_ylabel("loss")
+    style.log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
+    axes[1, 0].set_ylabel("validation RMSE of $g$")
+    style.legend_below(figure, entries)
+    return figure
+
+
+def _loss_axis(axis: Axes, losses: np.ndarray) -> None:
+    """Logarithmic where all losses are positive; a log-likelihood may be negative, and is drawn as it is."""
+    found = losses[np.isfinite(losses)]
+    if found.size and found.min() > 0:
+        style.log_limits(axis, "y", found, pad=0.1)
+        if found.max() / found.min() > 100:
+            axis.yaxis.set_major_locator(LogLocator(numticks=6))

@@ -1,0 +1,337 @@
+"""Run an estimator over the stamps of a split: in batches, over processes, every failure accounted for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import types
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+
+from shearbench.errors import ContractError, ShearbenchError
+from shearbench.estimators.base import Flag, Shapes
+from shearbench.files import read_table, write_table
+from shearbench.stamps import StampBatch, StampSet
+
+log = logging.getLogger(__name__)
+
+RULE = "measure"
+COLUMNS = ("galaxy_id", "g1", "g2", "g1_err", "g2_err", "flag")
+_ATTRIBUTES = ("seconds", "n", "estimator", "population", "split", "sigma", "seed", "kind", "catalog_digest")
+_BATCH = 512
+_THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM", "NUMEXPR")
+
+
+class Measurer(Protocol):
+    """What `measure_stamps` runs: an `Estimator`, or anything that measures batches and can be pickled."""
+
+    kind: ClassVar[str]
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the shape of every stamp of a batch."""
+
+
+def measure_stamps(
+    estimator: Measurer,
+    stamp_set: StampSet,
+    sigma: float,
+    seed: int,
+    processes: int = 1,
+    batch: int | None = None,
+) -> pd.DataFrame:
+    """Measure every stamp of a split with noise of standard deviation `sigma`.
+
+    Stamps with NaN or infinite pixels (or PSF) never reach the estimator. If it raises on a batch, the
+    batch is measured again stamp by stamp, so that only the stamp at fault is lost. Neither `batch` nor
+    `processes` changes the result.
+
+    Parameters
+    ----------
+    estimator : Measurer
+    stamp_set : StampSet
+    sigma : float
+        Noise per pixel.
+    seed : int
+        The run's seed, which names the noise.
+    processes : int
+        With more than one, as many new processes share the work, each with one thread and with files
+        opened by itself.
+    batch : int, optional
+        Stamps that the estimator gets at once; by default 512, fewer if there are few for each process.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of the estimates contract (see `COLUMNS`) and the estimator's extra ones, one row for
+        each stamp, in order. Attributes: ``seconds`` (time spent measuring, summed over processes; reading,
+        noise, and the first stamp of a process, where code is compiled, are not counted), ``n``, ``kind``,
+        ``population``, ``split``, ``sigma``, ``catalog_digest``.
+
+    Raises
+    ------
+    ShearbenchError
+        A process died, or the estimator is not available here.
+    """
+    unavailable = getattr(estimator, "unavailable", lambda: None)()
+    if unavailable:
+        raise ShearbenchError(unavailable)
+    n = len(stamp_set)
+    if batch is None:
+        batch = max(1, min(_BATCH, -(-n // (4 * processes))))
+    spans = [(start, min(start + batch, n)) for start in range(0, n, batch)]
+    progress = _Progress(n)
+    parts: dict[int, _Part] = {}
+    setup = (estimator, stamp_set.paths, sigma, seed)
+    for part in _measure_here(*setup, spans) if processes == 1 else _measure_apart(*setup, spans, processes):
+        parts[part.start] = part
+        progress.advance(len(part.table))
+    ordered = [parts[start] for start, _ in spans]
+    raised = sum(part.raised for part in ordered)
+    if raised:
+        cause = next(part.cause for part in ordered if part.cause)
+        log.warning("%s raised on %d of %d stamps; the first: %s", estimator.kind, raised, n, cause)
+    table = pd.concat([part.table for part in ordered], ignore_index=True)
+    table.insert(0, "galaxy_id", stamp_set.galaxy_id)
+    table.attrs = {
+        "seconds": sum(part.seconds for part in ordered),
+        "n": n,
+        "kind": estimator.kind,
+        "population": stamp_set.population,
+        "split": stamp_set.split,
+        "sigma": float(sigma),
+        "catalog_digest": stamp_set.catalog_digest,
+    }
+    return table
+
+
+def write_estimates(
+    path: str | os.PathLike[str], table: pd.DataFrame, estimator: str, seed: int | None = None
+) -> None:
+    """Write what `measure_stamps` returned.
+
+    Parameters
+    ----------
+    path : path-like
+    table : pandas.DataFrame
+    estimator : str
+        The estimator's (or network variant's) name in the configuration.
+    seed : int, optional
+        A network's seed; None for everything else.
+    """
+    attributes = {str(name): value for name, value in table.attrs.items()}
+    write_table(path, table, attributes | {"estimator": estimator, "seed": seed})
+
+
+def read_estimates(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read estimates and check them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        See `measure_stamps`; with the attributes ``estimator`` and ``seed``.
+
+    Raises
+    ------
+    ContractError
+        Unreadable, a column or attribute is missing, rows are missing or repeat, or an estimate that is
+        flagged good is not a number.
+    """
+    table = read_table(path, COLUMNS, RULE)
+    for name in _ATTRIBUTES:
+        if name not in table.attrs:
+            found = ", ".join(map(str, table.attrs))
+            raise ContractError.of(path, f"attribute '{name}'", f"only {found}", "the attribute", RULE)
+    for name in COLUMNS:
+        if not pd.api.types.is_numeric_dtype(table[name]):
+            raise ContractError.of(path, name, f"type {table[name].dtype}", "numbers", RULE)
+    if len(table) != table.attrs["n"]:
+        raise ContractError.of(path, "rows", len(table), table.attrs["n"], RULE)
+    if not table["galaxy_id"].is_unique:
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
+    good = table["flag"] == 0
+    for name in ("g1", "g2"):
+        bad = int((~np.isfinite(table.loc[good, name])).sum())
+        if bad:
+            raise ContractError.of(path, name, f"{bad} values that are no numbers with flag 0", "none", RULE)
+    if not table.attrs["seconds"] >= 0:
+        raise ContractError.of(path, "attribute 'seconds'", table.attrs["seconds"], "a time >= 0", RULE)
+    return table
+
+
+@dataclass
+class _Part:
+    """The measurements of some consecutive stamps."""
+
+    start: int
+    table: pd.DataFrame
+    seconds: float
+    raised: int
+    cause: str | None
+
+
+def _measure_here(
+    estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int, spans: list[tuple[int, int]]
+) -> Iterator[_Part]:
+    stamps = StampSet(paths)
+    for index, (start, stop) in enumerate(spans):
+        (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
+        if index == 0:
+            # Compile and load what the estimator needs; what goes wrong here goes wrong again below.
+            with contextlib.suppress(Exception):
+                estimator.measure(batch.select(slice(0, 1)))
+        yield _measure_batch(estimator, batch, start)
+
+
+_worker: tuple[Measurer, StampSet, float, int]
+
+
+def _start_worker(estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int) -> None:
+    global _worker
+    stamps = StampSet(paths)
+    _worker = (estimator, stamps, sigma, seed)
+    with contextlib.suppress(Exception):
+        estimator.measure(next(stamps.batches(sigma, seed, 1)))
+
+
+def _measure_span(start: int, stop: int) -> _Part:
+    estimator, stamps, sigma, seed = _worker
+    (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
+    return _measure_batch(estimator, batch, start)
+
+
+def _measure_apart(
+    estimator: Measurer,
+    paths: Sequence[Path],
+    sigma: float,
+    seed: int,
+    spans: list[tuple[int, int]],
+    processes: int,
+) -> Iterator[_Part]:
+    # Fork would copy locks held by the threads of BLAS, numba and torch.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        min(processes, len(spans)), context, _start_worker, (estimator, paths, sigma, seed)
+    ) as pool:
+        with _environment_of_workers():
+            futures: list[Future[_Part]] = [pool.submit(_measure_span, *span) for span in spans]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise ShearbenchError(
+                f"a process measuring with {estimator.kind} died, perhaps for lack of memory; run again with "
+                "fewer processes or a smaller batch"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextlib.contextmanager
+def _environment_of_workers() -> Iterator[None]:
+    """Give new processes one thread each, and a main module that is not the caller's.
+
+    A spawned process runs the main module again before it takes work. A script of the workflow must not run
+    twice, and workers need nothing of it.
+    """
+    changes = {f"{name}_NUM_THREADS": "1" for name in _THREADS}
+    before = {name: os.environ.get(name) for name in changes}
+    main = sys.modules["__main__"]
+    os.environ.update(changes)
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
+    n = len(batch)
+    finite = np.isfinite(batch.images).all(axis=(1, 2)) & np.isfinite(batch.psf).all(axis=(-2, -1))
+    good = np.asarray(finite)
+    bad = Shapes.failed(n, Flag.BAD_PIXELS)
+    table = pd.DataFrame(
+        {"g1": bad.g1, "g2": bad.g2, "g1_err": bad.g1_err, "g2_err": bad.g2_err, "flag": bad.flag}
+    )
+    if not good.any():
+        return _Part(start, table, 0.0, 0, None)
+    usable = batch if good.all() else batch.select(good)
+    raised, cause = 0, None
+    began = time.perf_counter()
+    try:
+        measured = _table(estimator.measure(usable), len(usable))
+    except (ImportError, MemoryError):
+        raise
+    except Exception:
+        rows = []
+        for index in range(len(usable)):
+            try:
+                rows.append(_table(estimator.measure(usable.select(slice(index, index + 1))), 1))
+            except (ImportError, MemoryError):
+                raise
+            except Exception as error:
+                rows.append(_table(Shapes.failed(1, Flag.FAILED), 1))
+                raised += 1
+                cause = cause or f"galaxy_id {usable.galaxy_id[index]}: {type(error).__name__}: {error}"
+        measured = pd.concat(rows, ignore_index=True)
+    seconds = time.perf_counter() - began
+    bounded = not getattr(estimator, "ensemble_response", False)
+    g1, g2 = measured["g1"].to_numpy(), measured["g2"].to_numpy()
+    with np.errstate(invalid="ignore"):
+        possible = np.isfinite(g1) & np.isfinite(g2) & (~bounded | (np.hypot(g1, g2) < 1))
+    measured.loc[(measured["flag"] == 0) & ~possible, "flag"] = int(Flag.OUT_OF_RANGE)
+    if good.all():
+        table = measured
+    else:
+        measured.index = pd.Index(np.flatnonzero(good))
+        table = measured.reindex(range(n))
+        table["flag"] = table["flag"].fillna(int(Flag.BAD_PIXELS)).astype(np.int64)
+    return _Part(start, table, seconds, raised, cause)
+
+
+def _table(shapes: Shapes, n: int) -> pd.DataFrame:
+    columns: dict[str, Any] = {name: getattr(shapes, name) for name in COLUMNS[1:]}
+    columns.update(shapes.extra)
+    for name, values in columns.items():
+        if np.shape(values) != (n,):
+            raise ValueError(f"{name} has shape {np.shape(values)} for {n} stamps")
+    table = pd.DataFrame(columns)
+    table["flag"] = table["flag"].astype(np.int64)
+    return table
+
+
+class _Progress:
+    """Stamps done, stamps a second and time left, on stderr: one live line, or a line at times in a log."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.began = self.shown = time.monotonic()
+        self.live = sys.stderr.isatty()
+
+    def advance(self, stamps: int) -> None:
+        self.done += stamps
+        now = time.monotonic()
+        if self.done < self.total and now - self.shown < (0.2 if self.live else 10.0):
+            return
+        self.shown = now
+        rate = self.done / max(now - self.began, 1e-9)
+        left = (self.total - self.done) / rate
+        line = f"{self.done}/{self.total} stamps, {rate:.0f} stamps/s, {left:.0f} s left"
+        end = "" if self.live and self.done < self.total else "\n"
+        print(f"\r\033[K{line}" if self.live else line, end=end, file=sys.stderr, flush=True)

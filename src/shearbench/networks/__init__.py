@@ -1,0 +1,1 @@
+"""Network architectures: one file each, found by `shearbench.options.discover`."""

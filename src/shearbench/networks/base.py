@@ -1,0 +1,63 @@
+"""What an architecture is: options, presets, and one method that builds the torch module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from shearbench.options import Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEVELS = 2
+"""Numbers by which a network is told the noise: of the stamp relative to its flux, and absolute."""
+
+Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
+Normalisation = Literal["none", "batch", "group", "layer"]
+
+
+class Architecture(Options):
+    """Options of an architecture, and the module they describe.
+
+    A concrete architecture is a subclass in a module of `shearbench.networks`. It sets ``kind``, declares
+    its options as fields, lists its ``presets`` (a variant's name, with the options it stands for and, under
+    ``training``, what it changes of the recipe) and implements `build`. Its module imports torch only
+    inside functions.
+    """
+
+    kind: ClassVar[str]
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Variants a configuration may use at once: ``{name: {"options": {...}, "training": {...}}}``."""
+
+    input_scaling: Literal["pixel", "global"] = Field(
+        "pixel",
+        description="Divide what is left of a stamp without the mean galaxy by one number for all pixels (global) "
+        "or by the spread of each pixel, galaxies and noise together (pixel).",
+    )
+    symmetrise: bool = Field(
+        False,
+        description="Answer with the mean over the 8 rotations and mirrors of the stamp (and its PSF), turned "
+        "back: the shear's offset is then zero by symmetry, at 8 times the cost.",
+    )
+
+    def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
+        """Build the network.
+
+        Parameters
+        ----------
+        channels : int
+            Channels of the input: the stamp, and the PSF where it differs from galaxy to galaxy.
+        shape : (int, int)
+            Rows and columns of a stamp.
+        outputs : int
+            How many numbers to answer with.
+
+        Returns
+        -------
+        torch.nn.Module
+            Called as ``module(x, level)`` with ``x`` [n, channels, ny, nx], scaled to order one, and ``level``
+            [n, `LEVELS`]; it returns [n, outputs], of order one as well.
+        """
+        raise NotImplementedError

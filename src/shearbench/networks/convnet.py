@@ -1,0 +1,80 @@
+"""Convolutional networks that differ in how they widen their view: pooling, strides, or dilation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from shearbench.networks.base import Activation, Architecture, Normalisation
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ConvNet(Architecture):
+    """Stages of 3x3 convolutions and a dense head.
+
+    From one stage to the next the view of a pixel doubles: because the image is halved (max, average,
+    strided), or because the convolutions are spread out (dilated), which keeps every pixel.
+    """
+
+    kind: ClassVar[str] = "convnet"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "pooled": {"options": {"downsampling": "max"}},
+        "dilated": {
+            "options": {
+                "downsampling": "dilated",
+                "fold": 4,
+                "width": 32,
+                "growth": 1,
+                "blocks": 1,
+                "skip": True,
+                "activation": "gelu",
+                "projection": 8,
+            }
+        },
+    }
+
+    downsampling: Literal["max", "average", "strided", "dilated"] = Field(
+        "max", description="How the view doubles from stage to stage."
+    )
+    fold: PositiveInt = Field(
+        1, description="Side of the squares of pixels turned into channels before anything else; loses nothing."
+    )
+    width: PositiveInt = Field(8, description="Channels of the first stage.")
+    growth: PositiveInt = Field(2, description="By what the channels are multiplied from stage to stage.")
+    stages: PositiveInt = Field(3, description="Stages; the view doubles between them.")
+    blocks: NonNegativeInt = Field(1, description="Further convolutions in each stage, after its first.")
+    skip: bool = Field(False, description="Whether each of these is added to what it was given.")
+    activation: Activation = Field("relu", description="The non-linearity.")
+    normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
+    projection: PositiveInt | None = Field(
+        None, description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them."
+    )
+    hidden: list[PositiveInt] = Field([128], description="Units of the dense layers.")
+
+    def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
+        """Build the network; see `Architecture.build`."""
+        from torch import nn
+
+        from shearbench import layers
+
+        steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
+        incoming, width, dilation = channels * self.fold**2, self.width, 1
+        for stage in range(self.stages):
+            if stage and self.downsampling == "dilated":
+                dilation *= 2
+            elif stage and self.downsampling != "strided":
+                steps.append(nn.MaxPool2d(2) if self.downsampling == "max" else nn.AvgPool2d(2))
+            stride = 2 if stage and self.downsampling == "strided" else 1
+            steps += layers.convolution(incoming, width, self.activation, self.normalisation, stride, dilation)
+            for _ in range(self.blocks):
+                block = nn.Sequential(
+                    *layers.convolution(width, width, self.activation, self.normalisation, 1, dilation)
+                )
+                steps.append(layers.Skip(block) if self.skip else block)
+            incoming, width = width, width * self.growth
+        if self.projection is not None:
+            steps.append(nn.Conv2d(incoming, self.projection, 1))
+        return layers.WithHead(nn.Sequential(*steps), channels, shape, self.hidden, outputs, self.activation)

@@ -1,0 +1,39 @@
+"""The published small network: two convolutions, average pooling, two dense layers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field, PositiveInt
+
+from shearbench.networks.base import Activation, Architecture
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ShearNet(Architecture):
+    """Two 3x3 convolutions, each followed by 2x2 average pooling, and two dense layers (ShearNet's ``cnn``)."""
+
+    kind: ClassVar[str] = "shearnet"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"shearnet": {}}
+
+    width: PositiveInt = Field(16, description="Channels of the first convolution; the second has twice as many.")
+    hidden: PositiveInt = Field(128, description="Units of the first dense layer.")
+    activation: Activation = Field("relu", description="The non-linearity.")
+
+    def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
+        """Build the network; see `Architecture.build`."""
+        from torch import nn
+
+        from shearbench import layers
+
+        features = nn.Sequential(
+            nn.Conv2d(channels, self.width, 3, padding=1),
+            layers.activation(self.activation),
+            nn.AvgPool2d(2),
+            nn.Conv2d(self.width, 2 * self.width, 3, padding=1),
+            layers.activation(self.activation),
+            nn.AvgPool2d(2),
+        )
+        return layers.WithHead(features, channels, shape, [self.hidden], outputs, self.activation)

@@ -1,0 +1,1 @@
+"""Other people's estimators: what runs behind the options in `shearbench.estimators`."""

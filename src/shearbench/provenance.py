@@ -1,0 +1,106 @@
+"""What a result depends on, as a digest: options, code, and the digests of what it was made from.
+
+Snakemake compares a rule's ``params`` with those its outputs were made with. Each rule carries such a digest
+there, so exactly what changed runs again, and modification times (a fresh clone, a copy) do not matter.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).parent
+
+
+@lru_cache(maxsize=None)
+def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
+    """Return a digest of a script and of every module of this package that it imports, directly or not.
+
+    Comments, docstrings and layout do not count. Imports are found by reading the source, inside functions
+    too; what is imported by a computed name (an estimator, an architecture) must be given in `modules`.
+
+    Parameters
+    ----------
+    script : str
+        Path of a Python file.
+    modules : tuple of str
+        Dotted names of further modules of this package.
+
+    Returns
+    -------
+    str
+    """
+    waiting = [Path(script), *(_module_file(name) for name in modules)]
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path is None or path in seen:
+            continue
+        seen.add(path)
+        waiting.extend(_imports(path))
+    return digest(sorted((path.name, _normalised(path)) for path in seen))
+
+
+def digest(*parts: Any) -> str:
+    """Return a digest of plain values (options, other digests), the same on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _module_file(name: str) -> Path:
+    """Return the file of a module of this package."""
+    path = _SOURCE.parent.joinpath(*name.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    if not file.is_file():
+        raise ModuleNotFoundError(f"no module '{name}' at {file}")
+    return file
+
+
+@lru_cache(maxsize=None)
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+@lru_cache(maxsize=None)
+def _normalised(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                body[0].value.value = ""
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+
+
+@lru_cache(maxsize=None)
+def _imports(path: Path) -> tuple[Path, ...]:
+    """Return the files of this package that a file imports when it runs."""
+    found: set[Path] = set()
+    for name in _imported_names(_tree(path).body):
+        parts = name.split(".")
+        if parts[0] != _SOURCE.name:
+            continue
+        # `from package import thing`: the longest prefix that is a module, and the packages on the way.
+        for end in range(1, len(parts) + 1):
+            try:
+                found.add(_module_file(".".join(parts[:end])))
+            except ModuleNotFoundError:
+                break
+    return tuple(sorted(found))
+
+
+def _imported_names(body: Iterable[ast.AST]) -> Iterable[str]:
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from _imported_names(node.orelse)
+        else:
+            yield from _imported_names(ast.iter_child_nodes(node))

@@ -1,0 +1,1 @@
+"""Training of networks: recipe, data, loop, checkpoints, prediction."""

@@ -1,0 +1,100 @@
+"""Optimisers: AdamW, and Muon for the inner weight matrices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shearbench.training.recipe import Recipe
+
+# Newton-Schulz quintic of Jordan et al. 2024, "Muon": drives singular values from (0, 1] to about 1.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_STEPS = 5
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Replace the singular values of matrices [..., rows, columns] by numbers near 1 (0.7 to 1.2).
+
+    Newton-Schulz iteration X <- a X + (b XX' + c (XX')^2) X (Jordan et al. 2024).
+    """
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-30)
+    a, b, c = _QUINTIC
+    for _ in range(_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024), for weights of two or more dimensions.
+
+    A convolution's kernel counts as a matrix [outgoing, everything else]. An update has the root mean square
+    0.2 of a typical AdamW update (Liu et al. 2025, arXiv:2502.16982), so both take the same learning rate.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.nn.Parameter
+    lr : float
+    weight_decay : float
+    momentum : float
+        Of Nesterov's kind.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take a step."""
+        if closure is not None:
+            raise ValueError("Muon takes no closure")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                ahead = weight.grad.lerp(state["momentum"], group["momentum"])
+                update = orthogonalise(ahead.flatten(1))
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(
+                    update.reshape(weight.shape), alpha=-0.2 * math.sqrt(max(update.shape)) * group["lr"]
+                )
+
+
+def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of all weights of a network.
+
+    Muon gets the weights of two or more dimensions but those of the last layer; biases, gains and the last
+    layer are AdamW's in any case.
+    """
+    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    rest = [p for p in network.parameters() if p.ndim < 2]
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+
+    def adamw(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        groups = [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
+
+    if recipe.optimiser == "adamw":
+        return [adamw(matrices)]
+    return [Muon(matrices[:-1], rate, decay), adamw(matrices[-1:])]
+
+
+def rate_at(step: int, steps: int, recipe: Recipe) -> float:
+    """Return the learning rate of a step: a linear rise, then half a cosine down to the final rate."""
+    rise = recipe.warmup * steps
+    if step < rise:
+        return recipe.learning_rate * (step + 1) / (rise + 1)
+    fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
+    return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * fall)

@@ -1,0 +1,51 @@
+"""A line that says how far training is: rewritten on a terminal, plain and rare in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+
+class ProgressLine:
+    """Report progress on a stream.
+
+    Parameters
+    ----------
+    label : str
+        What is being done.
+    total : int
+        Stamps to be shown in all.
+    stream : file, optional
+        Standard error by default.
+    """
+
+    def __init__(self, label: str, total: int, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.label, self.total = label, total
+        self.live = self.stream.isatty()
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+
+    def step(self, views: int, status: Callable[[], str]) -> None:
+        """Note that `views` stamps have been shown; `status` is only asked when a line is due."""
+        if self.first is None:
+            self.first = views
+        now = time.monotonic()
+        if self.live and now - self.last >= 0.5:
+            self.last = now
+            self._write(views, status())
+
+    def line(self, views: int, status: str) -> None:
+        """Write a line that stays."""
+        self._write(views, status)
+        if self.live:
+            self.stream.write("\n")
+
+    def _write(self, views: int, status: str) -> None:
+        rate = (views - (self.first or 0)) / max(time.monotonic() - self.start, 1e-9)
+        left = f"{(self.total - views) / rate:.0f} s left" if rate > 0 else "..."
+        text = f"{self.label}: {views}/{self.total} stamps, {status}, {rate:.0f} stamps/s, {left}"
+        self.stream.write(f"\r\x1b[K{text}" if self.live else text + "\n")
+        self.stream.flush()

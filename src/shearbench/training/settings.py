@@ -1,0 +1,99 @@
+"""What torch is told globally, for the length of a block and no longer; seeds; termination."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+import numpy as np
+import torch
+
+
+class Terminated(SystemExit):
+    """SIGTERM came, and what there was to save is saved; the process ends with status 143 (128 + 15)."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)
+
+
+def pick_device() -> torch.device:
+    """Return the GPU the job was given, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[None]:
+    """Compute reproducibly and in full float32 precision inside the block; put everything back after it.
+
+    Parameters
+    ----------
+    threads : int
+        CPU threads. Sums may be ordered otherwise with another number, so results can differ in the last bit.
+    seed : int
+        Of torch's own generators, which initialise weights.
+    device : torch.device
+    """
+    before = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_default_dtype(),
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    devices = [torch.cuda.current_device()] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            # cuBLAS reads this when it starts and is not deterministic without it.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(True)
+            torch.set_default_dtype(torch.float32)
+            torch.backends.cudnn.benchmark = False
+            # A 10-bit mantissa would be a floor of its own at a signal-to-noise of 2e4.
+            torch.backends.cudnn.allow_tf32 = False
+            torch.backends.cuda.matmul.allow_tf32 = False
+            torch.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(before[0])
+            torch.use_deterministic_algorithms(before[1], warn_only=before[2])
+            torch.set_default_dtype(before[3])
+            torch.backends.cudnn.benchmark = before[4]
+            torch.backends.cudnn.allow_tf32 = before[5]
+            torch.backends.cuda.matmul.allow_tf32 = before[6]
+            if workspace is None:
+                os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@contextlib.contextmanager
+def termination() -> Iterator[threading.Event]:
+    """Yield an event that is set when SIGTERM comes, instead of the process dying at once.
+
+    Outside the main thread, where Python takes no signals, the event is never set.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        event.set()
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:
+    """Seed a generator with a hash of numbers: streams of different numbers are independent."""
+    state = np.random.SeedSequence(numbers).generate_state(2)
+    return generator.manual_seed(int(state[0]) << 31 ^ int(state[1]))
