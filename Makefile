@@ -12,6 +12,9 @@ CONDA := $(firstword $(foreach tool,conda mamba micromamba,$(if $(shell command 
 DEPLOY = $(shell $(BIN)/python -c "import importlib.util as u; print('' if u.find_spec('ngmix') else '$(if $(CONDA),--sdm conda)')")
 SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 LINTED = src scripts tests
+FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
+RUN = results/$(shell $(BIN)/python -c "from shearbench.config import load; print(load('config/config.yaml'$(if $(CONFIG),$(comma) '$(CONFIG)')).run)")
+comma := ,
 
 .PHONY: help results figures report test lint format bench docs lock clean
 help:  ## list the targets
@@ -24,7 +27,7 @@ results: .venv/ready  ## run the default configuration: results/quick/ (takes up
 
 figures: .venv/ready  ## redraw every figure from the metrics alone
 	@echo "== figures: from the metrics, nothing else"
-	$(SNAKEMAKE) figures --allowed-rules figures $(FIGURE_RULES) --forcerun $(FIGURE_RULES)
+	$(SNAKEMAKE) figures --forceall --allowed-rules figures $(FIGURE_RULES)
 
 report: .venv/ready  ## Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html

@@ -13,5 +13,4 @@ with logged(snakemake.log[0]):
         snakemake.params.seed,
         processes=snakemake.threads,
     )
-    table.attrs["estimator"] = snakemake.wildcards.estimator
-    write_estimates(snakemake.output[0], table)
+    write_estimates(snakemake.output[0], table, snakemake.wildcards.estimator)

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import os
 import re
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.estimators.base import Estimator
-from shearbench.networks.base import Variant, resolve_variant, variant_presets
-from shearbench.options import Options, merge
+from shearbench.networks import Variant, resolve_variant, variant_presets
+from shearbench.options import Options, merge, shown, validated
 from shearbench.populations import PRESETS as POPULATION_PRESETS
 from shearbench.populations import Population
 from shearbench.studies import Study
@@ -108,6 +107,8 @@ class Config(Options):
     studies: tuple[Name, ...] = Field((), description="studies (files in `config/studies/`) that `all` includes")
     bootstrap: int = Field(400, ge=20, le=10**5, description="bootstrap resamples behind every quoted error")
 
+    _left_out: dict[str, list[str]] = PrivateAttr(default_factory=dict)
+
     @model_validator(mode="after")
     def _check(self) -> Config:
         stray = set(self.shear_test.noise_levels) - set(self.noise_levels)
@@ -137,8 +138,14 @@ class Config(Options):
         return make_estimator(self.estimators[name])
 
     def dump(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain values; `resolve` of it gives it again."""
-        return self.model_dump(mode="json")
+        """Return the resolved configuration as plain values; `resolve` of it gives it again.
+
+        Entries that were left out are in it as null: laid over the default, it must leave them out again.
+        """
+        plain = self.model_dump(mode="json")
+        for section, names in self._left_out.items():
+            plain[section].update(dict.fromkeys(names))
+        return plain
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
@@ -159,12 +166,16 @@ def resolve(given: Mapping[str, Any]) -> Config:
         With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
     """
     if not isinstance(given, Mapping):
-        raise ConfigError(f"the configuration is {_short(given)}, not a mapping of keys to values")
+        raise ConfigError(f"the configuration is {shown(given)}, not a mapping of keys to values")
     given = dict(given)
-    training = _validated(Recipe, given.get("training", {}), ("training",))
+    left_out = {
+        section: sorted(name for name, entry in _mapping(section, given.get(section)).items() if entry is None)
+        for section in ("populations", "estimators", "variants")
+    }
+    training = validated(Recipe, given.get("training", {}), ("training",))
     given["training"] = training
     given["populations"] = {
-        name: _validated(
+        name: validated(
             Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name)
         )
         for name, entry in _entries("populations", given.get("populations", {}), POPULATION_PRESETS)
@@ -176,24 +187,26 @@ def resolve(given: Mapping[str, Any]) -> Config:
         cls = estimator_kinds()[presets[entry["base"]]["kind"]]
         if entry["kind"] != cls.kind:
             raise ConfigError(f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'")
-        valid = _validated(cls, options, ("estimators", name))
+        valid = validated(cls, options, ("estimators", name))
         estimators[name] = {"base": entry["base"], "kind": cls.kind, **valid.model_dump(mode="json")}
     given["estimators"] = estimators
     variants = _mapping("variants", given.get("variants", {}))
     given["variants"] = {
         name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
     }
-    return _validated(Config, given, ())
+    config = validated(Config, given, ())
+    config._left_out = {section: names for section, names in left_out.items() if names}
+    return config
 
 
 def _mapping(section: str, value: Any) -> Mapping[str, Any]:
     value = {} if value is None else value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{section}: found {_short(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'")
+        raise ConfigError(f"{section}: found {shown(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'")
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{section}: {_short(name)} cannot be a name: letters, digits, '-' and '_' only, no space, dot or slash"
+                f"{section}: {shown(name)} cannot be a name: letters, digits, '-' and '_' only, no space, dot or slash"
             )
     return value
 
@@ -206,7 +219,7 @@ def _entries(
         if entry is None:
             continue
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{section}.{name}: found {_short(entry)}, expected a mapping of options, {{}} for none")
+            raise ConfigError(f"{section}.{name}: found {shown(entry)}, expected a mapping of options, {{}} for none")
         base = entry.get("base", name)
         if not isinstance(base, str) or base not in presets:
             known = sorted(presets)
@@ -215,50 +228,6 @@ def _entries(
                 f"{', '.join(known)}. A new name says which it is based on: '{name}: {{base: {known[0]}, ...}}'"
             )
         yield name, {**merge(presets[base], entry), "base": base}
-
-
-M = typing.TypeVar("M", bound=BaseModel)
-
-
-def _validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_messages(error, model, where))) from None
-
-
-def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:
-    """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
-    for found in error.errors():
-        location = found["loc"]
-        key = ".".join(str(part) for part in (*where, *location)) or "configuration"
-        if found["type"] == "extra_forbidden":
-            allowed = sorted(_fields_at(model, location[:-1]))
-            yield f"{key}: there is no such key{nearest(str(location[-1]), allowed)}. Allowed here: {', '.join(allowed)}"
-        elif found["type"] == "value_error" and not location:
-            yield str(found["ctx"]["error"]) if not where else f"{key}: {found['ctx']['error']}"
-        else:
-            reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            hint = ""
-            if found["type"] == "literal_error":
-                hint = nearest(str(found["input"]), re.findall(r"'([^']*)'", reason))
-            yield f"{key}: found {_short(found['input'])}, expected {reason}{hint}"
-
-
-def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
-    """Return the keys allowed at a location inside a model."""
-    current: Any = model
-    for part in location:
-        fields = getattr(current, "model_fields", {})
-        annotation = fields[part].annotation if part in fields else current
-        options = [annotation, *typing.get_args(annotation)]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
-    return list(getattr(current, "model_fields", {}))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def load(*paths: str | os.PathLike[str]) -> Config:
@@ -276,7 +245,7 @@ def load(*paths: str | os.PathLike[str]) -> Config:
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: found {_short(content)}, expected a mapping of keys to values")
+            raise ConfigError(f"{path}: found {shown(content)}, expected a mapping of keys to values")
         merged = merge(merged, content)
     return resolve(merged)
 
@@ -303,34 +272,31 @@ def load_studies(folder: str | os.PathLike[str]) -> dict[str, Study]:
     for path in sorted(Path(folder).glob("*.yaml")):
         content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
         content = {"name": path.stem, **_mapping(str(path), content)}
-        studies[path.stem] = _validated(Study, content, (str(path),))
+        studies[path.stem] = validated(Study, content, (str(path),))
     return studies
 
 
-def option_rows(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield (key, type, default, meaning) of every option below `model`, for the table in the docs."""
-    for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        inner = next(
-            (
-                a
-                for a in (field.annotation, *typing.get_args(field.annotation))
-                if isinstance(a, type) and not isinstance(a, types.GenericAlias) and issubclass(a, BaseModel)
-            ),
-            None,
+def study_variants(study: Study, config: Config) -> dict[str, Variant]:
+    """Return the networks of a study, by name; its base is one of the run's variants, or a preset.
+
+    Raises
+    ------
+    ConfigError
+        The study does not fit the run.
+    """
+    where = f"studies.{study.name}"
+    if study.population not in config.populations:
+        known = sorted(config.populations)
+        raise ConfigError(
+            f"{where}.population: '{study.population}' is not in this run{nearest(study.population, known)}; "
+            f"it has {', '.join(known)}"
         )
-        is_library = typing.get_origin(field.annotation) is dict
-        if inner is None or is_library:
-            default = "" if field.is_required() else field.get_default(call_default_factory=True)
-            if isinstance(default, tuple):
-                default = list(default)
-            yield key, _type_name(field.annotation), f"{default}", field.description or ""
-        if inner is not None:
-            yield from option_rows(inner, f"{key}.<name>." if is_library else f"{key}.")
-
-
-def _type_name(annotation: Any) -> str:
-    text = str(annotation) if typing.get_origin(annotation) else getattr(annotation, "__name__", str(annotation))
-    text = re.sub(r"typing\.|shearbench\.[a-z_.]+\.|Annotated\[|, (AfterValidator|BeforeValidator|FieldInfo)\(.*?\)+\]?", "", text)
-    return text.replace("NoneType", "null").replace("|", "or")
-
+    if study.noise not in config.noise_levels:
+        raise ConfigError(f"{where}.noise: {study.noise:g} is not one of noise_levels {list(config.noise_levels)}")
+    variants = {}
+    for name, entry in study.variants().items():
+        if study.base in config.variants:
+            base = config.variants[study.base].model_dump(mode="json")
+            entry = merge(base, {key: value for key, value in entry.items() if key != "base"})
+        variants[name] = resolve_variant(name, entry, config.training)
+    return variants

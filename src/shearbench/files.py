@@ -115,7 +115,7 @@ def read_table(
         raise ContractError.of(path, f"column '{missing[0]}'", f"only {arrow.column_names}", "the column", rule)
     attributes = json.loads((arrow.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     table = arrow.to_pandas()
-    table.attrs.update(attributes)
+    table.attrs = attributes  # those of pandas itself would outlive a change
     return table
 
 

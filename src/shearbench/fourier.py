@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,11 +38,13 @@ PSF_PROFILES = ("gaussian", "moffat", "kolmogorov")
 SERSIC_RANGE = (0.3, 6.2)
 """Sersic indices that can be rendered (GalSim's own range); others are moved to the nearest."""
 
-# A transform R(q) of a Sersic profile (q = k times half-light radius) is a cubic spline in
-# t = ln(1 + q^2/q0^2) / 2, which is smooth in q^2 at the origin and logarithmic beyond, and a Chebyshev series
-# in ln n. These numbers give 4e-8 for n in 0.5..4, and 5e-7 for all n (at n = 0.3, whose transform oscillates).
+# The transform R(q) of a Sersic profile (q = k times half-light radius) is a cubic spline in
+# t = ln(1 + q^2/q0^2) / 2, which is smooth in q^2 at the origin and logarithmic beyond, and a Chebyshev
+# series in ln n. These numbers give 4e-8 for n in 0.5..4, and 5e-7 for all n (worst at 0.3, where R oscillates).
 _SERSIC_Q0, _SERSIC_Q_MAX, _SERSIC_STEP, _SERSIC_TERMS = 0.02, 1000.0, 0.03, 32
 _MOFFAT_Z0, _MOFFAT_Z_MAX, _MOFFAT_STEP = 0.02, 60.0, 0.005
+
+_CACHED_VALUES = 65536
 
 _KOLMOGOROV_K0 = 2.9207006078  # k0 times FWHM of exp(-(k/k0)^(5/3)): half the maximum of its transform
 
@@ -63,12 +65,12 @@ class Grid(NamedTuple):
 
 
 class PsfTransform(NamedTuple):
-    """The transform of PSF and pixel at frequencies (+-kx, ky), one quadrant each.
+    """The transform of PSF and pixel in two quadrants of frequencies, (kx, ky) and (kx, -ky).
 
     Attributes
     ----------
     real_plus, real_minus : Tensor, shape (m, K, K)
-        Real part at (kx, ky) and at (-kx, ky); m is the batch size, or 1 for a constant PSF. Rows are ky.
+        Real part in each; m is the batch size, or 1 for a constant PSF. Rows are ky.
     imaginary_plus, imaginary_minus : Tensor or None
         Minus the imaginary parts; None where the PSF equals itself turned by 180 degrees.
     """
@@ -78,15 +80,26 @@ class PsfTransform(NamedTuple):
     imaginary_plus: Tensor | None = None
     imaginary_minus: Tensor | None = None
 
-    def select(self, index: slice) -> PsfTransform:
-        """Return the transforms of some galaxies of a batch; a constant PSF stays as it is."""
-        if len(self.real_plus) == 1:
-            return self
-        return PsfTransform(*(part if part is None else part[index] for part in self))
+
+class Psfs:
+    """The PSFs of a renderer's galaxies: one for all, transformed once, or one each, transformed as needed.
+
+    Made by `Renderer.psf` and `Renderer.psf_image`.
+    """
+
+    def __init__(self, count: int, transform: Callable[[slice], PsfTransform]) -> None:
+        self._count, self._transform = count, transform
+        self._constant = transform(slice(None)) if count == 1 else None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, galaxies: slice) -> PsfTransform:
+        return self._transform(galaxies) if self._constant is None else self._constant
 
 
 class _Quadrant(NamedTuple):
-    """Coefficients of cos cos, sin sin, sin cos and cos sin (x first) in the sum over a quadrant."""
+    """Coefficients of cos cos, -sin sin, sin cos and cos sin (x first) in the sum over a quadrant."""
 
     cc: Tensor
     ss: Tensor
@@ -111,8 +124,9 @@ def sersic_transform(n: float, q: NDArray[np.float64]) -> NDArray[np.float64]:
     With :math:`I(r) \propto \exp(-b r^{1/n})`, Parseval's theorem for Mellin transforms turns
     :math:`\int r I(r) J_0(q r) dr` into the Mellin-Barnes integral
 
-    .. math:: R(q) = \frac{1}{2\pi i} \int_{c - i\infty}^{c + i\infty} \frac{2^{s-1} \Gamma(s/2)}{\Gamma(1 - s/2)}
-       \frac{b^{ns} \Gamma(n (2 - s))}{\Gamma(2n)} q^{-s} ds , \qquad 0 < c < 2,
+    .. math:: R(q) = \frac{1}{2\pi i} \int_{c - i\infty}^{c + i\infty}
+       \frac{2^{s-1} \Gamma(s/2)}{\Gamma(1 - s/2)} \frac{b^{ns} \Gamma(n (2 - s))}{\Gamma(2n)} q^{-s} ds ,
+       \qquad 0 < c < 2,
 
     whose integrand falls like :math:`\exp(-\pi n |s| / 2)`, so that the trapezoidal rule gives it to rounding
     error (transforms of the two factors: Gradshteyn & Ryzhik 6.561.14 and 3.478.1). For q < 1 the contour is
@@ -146,7 +160,7 @@ def sersic_transform(n: float, q: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.cache
 def _sersic_table() -> Tensor:
-    """Return Chebyshev coefficients of the spline's polynomials, float64 [terms, 4 * intervals]."""
+    """Return Chebyshev series of the spline's polynomials, float64 [terms, 4 * intervals]."""
     low, high = np.log(SERSIC_RANGE)
     nodes = np.cos(np.pi * (np.arange(_SERSIC_TERMS) + 0.5) / _SERSIC_TERMS)
     t = np.arange(0, math.log(_SERSIC_Q_MAX / _SERSIC_Q0) + _SERSIC_STEP, _SERSIC_STEP)
@@ -160,55 +174,63 @@ def _sersic_table() -> Tensor:
 
 @functools.cache
 def _moffat_table(nu: float) -> Tensor:
-    """Return the spline of 2^(1-nu)/Gamma(nu) z^nu K_nu(z) in ln(1 + z^2/z0^2)/2, float64 [intervals, 4]."""
+    """Return the spline of 2^(1-nu)/Gamma(nu) z^nu K_nu(z) in ln(1 + z^2/z0^2)/2, float64 [4, intervals]."""
     t = np.arange(0, math.log(_MOFFAT_Z_MAX / _MOFFAT_Z0) + _MOFFAT_STEP, _MOFFAT_STEP)
     z = _MOFFAT_Z0 * np.sqrt(np.expm1(2 * t[1:]))
     values = np.concatenate([[1.0], 2 ** (1 - nu) / gamma(nu) * z**nu * kv(nu, z)])
     return _spline(t, values[None])[0]
 
 
-def _spline(t: NDArray[np.float64], values: NDArray[np.float64]) -> Tensor:
-    """Return cubic polynomials in the fraction of an interval, [m, intervals, 4], lowest power first."""
+def _spline(t: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]]) -> Tensor:
+    """Return cubic polynomials in the fraction of an interval, [m, 4, intervals], lowest power first."""
     step = t[1] - t[0]
     coefficients = CubicSpline(t, values, axis=1).c[::-1] * (step ** np.arange(4))[:, None, None]
-    return torch.from_numpy(np.ascontiguousarray(coefficients.transpose(2, 1, 0)))
+    return torch.from_numpy(np.ascontiguousarray(coefficients.transpose(2, 0, 1)))
 
 
-def _intervals(t: Tensor, step: float, intervals: int) -> tuple[Tensor, Tensor]:
+def _locate(t: Tensor, step: float, intervals: int) -> tuple[Tensor, Tensor]:
     """Return the interval that each t lies in, and where in it; beyond the table, the last point."""
     scaled = (t / step).clamp(max=intervals - 1e-3)
     whole = scaled.detach().floor()
-    return whole.long(), scaled - whole
+    return whole.int(), scaled - whole
 
 
-def _cubic(coefficients: Tensor, fraction: Tensor) -> Tensor:
-    c0, c1, c2, c3 = coefficients.unbind(-1)
-    return c0 + fraction * (c1 + fraction * (c2 + fraction * c3))
+def _coefficients(table: Tensor, index: Tensor) -> list[Tensor]:
+    """Return the four coefficients at each index, [m, K, K], of tables [m, 4, intervals]."""
+    intervals = table.shape[-1]
+    start = 4 * intervals * torch.arange(len(table), dtype=torch.int32, device=table.device)
+    flat, where = table.reshape(-1), (index + start[:, None, None]).reshape(-1)
+    return [flat[j * intervals :].index_select(0, where).reshape(index.shape) for j in range(4)]
+
+
+def _cubic(coefficients: list[Tensor], fraction: Tensor) -> Tensor:
+    c0, c1, c2, c3 = coefficients
+    return torch.addcmul(c0, fraction, torch.addcmul(c1, fraction, torch.addcmul(c2, fraction, c3)))
 
 
 class _Radial(NamedTuple):
     """A radial transform R(u) at u = offset + scale q^2, with derivatives where they were asked for."""
 
     value: Tensor
-    slope: Tensor | None  # dR/du
-    by_index: Tensor | None  # dR/dn
+    slope: Tensor  # dR/du; empty where no derivatives were asked for
+    by_index: Tensor | None = None  # dR/dn, of Sersic profiles
 
 
 def _exponential(u: Tensor, derivatives: bool) -> _Radial:
     root = torch.rsqrt(u)
     value = root * root * root
-    return _Radial(value, -1.5 * value * root * root if derivatives else None, None)
+    return _Radial(value, -1.5 * value * root * root if derivatives else u[:0])
 
 
-def _gaussian(u: Tensor, derivatives: bool) -> _Radial:
+def _gaussian(u: Tensor) -> _Radial:
     value = torch.exp(u)
-    return _Radial(value, value if derivatives else None, None)
+    return _Radial(value, value)
 
 
 class Renderer(torch.nn.Module):
     """Images of galaxies of one profile, and their derivatives.
 
-    It holds constant tables only (no learned weights), which move with ``.to``; it can be a part of a network.
+    It holds constant tables only (nothing is learned), which move with ``.to``: it can be a part of a network.
 
     Parameters
     ----------
@@ -222,8 +244,6 @@ class Renderer(torch.nn.Module):
     dtype : torch.dtype
         Of the tables and of the images.
     device : torch.device or str
-    batch : int
-        Galaxies rendered at once on a CPU, few enough to stay in its cache; a GPU takes all at once.
     """
 
     _axis_x: Tensor
@@ -237,16 +257,21 @@ class Renderer(torch.nn.Module):
         profile: str,
         shape: tuple[int, int],
         pixel_scale: float,
-        grid: Grid = Grid(96),
+        grid: Grid,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
-        batch: int = 32,
     ) -> None:
         super().__init__()
         self.names = parameter_names(profile)
-        self.profile, self.shape, self.pixel_scale, self.grid = profile, tuple(shape), float(pixel_scale), grid
-        self.batch = batch
+        self.profile, self.shape, self.pixel_scale, self.grid = (
+            profile,
+            tuple(shape),
+            float(pixel_scale),
+            grid,
+        )
         count = math.ceil(grid.bandwidth * grid.padded_size / 2)
+        # Galaxies rendered at once on a CPU: few enough for its cache. A GPU takes all at once.
+        self._batch = max(4, _CACHED_VALUES // count**2)
         step = 2 * math.pi / (grid.padded_size * pixel_scale)
         k = (torch.arange(count, dtype=torch.float64) + 0.5) * step
         # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
@@ -266,9 +291,13 @@ class Renderer(torch.nn.Module):
         return (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * self.pixel_scale
 
     def psf(
-        self, spec: Mapping[str, Any], fwhm: Tensor | float, g1: Tensor | float = 0.0, g2: Tensor | float = 0.0
-    ) -> PsfTransform:
-        """Transform analytic PSFs, with the square pixel's response.
+        self,
+        spec: Mapping[str, Any],
+        fwhm: Tensor | float,
+        g1: Tensor | float = 0.0,
+        g2: Tensor | float = 0.0,
+    ) -> Psfs:
+        """Take analytic PSFs, with the square pixel's response.
 
         Parameters
         ----------
@@ -281,16 +310,23 @@ class Renderer(torch.nn.Module):
 
         Returns
         -------
-        PsfTransform
-            Of m PSFs, or of one.
+        Psfs
+            m PSFs, or one for all galaxies.
         """
         values = (torch.as_tensor(v, dtype=self._k.dtype, device=self._k.device) for v in (fwhm, g1, g2))
         width, s1, s2 = torch.broadcast_tensors(*(v.reshape(-1) for v in values))
-        plus, minus = self._squared(*_shear_form(width, s1, s2))
-        return PsfTransform(self._window * _psf_radial(spec, plus), self._window * _psf_radial(spec, minus))
 
-    def psf_image(self, images: Tensor) -> PsfTransform:
-        """Transform PSF images that include the pixel's response already, so that none is applied again.
+        def transform(galaxies: slice) -> PsfTransform:
+            form = _shear_form(width[galaxies], s1[galaxies], s2[galaxies])
+            plus, minus = self._squared(*form)
+            return PsfTransform(
+                self._window * _psf_radial(spec, plus), self._window * _psf_radial(spec, minus)
+            )
+
+        return Psfs(len(width), transform)
+
+    def psf_image(self, images: Tensor) -> Psfs:
+        """Take PSF images that include the pixel's response already, so that none is applied again.
 
         An image is taken as samples of a band-limited function: nothing beyond the Nyquist frequency. Its sum
         multiplies the galaxy's flux.
@@ -302,7 +338,7 @@ class Renderer(torch.nn.Module):
 
         Returns
         -------
-        PsfTransform
+        Psfs
         """
         images = images.to(self._k).reshape(-1, *images.shape[-2:])
         within = self._k < math.pi / self.pixel_scale
@@ -311,19 +347,23 @@ class Renderer(torch.nn.Module):
             phase = self._k[:, None] * self._positions(size).to(self._k)
             tables.append((phase.cos() * within[:, None], phase.sin() * within[:, None]))
         (cos_y, sin_y), (cos_x, sin_x) = tables
-        along_cos, along_sin = images @ cos_x.T, images @ sin_x.T
-        cc, cs, sc, ss = cos_y @ along_cos, sin_y @ along_cos, cos_y @ along_sin, sin_y @ along_sin
-        return PsfTransform(cc - ss, cc + ss, sc + cs, cs - sc)
 
-    def forward(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
+        def transform(galaxies: slice) -> PsfTransform:
+            along_cos, along_sin = images[galaxies] @ cos_x.T, images[galaxies] @ sin_x.T
+            cc, cs, sc, ss = cos_y @ along_cos, sin_y @ along_cos, cos_y @ along_sin, sin_y @ along_sin
+            return PsfTransform(cc - ss, cc + ss, sc + cs, sc - cs)
+
+        return Psfs(len(images), transform)
+
+    def forward(self, parameters: Tensor, psf: Psfs) -> Tensor:
         """Render images; gradients flow to the parameters.
 
         Parameters
         ----------
         parameters : Tensor, shape (m, P)
             In the order of `parameter_names`; hlr > 0 and |g| < 1.
-        psf : PsfTransform
-            Of one PSF or of m.
+        psf : Psfs
+            One or m, of this renderer.
 
         Returns
         -------
@@ -332,13 +372,13 @@ class Renderer(torch.nn.Module):
         """
         return torch.cat([self._image(p, f) for p, f in self._batches(parameters, psf)])
 
-    def jacobian(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
+    def jacobian(self, parameters: Tensor, psf: Psfs) -> tuple[Tensor, Tensor]:
         """Render images and their analytic derivatives; gradients flow through both.
 
         Parameters
         ----------
         parameters : Tensor, shape (m, P)
-        psf : PsfTransform
+        psf : Psfs
 
         Returns
         -------
@@ -350,32 +390,34 @@ class Renderer(torch.nn.Module):
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
-    def _batches(self, parameters: Tensor, psf: PsfTransform) -> list[tuple[Tensor, PsfTransform]]:
+    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform]]:
+        count = len(parameters)
         if parameters.ndim != 2 or parameters.shape[1] != len(self.names):
-            raise ValueError(f"parameters have shape {tuple(parameters.shape)}, expected (m, {len(self.names)})")
-        if len(psf.real_plus) not in (1, len(parameters)):
-            raise ValueError(f"{len(psf.real_plus)} PSFs for {len(parameters)} galaxies")
+            raise ValueError(
+                f"parameters have shape {tuple(parameters.shape)}, expected (m, {len(self.names)})"
+            )
+        if len(psf) not in (1, count):
+            raise ValueError(f"{len(psf)} PSFs for {count} galaxies")
         parameters = parameters.to(self._k)
-        size = self.batch if parameters.device.type == "cpu" else len(parameters)
-        if len(parameters) <= size:
-            return [(parameters, psf)]
-        cuts = [slice(low, low + size) for low in range(0, len(parameters), size)]
-        return [(parameters[cut], psf.select(cut)) for cut in cuts]
+        size = self._batch if parameters.device.type == "cpu" else count
+        for low in range(0, count, size):
+            galaxies = slice(low, low + size)
+            yield parameters[galaxies], psf[galaxies]
 
     def _image(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         plus, minus = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
         quadrant = _quadrant(plus.value, minus.value, psf)
-        return _sum_y(*_sum_x(quadrant, *self._waves(self._axis_x, x, flux)), *self._waves(self._axis_y, y))
+        along = _sum_x(quadrant, *self._waves(self._axis_x, x, self._k, flux))
+        return _sum_y(*along, *self._waves(self._axis_y, y, self._k))
 
     def _jacobian(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         form = _shear_form(hlr, g1, g2)
         plus, minus = self._radial(parameters, form, derivatives=True)
-        assert plus.slope is not None and minus.slope is not None
         k = self._k[:, None]
-        cos_x, sin_x = self._waves(self._axis_x, x)
-        cos_y, sin_y = self._waves(self._axis_y, y)
+        cos_x, sin_x = self._waves(self._axis_x, x, self._k)
+        cos_y, sin_y = self._waves(self._axis_y, y, self._k)
         kcos_x, ksin_x, kcos_y, ksin_y = k * cos_x, k * sin_x, k * cos_y, k * sin_y
 
         quadrant = _quadrant(plus.value, minus.value, psf)
@@ -385,7 +427,7 @@ class Renderer(torch.nn.Module):
         by_y = _sum_y(*along, ksin_y, -kcos_y)
 
         # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone. kx ky changes
-        # sign with kx, which exchanges the even and the odd coefficients.
+        # sign with ky, which exchanges sums and differences of the two quadrants.
         slope = _quadrant(plus.slope, minus.slope, psf)
         by_a = _sum_y(*_sum_x(slope, k * kcos_x, k * ksin_x), cos_y, sin_y)
         by_c = _sum_y(*_sum_x(slope, cos_x, sin_x), k * kcos_y, k * ksin_y)
@@ -441,16 +483,15 @@ class Renderer(torch.nn.Module):
     ) -> tuple[_Radial, _Radial]:
         plus, minus = self._squared(*form, *self._affine)
         if self.profile == "gaussian":
-            return _gaussian(plus, derivatives), _gaussian(minus, derivatives)
+            return _gaussian(plus), _gaussian(minus)
         if self.profile == "exponential":
             return _exponential(plus, derivatives), _exponential(minus, derivatives)
-        table, by_index = self._sersic_rows(parameters[:, 6])
-        if not derivatives:
-            by_index = None
+        table, slope = self._sersic_rows(parameters[:, 6])
+        by_index = slope if derivatives else None
         return self._sersic(plus, table, by_index), self._sersic(minus, table, by_index)
 
     def _sersic_rows(self, n: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the radial tables of the indices n and their derivatives, each [m, intervals, 4]."""
+        """Return the radial tables of the indices n and their derivatives, each [m, 4, intervals]."""
         low, high = SERSIC_RANGE
         middle, half = math.log(low * high) / 2, math.log(high / low) / 2
         n = n.clamp(low, high)
@@ -463,23 +504,165 @@ class Renderer(torch.nn.Module):
         slope = [torch.zeros_like(node)] + [j * u for j, u in enumerate(second[:-1], start=1)]
         rows = torch.stack(first, dim=1) @ self._table
         by_index = torch.stack([s / (half * n) for s in slope], dim=1) @ self._table
-        return rows.reshape(len(n), -1, 4), by_index.reshape(len(n), -1, 4)
+        return rows.reshape(len(n), 4, -1), by_index.reshape(len(n), 4, -1)
 
     @staticmethod
     def _sersic(u: Tensor, table: Tensor, by_index: Tensor | None) -> _Radial:
-        intervals = table.shape[1]
-        index, fraction = _intervals(0.5 * torch.log(u), _SERSIC_STEP, intervals)
-        start = intervals * torch.arange(len(u), device=u.device)
-        index = (index + start[:, None, None]).reshape(-1)
-        coefficients = table.reshape(-1, 4).index_select(0, index).reshape(*u.shape, 4)
+        index, fraction = _locate(0.5 * torch.log(u), _SERSIC_STEP, table.shape[-1])
+        coefficients = _coefficients(table, index)
         value = _cubic(coefficients, fraction)
         if by_index is None:
-            return _Radial(value, None, None)
-        _, c1, c2, c3 = coefficients.unbind(-1)
-        slope = (c1 + fraction * (2 * c2 + fraction * 3 * c3)) / (2 * _SERSIC_STEP * u)
-        variation = by_index.reshape(-1, 4).index_select(0, index).reshape(*u.shape, 4)
-        return _Radial(value, slope, _cubic(variation, fraction))
+            return _Radial(value, u[:0])
+        _, c1, c2, c3 = coefficients
+        by_t = torch.addcmul(c1, fraction, 2 * c2 + 3 * fraction * c3)
+        slope = by_t / (2 * _SERSIC_STEP * u)
+        return _Radial(value, slope, _cubic(_coefficients(by_index, index), fraction))
 
     @staticmethod
-    def _waves(axis: Tensor, offset: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    def _waves(
+        axis: Tensor, offset: Tensor, frequency: Tensor, factor: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of k (x - offset) times a factor, each [m, K, size]."""
+        phase = frequency * offset[:, None]
+        cos, sin = phase.cos()[:, :, None], phase.sin()[:, :, None]
+        if factor is not None:
+            cos, sin = cos * factor[:, None, None], sin * factor[:, None, None]
+        return torch.addcmul(axis[0] * cos, axis[1], sin), torch.addcmul(axis[1] * cos, axis[0], -sin)
+
+
+def _shear_form(size: Tensor, g1: Tensor, g2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return A, B, C of |size S_g k|^2 = A kx^2 + 2 B kx ky + C ky^2."""
+    g_squared = g1**2 + g2**2
+    scale = size**2 / (1 - g_squared)
+    return scale * (1 + g_squared + 2 * g1), scale * 2 * g2, scale * (1 + g_squared - 2 * g1)
+
+
+def _psf_radial(spec: Mapping[str, Any], squared: Tensor) -> Tensor:
+    """Return the transform of a round PSF at (k FWHM)^2."""
+    profile = spec["profile"]
+    if profile == "gaussian":
+        return torch.exp(-squared / (16 * math.log(2)))
+    if profile == "kolmogorov":
+        return torch.exp(-((squared / _KOLMOGOROV_K0**2) ** (5 / 6)))
+    if profile == "moffat":
+        beta = float(spec["beta"])
+        if not beta > 1:
+            raise ValueError(f"a Moffat PSF needs beta > 1 for its flux to be finite, got {beta}")
+        return _moffat(beta, squared / (4 * (2 ** (1 / beta) - 1)))
+    raise ValueError(f"unknown PSF profile '{profile}'; known: {', '.join(PSF_PROFILES)}")
+
+
+def _moffat(beta: float, z_squared: Tensor) -> Tensor:
+    """Return 2^(1-nu)/Gamma(nu) z^nu K_nu(z), nu = beta - 1, z = k times the scale radius (Moffat 1969)."""
+    nu = beta - 1
+    order = round(nu - 0.5)
+    if nu == order + 0.5:  # K of half-integer order is elementary: Abramowitz & Stegun 10.2.15
+        z = z_squared.sqrt()
+        series = torch.zeros_like(z)
+        for j in range(order, -1, -1):
+            falling = math.factorial(2 * order - j) * math.factorial(order) * 2**j
+            series = series * z + falling / (
+                math.factorial(2 * order) * math.factorial(j) * math.factorial(order - j)
+            )
+        return torch.exp(-z) * series
+    table = _moffat_table(nu).to(z_squared)
+    t = 0.5 * torch.log1p(z_squared / _MOFFAT_Z0**2)
+    index, fraction = _locate(t, _MOFFAT_STEP, table.shape[-1])
+    return _cubic(_coefficients(table.expand(len(t), -1, -1), index), fraction)
+
+
+def _quadrant(plus: Tensor, minus: Tensor, psf: PsfTransform) -> _Quadrant:
+    even_plus, even_minus = plus * psf.real_plus, minus * psf.real_minus
+    cc, ss = even_plus + even_minus, even_plus - even_minus
+    if psf.imaginary_plus is None or psf.imaginary_minus is None:
+        return _Quadrant(cc, ss, None, None)
+    odd_plus, odd_minus = plus * psf.imaginary_plus, minus * psf.imaginary_minus
+    return _Quadrant(cc, ss, odd_plus + odd_minus, odd_plus - odd_minus)
+
+
+def _sum_x(quadrant: _Quadrant, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over kx; return what multiplies cos and minus what multiplies sin along y, each [m, K, nx]."""
+    along_cos, along_sin = quadrant.cc @ cos, quadrant.ss @ sin
+    if quadrant.sc is not None and quadrant.cs is not None:
+        along_cos, along_sin = along_cos + quadrant.sc @ sin, along_sin - quadrant.cs @ cos
+    return along_cos, along_sin
+
+
+def _sum_y(along_cos: Tensor, along_sin: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return torch.baddbmm(cos.mT @ along_cos, sin.mT, along_sin, alpha=-1)
+
+
+_PERIODS = (*range(64, 128, 8), *range(128, 256, 16), *range(256, 513, 64))
+_BANDWIDTHS = (*np.arange(1.0, 2.0, 0.0625).tolist(), 2.0, 2.5, 3.0)
+
+
+def choose_grid(
+    profile: str,
+    shape: tuple[int, int],
+    pixel_scale: float,
+    psf: Mapping[str, Any],
+    tolerance: float,
+    *,
+    hlr: tuple[float, float],
+    g_max: float,
+    psf_fwhm: tuple[float, float],
+    n: tuple[float, float] = (1.0, 1.0),
+) -> Grid:
+    """Find the smallest grid whose images are exact to a tolerance over a population.
+
+    The extreme galaxies (smallest and largest, stretched and squeezed along each axis and the diagonal, of the
+    smallest and the largest Sersic index, half a pixel off centre) are rendered and compared with a grid of
+    longer period, then with one of more bandwidth; each may take half the tolerance.
+
+    Parameters
+    ----------
+    profile, shape, pixel_scale
+        As for `Renderer`.
+    psf : mapping
+        As for `Renderer.psf`; or profile ``image``: bandwidth 1, and the period that a Gaussian of that width needs.
+    tolerance : float
+        Largest error of a pixel, as a fraction of the galaxy's flux.
+    hlr, psf_fwhm, n : (float, float)
+        Smallest and largest in the population, arcsec; n for Sersic galaxies only.
+    g_max : float
+        Largest reduced shear.
+
+    Returns
+    -------
+    Grid
+        The largest grid known if none is good enough: for galaxies that fill a good part of it.
+    """
+    cases = [
+        (
+            1.0,
+            0.5 * pixel_scale,
+            0.5 * pixel_scale,
+            size,
+            sign * g_max * math.cos(turn),
+            g_max * math.sin(turn),
+            index,
+        )
+        for size in hlr
+        for sign, turn in ((1, 0.0), (-1, 0.0), (0, math.pi / 2))
+        for index in sorted(set(n))
+    ]
+    parameters = torch.tensor(cases, dtype=torch.float64)[:, : len(parameter_names(profile))]
+    spec = {"profile": "gaussian"} if psf["profile"] == "image" else psf
+
+    def images(grid: Grid) -> Tensor:
+        renderer = Renderer(profile, shape, pixel_scale, grid, torch.float64)
+        return torch.stack([renderer(parameters, renderer.psf(spec, fwhm)) for fwhm in sorted(set(psf_fwhm))])
+
+    def smallest(grids: list[Grid], reference: Grid) -> Grid:
+        exact = images(reference)
+        for grid in grids[:-1]:
+            if (images(grid) - exact).abs().max() <= tolerance / 2:
+                return grid
+        return grids[-1]
+
+    with torch.no_grad():
+        fits = [size for size in _PERIODS if size >= max(shape)] or [2 * max(shape)]
+        period = smallest([Grid(size) for size in fits], Grid(2 * fits[-1])).padded_size
+        if psf["profile"] == "image":
+            return Grid(period)
+        return smallest([Grid(period, width) for width in _BANDWIDTHS], Grid(period, _BANDWIDTHS[-1] + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,9 +28,7 @@ def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
     if name == "batch":
         return [nn.BatchNorm2d(channels)]
     if name == "group":
-        return [nn.GroupNorm(min(8, channels), channels)] if channels % min(8, channels) == 0 else [
-            nn.GroupNorm(1, channels)
-        ]
+        return [nn.GroupNorm(math.gcd(8, channels), channels)]
     return [nn.GroupNorm(1, channels)] if name == "layer" else []
 
 
@@ -42,6 +41,14 @@ def convolution(
         *normalisation(norm, outgoing),
         activation(act),
     ]
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw weights so that the signal keeps its size through rectified layers (He et al. 2015)."""
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
 
 
 class Skip(nn.Module):
@@ -85,13 +92,15 @@ class WithHead(nn.Module):
         super().__init__()
         self.features = features
         with torch.no_grad():
-            count = features(torch.zeros(2, channels, *shape))[0].numel()
+            count = features.eval()(torch.zeros(1, channels, *shape)).numel()
+        features.train()
         dense: list[nn.Module] = []
         count += LEVELS
         for units in hidden:
             dense += [nn.Linear(count, units), activation(act)]
             count = units
         self.head = nn.Sequential(*dense, nn.Linear(count, outputs))
+        self.apply(_initialise)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""

@@ -102,11 +102,37 @@ def measure_stamps(
         cause = next(part.cause for part in ordered if part.cause)
         log.warning("%s raised on %d of %d stamps; the first: %s", estimator.kind, raised, n, cause)
     table = pd.concat([part.table for part in ordered], ignore_index=True)
+    return _labelled(table, stamp_set, sigma, estimator.kind, sum(part.seconds for part in ordered))
+
+
+def estimates_table(
+    shapes: Shapes, stamp_set: StampSet, sigma: float, kind: str, seconds: float
+) -> pd.DataFrame:
+    """Return shapes measured elsewhere as `measure_stamps` returns its own.
+
+    Parameters
+    ----------
+    shapes : Shapes
+        Of every stamp of the split, in order.
+    stamp_set : StampSet
+    sigma : float
+        Noise per pixel.
+    kind : str
+        The estimator's kind.
+    seconds : float
+        Time spent measuring.
+    """
+    return _labelled(_table(shapes, len(stamp_set)), stamp_set, sigma, kind, seconds)
+
+
+def _labelled(
+    table: pd.DataFrame, stamp_set: StampSet, sigma: float, kind: str, seconds: float
+) -> pd.DataFrame:
     table.insert(0, "galaxy_id", stamp_set.galaxy_id)
     table.attrs = {
-        "seconds": sum(part.seconds for part in ordered),
-        "n": n,
-        "kind": estimator.kind,
+        "seconds": seconds,
+        "n": len(stamp_set),
+        "kind": kind,
         "population": stamp_set.population,
         "split": stamp_set.split,
         "sigma": float(sigma),

@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from shearbench.errors import ConfigError, nearest
 
 
 class Options(BaseModel):
@@ -73,3 +77,62 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
                 if found.setdefault(kind, value) is not value:
                     raise ValueError(f"two classes call themselves '{kind}': {found[kind]} and {value}")
     return found
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
+    """Return a model made of plain values.
+
+    Parameters
+    ----------
+    model : type
+    value : mapping
+    where : tuple of str
+        The key of the configuration the values stand under.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_messages(error, model, where))) from None
+
+
+def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:
+    """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
+    for found in error.errors():
+        location = found["loc"]
+        key = ".".join(str(part) for part in (*where, *location)) or "configuration"
+        if found["type"] == "extra_forbidden":
+            allowed = sorted(_fields_at(model, location[:-1]))
+            yield f"{key}: there is no such key{nearest(str(location[-1]), allowed)}. Allowed here: {', '.join(allowed)}"
+        elif found["type"] == "value_error" and not location:
+            yield str(found["ctx"]["error"]) if not where else f"{key}: {found['ctx']['error']}"
+        else:
+            reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            hint = ""
+            if found["type"] == "literal_error":
+                hint = nearest(str(found["input"]), re.findall(r"'([^']*)'", reason))
+            yield f"{key}: found {shown(found['input'])}, expected {reason}{hint}"
+
+
+def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
+    """Return the keys allowed at a location inside a model."""
+    current: Any = model
+    for part in location:
+        fields = getattr(current, "model_fields", {})
+        annotation = fields[part].annotation if part in fields else current
+        options = [annotation, *typing.get_args(annotation)]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), current)
+    return list(getattr(current, "model_fields", {}))
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 MISSING = "--"
 _EXACT = Context(prec=800, rounding=ROUND_HALF_EVEN)  # more digits than any two float64 are apart
-_FIXED = range(-3, 5)  # decimal exponents written without a power of ten
+_FIXED = range(-2, 5)  # decimal exponents written without a power of ten
 
 
 def round_to_error(value: float, error: float, digits: int = 2) -> tuple[Decimal, Decimal]:

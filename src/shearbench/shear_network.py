@@ -82,7 +82,9 @@ class ShearNetwork(nn.Module):
         square = _symmetric(((images - amplitude * self.mean) / amplitude).square().mean(0))
         typical = square.mean().sqrt()
         # The floor keeps pixels that hardly vary from being blown up beyond what float32 can tell.
-        self.spread.copy_(square.sqrt().clamp_min(1e-3 * typical) if self.per_pixel else typical.expand_as(square))
+        self.spread.copy_(
+            square.sqrt().clamp_min(1e-3 * typical) if self.per_pixel else typical.expand_as(square)
+        )
         if psf.ndim == 3:
             self.psf_mean.copy_(_symmetric(psf.mean(0)))
             self.psf_spread.copy_((psf - self.psf_mean).square().mean().sqrt())
@@ -151,7 +153,9 @@ class ShearNetwork(nn.Module):
         return answer * self.shape_spread, snr
 
     @torch.no_grad()
-    def calibrate(self, sigmas: list[float], residuals: list[Tensor], snrs: list[Tensor], bins: int = 8) -> None:
+    def calibrate(
+        self, sigmas: list[float], residuals: list[Tensor], snrs: list[Tensor], bins: int = 8
+    ) -> None:
         """Measure the errors on validation stamps.
 
         At each noise level the stamps are sorted by observed signal-to-noise into bins of equal number;
@@ -174,7 +178,9 @@ class ShearNetwork(nn.Module):
             rank = snrs[level].argsort()
             parts = rank.tensor_split(min(bins, len(rank)))
             centres.append(torch.stack([snrs[level][part].median() for part in parts]))
-            errors.append(torch.stack([residuals[level][part].abs().flatten().quantile(0.6827) for part in parts]))
+            errors.append(
+                torch.stack([residuals[level][part].abs().flatten().quantile(0.6827) for part in parts])
+            )
         device = self.mean.device
         self.error_sigma = torch.tensor([sigmas[level] for level in order], device=device)
         self.error_snr = torch.stack(centres).to(device)

@@ -6,9 +6,10 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from shearbench.config import load_studies, resolve
-from shearbench.errors import ShearbenchError
+from shearbench.config import load_studies, resolve, study_variants
+from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds
+from shearbench.networks import architecture_kinds
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
@@ -16,17 +17,19 @@ from shearbench.provenance import code_digest, digest
 try:
     CONFIG = resolve(config)
     STUDIES = load_studies("config/studies")
-    STUDY_VARIANTS = {
-        name: {
-            variant: study_variant
-            for variant, study_variant in study.resolved_variants(CONFIG.training).items()
-        }
-        for name, study in STUDIES.items()
-    }
     for name in CONFIG.studies:
         if name not in STUDIES:
-            raise ShearbenchError(f"studies: no file config/studies/{name}.yaml; there are {sorted(STUDIES)}")
-except ShearbenchError as error:
+            raise ConfigError(f"studies: no file config/studies/{name}.yaml{nearest(name, STUDIES)}")
+    STUDY_VARIANTS = {}
+    for name, study in STUDIES.items():
+        try:
+            STUDY_VARIANTS[name] = study_variants(study, CONFIG)
+        except ConfigError:
+            # A study that does not fit this run is no target of it, and an error only where it was asked for.
+            if name in CONFIG.studies:
+                raise
+    STUDIES = {name: STUDIES[name] for name in STUDY_VARIANTS}
+except ConfigError as error:
     raise WorkflowError(f"The configuration is wrong, and nothing was started.\n{error}") from None
 
 RUN = f"results/{CONFIG.run}"
@@ -34,6 +37,7 @@ RUN = f"results/{CONFIG.run}"
 # With --sdm conda, rules get the environments of envs/; where this process has the packages already (as in
 # the one that `make` builds), only ngmix, which is nowhere but on conda-forge, gets one.
 HERE = all(importlib.util.find_spec(name) for name in ("galsim", "h5py", "numba", "pyarrow", "torch"))
+HAS_NGMIX = importlib.util.find_spec("ngmix") is not None
 ENVIRONMENT = None if HERE else "../../envs/shearbench.yaml"
 NGMIX_ENVIRONMENT = "../../envs/ngmix.yaml"
 WITH_CONDA = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
@@ -91,9 +95,9 @@ def chunks(split):
     return [(start, min(start + CONFIG.chunk_stamps, n)) for start in range(0, n, CONFIG.chunk_stamps)]
 
 
-def script(name):
-    """Return the path of a rule's script."""
-    return str(Path(workflow.basedir).parent / "scripts" / f"{name}.py")
+def code_of(rule_name, modules=()):
+    """Return the digest of a rule's script and of all the code it uses."""
+    return code_digest(str(Path(workflow.basedir).parent / "scripts" / f"{rule_name}.py"), tuple(modules))
 
 
 def file_stamp(path):
@@ -107,5 +111,6 @@ def file_stamp(path):
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
     RUN_LOCK = hold_lock(f"{RUN}/.lock")
-    for name, reason in MISSING.items():
-        logger.warning(f"{name} is left out of this run: {reason}")
+    for reason in dict.fromkeys(MISSING.values()):
+        names = ", ".join(name for name, why in MISSING.items() if why == reason)
+        logger.warning(f"Left out of this run: {names}. {reason}")

@@ -1,9 +1,9 @@
 """Estimators at work: classical fits, training, and the networks' answers."""
 
 
-def estimator_module(name):
-    """Return the module an estimator comes from: its code is part of what its estimates depend on."""
-    return estimator_kinds()[CONFIG.estimators[name]["kind"]].__module__
+def architecture_module(kind):
+    """Return the module of an architecture: its code is part of what its networks depend on."""
+    return architecture_kinds()[kind].__module__
 
 
 @functools.lru_cache(maxsize=None)
@@ -11,10 +11,10 @@ def measure_digest(population, split, noise, estimator):
     """Return what the estimates of a classical estimator depend on."""
     return digest(
         stamps_digest(population, split),
-        CONFIG.estimators[estimator],
+        {key: value for key, value in CONFIG.estimators[estimator].items() if key != "label"},
         SIGMA[noise],
         CONFIG.seed,
-        code_digest(script("measure"), (estimator_module(estimator),)),
+        code_of("measure", CONFIG.estimator(estimator).modules()),
     )
 
 
@@ -26,9 +26,9 @@ def train_digest(population, variant, seed):
         stamps_digest(population, "train"),
         stamps_digest(population, "validation"),
         chosen.model_dump(mode="json"),
-        seed,
+        int(seed),
         CONFIG.seed,
-        code_digest(script("train"), (architecture_module(chosen.architecture),)),
+        code_of("train", (architecture_module(chosen.architecture),)),
     )
 
 
@@ -39,14 +39,21 @@ def predict_digest(population, split, variant, seed):
         train_digest(population, variant, seed),
         stamps_digest(population, split),
         CONFIG.seed,
-        code_digest(script("predict"), (architecture_module(VARIANTS[variant].architecture),)),
+        code_of("predict", (architecture_module(VARIANTS[variant].architecture),)),
     )
+
+
+def needs_ngmix(estimator):
+    """Return whether an estimator runs in ngmix's own environment: with conda, and where ngmix is not here."""
+    return WITH_CONDA and CONFIG.estimators[estimator]["kind"].startswith("ngmix") and not HAS_NGMIX
 
 
 def estimates_of(population, split, noise, estimators=None, networks=None):
     """Return the files of estimates at one noise level: classical first, then each network and seed."""
     folder = f"{RUN}/estimates/{population}/{split}/{noise}"
-    names = list(ESTIMATORS if estimators is None else estimators)
+    chosen = ESTIMATORS if estimators is None else estimators
+    # Where single shapes are judged, an estimator that answers only for ensembles has nothing to say.
+    names = [name for name in chosen if split == "shear" or not CONFIG.estimator(name).ensemble_response]
     for variant, seeds in (NETWORKS if networks is None else networks).items():
         names += [f"{variant}.seed{seed}" for seed in seeds]
     return [f"{folder}/{name}.parquet" for name in names]
@@ -58,7 +65,7 @@ rule measure:
     output:
         f"{RUN}/estimates/{{population}}/{{split}}/{{noise}}/{{estimator}}.parquet",
     params:
-        options=lambda w: CONFIG.estimators[w.estimator],
+        options=lambda w: {k: v for k, v in CONFIG.estimators[w.estimator].items() if k != "label"},
         sigma=lambda w: SIGMA[w.noise],
         seed=CONFIG.seed,
         depends=lambda w: measure_digest(w.population, w.split, w.noise, w.estimator),

@@ -14,7 +14,7 @@ def catalog_digest(population, split):
         shear,
         CONFIG.seed,
         CONFIG.stamps.pixel_scale_arcsec,
-        code_digest(script("sample_catalog")),
+        code_of("sample_catalog"),
     )
 
 
@@ -24,7 +24,7 @@ def stamps_digest(population, split):
     return digest(
         catalog_digest(population, split),
         CONFIG.stamps.model_dump(),
-        code_digest(script("simulate_stamps")),
+        code_of("simulate_stamps"),
     )
 
 
@@ -99,5 +99,5 @@ rule cramer_rao:
 def bounds_digest(population, split):
     """Return what the bounds of a split depend on."""
     return digest(
-        catalog_digest(population, split), CONFIG.stamps.model_dump(), code_digest(script("cramer_rao"))
+        catalog_digest(population, split), CONFIG.stamps.model_dump(), code_of("cramer_rao")
     )

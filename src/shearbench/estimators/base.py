@@ -69,6 +69,9 @@ class Estimator(Options):
     kind: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Names a configuration may use at once, with the options they stand for."""
+    ensemble_response: ClassVar[bool] = False
+    """Whether its answers are ellipticities that mean something only divided by the mean response of an
+    ensemble, which it gives in the extras R11, R12, R21, R22 (Rij = d e_i / d gamma_j)."""
     label: str | None = None
     """How figures call it; the name by default."""
 
@@ -76,6 +79,10 @@ class Estimator(Options):
     def unavailable(cls) -> str | None:
         """Return why the estimator cannot run on this machine and how to get it, or None if it can."""
         return None
+
+    def modules(self) -> tuple[str, ...]:
+        """Return the modules whose code decides the answer; what they import is found from there."""
+        return (type(self).__module__,)
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch.

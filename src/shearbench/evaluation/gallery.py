@@ -16,7 +16,7 @@ from shearbench.files import atomic
 from shearbench.noise import unit_noise
 from shearbench.stamps import StampBatch, StampSet
 
-RULE = "make_gallery"
+RULE = "draw_gallery"
 _DATASETS = ("stamp", "model", "residual", "snr")
 
 
@@ -94,7 +94,9 @@ def make_gallery(
     flux = catalog.set_index("galaxy_id")["flux"].reindex(stamps.galaxy_id).to_numpy(float)
     if np.isnan(flux).any():
         missing = stamps.galaxy_id[np.isnan(flux)][0]
-        raise ContractError.of(stamps.paths[0], "galaxy_id", missing, "a galaxy of the catalog", "simulate_stamps")
+        raise ContractError.of(
+            stamps.paths[0], "galaxy_id", missing, "a galaxy of the catalog", "simulate_stamps"
+        )
     galaxies = min(galaxies, len(stamps))
     shares = 1 - (np.arange(galaxies) + 0.5) / max(galaxies, 1)
     chosen = np.argsort(flux, kind="stable")[np.floor(shares * len(flux)).astype(int)]
@@ -139,8 +141,8 @@ def write_gallery(path: str | os.PathLike[str], galleries: Iterable[Gallery]) ->
     """Write ``metrics/gallery.h5``, whole or not at all.
 
     One group for each population (attributes ``model``, ``pixel_scale``; dataset ``galaxy_id``), in it one
-    for each noise level (attribute ``sigma``; datasets ``stamp``, ``model``, ``residual`` [k, ny, nx], ``snr``
-    [k]).
+    for each noise level (attribute ``sigma``; datasets ``stamp``, ``model``, ``residual`` [k, ny, nx],
+    ``snr`` [k]).
 
     Parameters
     ----------
@@ -184,7 +186,9 @@ def read_gallery(path: str | os.PathLike[str], population: str) -> Gallery:
         raise ContractError.of(path, "file", f"unreadable ({error})", "an HDF5 gallery", RULE) from error
     with file:
         if population not in file:
-            raise ContractError.of(path, f"group '{population}'", f"only {sorted(file)}", "the population", RULE)
+            raise ContractError.of(
+                path, f"group '{population}'", f"only {sorted(file)}", "the population", RULE
+            )
         group = file[population]
         try:
             levels = sorted(
@@ -203,5 +207,9 @@ def read_gallery(path: str | os.PathLike[str], population: str) -> Gallery:
             )
         except (KeyError, ValueError) as error:
             raise ContractError.of(
-                path, f"group '{population}'", f"{error}", f"{', '.join(_DATASETS)} of one shape per level", RULE
+                path,
+                f"group '{population}'",
+                f"{error}",
+                f"{', '.join(_DATASETS)} of one shape per level",
+                RULE,
             ) from error

@@ -158,7 +158,7 @@ def _pairs(rows: Joined) -> _Pairs:
             "each base galaxy in every rotation under (+s,0), (-s,0), (0,+s), (0,-s)",
             "sample_catalog",
         )
-    good = rows.good[order].reshape(-1, rotations * 4).all(axis=1)
+    good: NDArray[np.bool_] = np.all(rows.good[order].reshape(-1, rotations * 4), axis=1)
 
     def mean_over_rotations(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values[order].reshape(-1, rotations, 4, *values.shape[1:])[good].mean(axis=1)

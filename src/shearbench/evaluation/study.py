@@ -143,7 +143,7 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
         Which value is best at the noise level judged, than which it is better and by how much, which cannot
         be told apart from it, which have no result, which were flagged, and what the errors leave out.
     """
-    judged = table[table["judged"]]
+    judged = table[table["judged"]].assign(value=labels(study, table))
     where = f"at sigma = {study.noise:g} on {study.population}"
     done = judged[judged["n_seeds"] > 0].sort_values("rmse_over_crb", kind="stable")
     if done.empty:
@@ -168,7 +168,9 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
     if clear.any():
         sentences.append(f"It is better than {_listed(others[clear])}.")
     if (~clear).any():
-        sentences.append(f"It cannot be told apart from {_listed(others[~clear])}.")
+        sentences.append(f"It cannot be told apart at {SIGNIFICANT:g} sigma from {_listed(others[~clear])}.")
+    if len(others) and (done["n_seeds"] > 1).any():
+        sentences.append("Significances allow for how few seeds an error is known from (Welch's t).")
     single = done[done["n_seeds"] == 1]["value"].tolist()
     if single:
         whose = "" if len(single) == len(done) else f" for {_and(single)}"
@@ -188,6 +190,11 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
         ]
         sentences.append(f"Without a result: {_and(parts)}.")
     return " ".join(sentences)
+
+
+def labels(study: Study, table: pd.DataFrame) -> pd.Series:
+    """Return the label of each row's value; in a CSV file ``1e-3`` has become 0.001."""
+    return table["variant"].map({study.variant_name(label): label for label in study.values})
 
 
 def _listed(rows: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ def read_benchmark(path: str | os.PathLike[str], rule: str = "benchmark") -> dic
     """
     try:
         table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
-        seconds = float(table["s"].mean())
+        seconds = float(pd.to_numeric(table["s"]).mean())
         peak = float(pd.to_numeric(table["max_rss"]).max())
     except (OSError, ValueError, KeyError, pd.errors.ParserError) as error:
         raise ContractError.of(

@@ -25,7 +25,10 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     """
     names = style.populations_of(accuracy)
     found = style.looks(accuracy)
-    entries = [*style.bound_handles(), *style.handles(found, found, style.failed(accuracy, "rmse"))]
+    entries = [
+        *style.bound_handles(accuracy),
+        *style.handles(found, found, style.failed(accuracy, "rmse")),
+    ]
     columns = min(max(len(names), 1), 2)
     rows = -(-len(names) // 2) or 1
     width = style.SINGLE if columns == 1 else style.DOUBLE
@@ -42,11 +45,9 @@ def draw(accuracy: pd.DataFrame) -> Figure:
         style.note(axis, f"{style.wrapped(names[i])}\n{style.count(table)}")
         if i % columns == 0:
             axis.set_ylabel("RMSE of $g$, per component")
-    values = accuracy[["rmse", "crb", "prior_bound"]].clip(upper=2.0).to_numpy(float)
-    # Room above the curves for the population's name.
+    values = accuracy[["rmse", "crb", "prior_bound"]].clip(upper=1.0).to_numpy(float)
+    # An RMSE above 1 means nothing for |g| < 1: the bound may leave the frame there.
     style.log_limits(axes[0, 0], "y", values, pad=0.2)
-    low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(low, high * (high / low) ** 0.1)
     style.legend_below(figure, entries)
     return figure
 

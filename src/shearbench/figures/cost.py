@@ -28,10 +28,11 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     found = style.looks(accuracy)
     levels = np.unique(accuracy["noise"].dropna())
     shown = list(dict.fromkeys([levels[0], levels[len(levels) // 2]])) if len(levels) else []
-    entries = [style.bound_handles()[0], *style.handles(found, found, style.failed(accuracy, "rmse_over_crb"))]
+    points = style.handles(found, found, style.failed(accuracy, "rmse_over_crb"), line=False)
+    entries = [style.crb_handle(), *points]
     width = style.SINGLE if len(shown) <= 1 else style.DOUBLE
     rows = max(len(names), 1)
-    figure, axes = style.panels(len(shown), rows, 2.4, True, style.legend_height(entries, width))
+    figure, axes = style.panels(len(shown), rows, 2.3, "col", style.legend_height(entries, width))
     for i, name in enumerate(names):
         for j, noise in enumerate(shown):
             axis = axes[i, j]
@@ -39,17 +40,19 @@ def draw(accuracy: pd.DataFrame) -> Figure:
             axis.axhline(1.0, color=style.BOUND, linewidth=3.5, zorder=1)
             for estimator, look in found.items():
                 rows_of = table[table["estimator"] == estimator]
-                points = style.over_seeds(rows_of, "estimator", "rmse_over_crb", "rmse_over_crb_err")
-                seconds = rows_of["seconds_per_stamp"].median()
-                if len(points):
-                    style.errorbar(axis, [seconds], points["value"], points["error"], look, linestyle="none")
-            style.note(axis, f"{style.wrapped(name)}\n$\\sigma$ = {style.power(noise)}", "upper right")
+                mean = style.over_seeds(rows_of, "estimator", "rmse_over_crb", "rmse_over_crb_err")
+                if len(mean):
+                    seconds = [rows_of["seconds_per_stamp"].median()]
+                    style.errorbar(axis, seconds, mean["value"], mean["error"], look, linestyle="none")
+            title = f"{style.wrapped(name)}, $\\sigma$ = {style.exact(noise)}"
+            axis.set_title(title, fontsize=7.5, loc="left", pad=3, linespacing=style.SPACING)
             if j == 0:
                 axis.set_ylabel("RMSE / Cramér–Rao bound")
             if i == len(names) - 1:
                 axis.set_xlabel("seconds per stamp [s]")
-    drawn = accuracy[accuracy["noise"].isin(shown)]
-    style.log_limits(axes[0, 0], "x", drawn["seconds_per_stamp"], pad=0.4)
-    style.log_limits(axes[0, 0], "y", np.append(drawn["rmse_over_crb"].to_numpy(float), 1.0), pad=0.3)
+    style.log_limits(axes[0, 0], "x", accuracy["seconds_per_stamp"], pad=0.4)
+    for axis, noise in zip(axes[0], shown):
+        ratios = accuracy.loc[accuracy["noise"] == noise, "rmse_over_crb"].to_numpy(float)
+        style.log_limits(axis, "y", np.append(ratios, 1.0), pad=0.15)
     style.legend_below(figure, entries)
     return figure

@@ -43,7 +43,10 @@ def draw(accuracy: pd.DataFrame, population: str) -> Figure:
     )
     found = style.looks(accuracy)
     names = [name for name in found if name in set(table["estimator"])]
-    entries = [*style.bound_handles(), *style.handles(found, names, style.failed(table, "scatter"))]
+    entries = [
+        *style.bound_handles(table),
+        *style.handles(found, names, style.failed(table, "scatter")),
+    ]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 2.7 + height), layout="constrained")
     for axis, (part, label) in zip(figure.subplots(1, 3), _PARTS):
@@ -57,6 +60,6 @@ def draw(accuracy: pd.DataFrame, population: str) -> Figure:
         style.snr_axis(axis, table)
         style.log_limits(axis, "y", table[part].to_numpy(float))
         axis.set_ylabel(label)
-    figure.suptitle(f"{population}, {style.count(table)}", fontsize=8.5, x=0.01, ha="left")
+    style.title(figure, f"{population}, {style.count(table)}")
     style.legend_below(figure, entries)
     return figure

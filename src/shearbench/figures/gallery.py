@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from shearbench.evaluation.gallery import Gallery
@@ -33,16 +34,18 @@ def draw(gallery: Gallery) -> Figure:
     levels, galaxies = gallery.snr.shape
     columns = 3 * galaxies
     side = (style.DOUBLE - 1.25) / max(columns, 6)
-    figure = Figure(figsize=(side * columns + 1.25, (side + 0.03) * levels + 0.62), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    axes = figure.subplots(levels, columns, squeeze=False)
+    layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
+    figure = Figure(figsize=(side * columns + 1.25, (side + 0.03) * levels + 0.62), layout=layout)
+    # A narrow empty column sets the galaxies apart.
+    ratios = [1.0, 1.0, 1.0, *[0.08, 1.0, 1.0, 1.0] * (galaxies - 1)]
+    axes = figure.subplots(levels, len(ratios), squeeze=False, width_ratios=ratios)
     size = gallery.stamp.shape[-1] * gallery.pixel_scale
     extent = (-size / 2, size / 2, -size / 2, size / 2)
     shown = None
     for i in range(levels):
         sigma = gallery.sigma[i]
         for k in range(galaxies):
-            stamp, model, residual = axes[i, 3 * k : 3 * k + 3]
+            stamp, model, residual = axes[i, 4 * k : 4 * k + 3]
             norm = _norm(gallery.stamp[i, k], sigma)
             stamp.imshow(gallery.stamp[i, k], norm=norm, cmap="gray", origin="lower", extent=extent)
             model.imshow(gallery.model[i, k], norm=norm, cmap="gray", origin="lower", extent=extent)
@@ -55,22 +58,24 @@ def draw(gallery: Gallery) -> Figure:
                 extent=extent,
             )
             snr = gallery.snr[i, k]
-            text = f"S/N {snr:.0f}" if snr >= 10 else f"S/N {snr:.1f}"
+            text = f"S/N {style.power(snr)}"
             style.note(stamp, text, color="white", fontsize=6.5, bbox=_BEHIND)
             if not np.isfinite(gallery.model[i, k]).all():
                 style.note(model, "no fit", "center center", color="0.3")
-        axes[i, 0].set_ylabel(f"$\\sigma$ = {style.power(sigma)}", fontsize=7.5, labelpad=3)
+        axes[i, 0].set_ylabel(f"$\\sigma$ = {style.exact(sigma)}", fontsize=7.5, labelpad=3)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
+    for axis in axes[:, 3::4].flat:
+        axis.set_visible(False)
     for k in range(galaxies):
-        for axis, title in zip(axes[0, 3 * k :], ("stamp", "model", "residual")):
+        for axis, title in zip(axes[0, 4 * k :], ("stamp", "model", "residual")):
             axis.set_title(title, fontsize=7.5, pad=2)
     _scale_bar(axes[-1, 0], size)
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01, aspect=40)
         bar.set_label(r"residual / $\sigma$")
-    figure.suptitle(f"{gallery.population}: {gallery.model_label} fit", fontsize=8.5, x=0.01, ha="left")
+    style.title(figure, f"{gallery.population}: {gallery.model_label}")
     return figure
 
 
@@ -87,4 +92,4 @@ def _scale_bar(axis: Axes, size: float) -> None:
     length = 10 ** math.floor(math.log10(size / 3)) * (2 if size >= 6 else 1)
     x, y = -0.42 * size, -0.42 * size
     axis.plot([x, x + length], [y, y], color="white", linewidth=1.5)
-    axis.text(x + length * 1.15, y, f'{length:g}"', color="white", fontsize=6.5, va="center")
+    axis.text(x + length * 1.15, y, f'{length:g}"', color="white", fontsize=6.5, va="center", bbox=_BEHIND)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
@@ -39,8 +40,8 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
     found = style.looks(residuals)
     names = [name for name in found if name in set(table["estimator"])]
     rows = max(len(names), 1)
-    figure = Figure(figsize=(style.DOUBLE, 0.42 * rows + 0.75), layout="constrained")
-    figure.get_layout_engine().set(hspace=0, h_pad=0.005)
+    layout = ConstrainedLayoutEngine(hspace=0.0, h_pad=0.005, w_pad=0.02)
+    figure = Figure(figsize=(style.DOUBLE, 0.42 * rows + 0.75), layout=layout)
     axes = figure.subplots(rows, 3, squeeze=False, sharex="col", sharey="col", width_ratios=[1, 1, 1.5])
     sizes = np.abs(np.concatenate([_residual(table, name) for name in ("g1", "g2")]))
     bound = style.positive(table[["crb_g1", "crb_g2"]])
@@ -55,16 +56,21 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
         if i < 3 * (rows - 1):
             axis.tick_params(axis="x", which="both", length=0)
     style.log_limits(axes[0, 2], "x", [low, high], pad=0.0)
-    axes[0, 0].set_xlim(-_SPAN, _SPAN)
-    axes[0, 1].set_xlim(-_SPAN, _SPAN)
+    for axis in axes[0, :2]:
+        axis.set_xlim(-_SPAN, _SPAN)
+        axis.set_xticks([-4, -2, 0, 2, 4])
     for column in range(3):
         top = max(axis.dataLim.y1 if np.isfinite(axis.dataLim.y1) else 0.0 for axis in axes[:, column])
         axes[0, column].set_ylim(0, 1.15 * top if top > 0 else 1.0)
     axes[-1, 0].set_xlabel("residual of $g_1$ / its robust width")
     axes[-1, 1].set_xlabel("residual of $g_2$ / its robust width")
-    axes[-1, 2].set_xlabel("|residual| of $g_1$ and $g_2$ [galaxies per log bin]")
-    noise = f", $\\sigma$ = {style.power(table['noise'].min())}" if len(table) else ""
-    figure.suptitle(f"{population}{noise}", fontsize=8.5, x=0.01, ha="left")
+    axes[-1, 2].set_xlabel("|residual| of $g_1$ and $g_2$")
+    for axis, meaning in zip(
+        axes[0], ("dotted: unit Gaussian", "", "grey: unbiased, on the Cramér–Rao bound")
+    ):
+        axis.set_title(meaning, fontsize=7, pad=4)
+    noise = f", $\\sigma$ = {style.exact(table['noise'].min())}" if len(table) else ""
+    style.title(figure, f"{population}{noise}")
     return figure
 
 
@@ -90,7 +96,13 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: style.Look, bins: 
     for axis, component in zip(row[:2], ("g1", "g2")):
         residual = _residual(table, component)
         axis.axvline(0, color=style.BOUND, linewidth=0.8, zorder=1)
-        axis.plot(x, np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi), color="0.35", linewidth=0.8, linestyle=(0, (1, 1)))
+        axis.plot(
+            x,
+            np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
+            color="0.35",
+            linewidth=0.8,
+            linestyle=(0, (1, 1)),
+        )
         width = 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) if residual.size else 0.0
         if width > 0:
             # Outliers are counted, at the right of the panel, not squeezed into the last bin.
@@ -103,13 +115,15 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: style.Look, bins: 
                 style.note(axis, f"{beyond} beyond", "upper right", fontsize=6.5)
     label = style.wrapped(look.label, 22)
     bad = int((table["flag"] != 0).sum())
-    if bad:
+    if not _residual(table, "g1").size:
+        label += "\n(no result)"
+    elif bad:
         label += f"\n({bad} of {len(table)} failed)"
-    row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7.5)
+    row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7.5, linespacing=style.SPACING)
     sizes = np.abs(np.concatenate([_residual(table, name) for name in ("g1", "g2")]))
     _expected(row[2], table, bins)
     if sizes.size:
-        share = np.histogram(np.clip(sizes, bins[0], bins[-1]), bins)[0] / sizes.size
+        share = np.histogram(np.minimum(sizes, bins[-1]), bins)[0] / sizes.size
         row[2].stairs(share, bins, fill=True, zorder=2, **fill)
         row[2].stairs(share, bins, zorder=3, **line)
 

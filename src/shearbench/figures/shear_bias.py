@@ -44,12 +44,12 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
     bands: list[Patch] = []
     for letter in "mc":
         for survey, limit, grey in REQUIREMENTS[letter]:
-            bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {style.power(limit)}"))
-    entries = [*bands, *style.handles(found, names, style.failed(table, "m1"))]
+            bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {style.exact(limit)}"))
+    entries = [*bands, *style.handles(found, names, style.failed(table, "m1"), line=False)]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 4.1 + height), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True)
-    for (calibration, title), row in zip(_ROWS, axes):
+    for bottom, (calibration, title), row in zip((False, True), _ROWS, axes):
         part = table[table["calibration"] == calibration]
         for axis, quantity in zip(row, _COLUMNS):
             letter = quantity[0]
@@ -66,14 +66,12 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
             largest = float(values.max()) if values.size else 0.0
             smallest = REQUIREMENTS[letter][-1][1]
             style.signed_log(axis, "y", smallest, max(2 * largest, 10 * smallest))
-            style.noise_axis(axis, table["noise"], label=False)
+            style.noise_axis(axis, table["noise"], label=bottom, pad=0.45)
             axis.set_ylabel(f"${letter}_{quantity[1]}$", labelpad=0)
             if quantity == "m1":
-                style.note(axis, title)
+                n = part["n_pairs"].dropna().astype(int)
+                style.note(axis, f"{title}\n{n.max()} galaxies" if len(n) else title)
             axis.tick_params(axis="y", labelsize=7)
-    figure.supxlabel(r"noise per pixel $\sigma$ [flux units]", fontsize=8.5)
-    pairs = table["n_pairs"].dropna()
-    n = f", {int(pairs.min())} pairs of galaxies" if len(pairs) else ""
-    figure.suptitle(f"{population}{n}", fontsize=8.5, x=0.01, ha="left")
+    style.title(figure, population)
     style.legend_below(figure, entries)
     return figure

@@ -1,105 +1,123 @@
-"""The answer to a study: a metric along the study's axis, with errors and seeds."""
+"""The answer to a study: RMSE over the bound along the study's axis, with errors and seeds."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import textwrap
 
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shearbench.figures import style
 
-METRICS = {
-    "rmse": "RMSE of $g$, per component",
-    "rmse_over_crb": "RMSE / Cramér–Rao bound",
-    "median_abs": "robust width of the residuals of $g$",
-    "scatter": "scatter of $g$, per component",
-}
-"""Metrics with a label of their own; another column is called by its name."""
-_MARKERS = "osDv^P"
+_MARKERS = "osDv^P<>"
 
 
 @style.styled
-def draw(study: pd.DataFrame, axis_label: str, metric: str = "rmse_over_crb") -> Figure:
-    """Draw a metric against the values of the study's axis, a line for each noise level.
+def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label: str) -> Figure:
+    """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
     Parameters
     ----------
-    study : pandas.DataFrame
-        Rows of ``metrics/accuracy.csv`` (population, noise, seed, the metric and its ``_err``) with the
-        column ``value``: where on the axis the variant stands, in the order of the axis. Numbers
-        make a numeric axis, logarithmic from a factor of eight on; anything else a categorical one.
+    table : pandas.DataFrame
+        Of `shearbench.evaluation.study.study_table`; read are value, variant, population, noise,
+        rmse_over_crb, rmse_over_crb_err, judged. Where all values are positive numbers, the axis is one of
+        numbers, logarithmic from a factor of eight on.
+    accuracy : pandas.DataFrame
+        ``metrics/accuracy.csv``, for the single seeds; read are population, noise, estimator,
+        rmse_over_crb.
+    question : str
+        What the study asks; the title.
     axis_label : str
-        What is varied, with its unit.
-    metric : str
+        What is varied.
 
     Returns
     -------
     matplotlib.figure.Figure
-        One panel for each population: small points are seeds, large ones their mean with the standard
-        error between seeds (of the galaxies drawn, where there is one seed).
+        Large points are means over seeds, small ones beside them the seeds. The noise level that the verdict
+        is read off is drawn with a solid line and filled points.
     """
-    names = style.populations_of(study)
-    levels = np.unique(study["noise"].dropna())
-    colors = colormaps["viridis"](np.linspace(0.0, 0.82, max(len(levels), 1)))
-    values = list(study["value"].drop_duplicates())
-    numeric = len(values) > 0 and pd.api.types.is_numeric_dtype(study["value"])
-    entries = [
-        Line2D([], [], color=color, marker=marker, markersize=4, label=f"$\\sigma$ = {style.power(noise)}")
-        for noise, color, marker in zip(levels, colors, _MARKERS * len(levels))
-    ]
-    width = style.SINGLE if len(names) <= 1 else style.DOUBLE
-    legend = style.legend_height(entries, width)
-    figure, axes = style.panels(len(names), 1, 2.5, True, legend)
-    for axis, name in zip(axes.flat, names):
-        table = study[study["population"] == name]
-        place = {value: value if numeric else float(i) for i, value in enumerate(values)}
-        for k, (noise, color, marker) in enumerate(zip(levels, colors, _MARKERS * len(levels))):
-            shift = 0.0 if numeric or len(levels) < 2 else 0.3 * (k / (len(levels) - 1) - 0.5)
-            rows = table[table["noise"] == noise]
-            x = rows["value"].map(place).astype(float) + shift
-            axis.plot(x, rows[metric], linestyle="none", marker=marker, markersize=2, color=color, alpha=0.6)
-            _means(axis, rows, metric, {v: p + shift for v, p in place.items()}, color=color, marker=marker)
-        axis.set_xlabel(axis_label)
-        style.note(axis, style.wrapped(name), "upper right")
-        if metric == "rmse_over_crb":
-            axis.axhline(1.0, color=style.BOUND, linewidth=3.0, zorder=1)
-        if not numeric:
-            axis.set_xticks(range(len(values)), [style.wrapped(str(value), 12) for value in values])
-            axis.tick_params(axis="x", which="both", top=False, length=0)
-            axis.set_xlim(-0.5, len(values) - 0.5)
-        elif min(values) > 0 and max(values) >= 8 * min(values):
-            style.log_limits(axis, "x", values, pad=0.1)
-    style.log_limits(axes[0, 0], "y", np.append(study[metric].to_numpy(float), 1.0 if "crb" in metric else np.nan))
-    axes[0, 0].set_ylabel(METRICS.get(metric, metric))
+    values = [str(value) for value in table["value"].drop_duplicates()]
+    numbers = _numbers(values)
+    place = dict(zip(values, numbers or range(len(values))))
+    levels = np.unique(table["noise"].dropna())
+    colors = colormaps["viridis"](np.linspace(0.0, 0.8, max(len(levels), 1)))
+    judged = set(table.loc[table["judged"].astype(bool), "noise"])
+    entries = [Line2D([], [], color=style.BOUND, linewidth=3.0, label="Cramér–Rao bound")]
+    title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 58))
+    height = 2.5 + 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
+    figure = Figure(figsize=(style.SINGLE, height), layout="constrained")
+    axis = figure.subplots()
+    axis.axhline(1.0, color=style.BOUND, linewidth=3.0, zorder=1)
+    for k, (noise, color) in enumerate(zip(levels, colors)):
+        chosen = noise in judged
+        look = {
+            "color": color,
+            "marker": _MARKERS[k % len(_MARKERS)],
+            "markerfacecolor": color if chosen else "white",
+            "linestyle": "-" if chosen else (0, (3, 1.5)),
+            "markersize": 4.5,
+        }
+        label = f"$\\sigma$ = {style.exact(noise)}"
+        entries.append(Line2D([], [], label=label, **look))
+        rows = table[table["noise"] == noise]
+        x = rows["value"].astype(str).map(place).to_numpy(float)
+        axis.errorbar(
+            x,
+            rows["rmse_over_crb"].to_numpy(float),
+            yerr=np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float)),
+            elinewidth=0.8,
+            capsize=2.0,
+            zorder=3,
+            **look,
+        )
+        for at, row in zip(x, rows.to_dict("records")):
+            seeds = accuracy[
+                (accuracy["population"] == row["population"])
+                & (accuracy["estimator"] == row["variant"])
+                & np.isclose(accuracy["noise"], noise, rtol=1e-9)
+            ]["rmse_over_crb"].to_numpy(float)
+            beside = at * 1.04 if numbers else at + 0.09
+            axis.plot(
+                np.full(len(seeds), beside),
+                seeds,
+                linestyle="none",
+                marker=".",
+                markersize=3,
+                color=color,
+                zorder=2,
+            )
+    both = [table["rmse_over_crb"].to_numpy(float), np.array([1.0])]
+    style.log_limits(axis, "y", np.concatenate(both), pad=0.2)
+    if numbers is None:
+        axis.set_xticks(
+            range(len(values)), [style.wrapped(value, 12 if len(values) <= 5 else 18) for value in values]
+        )
+        for tick in axis.get_xticklabels():
+            tick.set_linespacing(style.SPACING)
+        axis.tick_params(axis="x", which="both", top=False, length=0)
+        axis.set_xlim(-0.5, max(len(values), 1) - 0.5)
+        if len(values) > 5:
+            for tick in axis.get_xticklabels():
+                tick.set(rotation=30, ha="right", rotation_mode="anchor")
+    elif max(numbers) >= 8 * min(numbers):
+        style.log_limits(axis, "x", numbers, pad=0.1)
+        if len(numbers) <= 8:
+            axis.set_xticks(numbers, values)
+    axis.set_xlabel(axis_label)
+    axis.set_ylabel("RMSE / Cramér–Rao bound")
+    axis.set_title(title, fontsize=8, loc="left", linespacing=style.SPACING)
     style.legend_below(figure, entries)
     return figure
 
 
-def _means(axis: Axes, rows: pd.DataFrame, metric: str, place: dict[Any, float], **look: Any) -> None:
-    x, mean, error = [], [], []
-    for value, group in rows.groupby("value", sort=False):
-        seeds = group[metric].to_numpy(float)
-        seeds = seeds[np.isfinite(seeds)]
-        if not seeds.size:
-            continue
-        x.append(place[value])
-        mean.append(seeds.mean())
-        own = group[f"{metric}_err"].mean() if f"{metric}_err" in group else 0.0
-        error.append(seeds.std(ddof=1) / np.sqrt(seeds.size) if seeds.size > 1 else np.nan_to_num(own))
-    order = np.argsort(x)
-    if len(order):
-        axis.errorbar(
-            np.asarray(x)[order],
-            np.asarray(mean)[order],
-            yerr=np.asarray(error)[order],
-            markersize=4.5,
-            linewidth=1.0,
-            elinewidth=0.8,
-            capsize=2,
-            **look,
-        )
+def _numbers(values: list[str]) -> list[float] | None:
+    """Return the values as positive numbers, or None where one of them is not."""
+    try:
+        found = [float(value) for value in values]
+    except ValueError:
+        return None
+    return found if found and all(math.isfinite(v) and v > 0 for v in found) else None

@@ -23,9 +23,11 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from shearbench.evaluation import statistics
 from shearbench.files import atomic
 
 SINGLE = 3.5
@@ -37,6 +39,8 @@ BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, WINE, OLIVE = "#CC79A7", "#56B4E9", "#882255", "#999933"
 BOUND = "0.72"
 """Grey of the Cramer-Rao bound."""
+SPACING = 1.02
+"""Of lines of text: the font's own is meant for mathematics."""
 
 _RC: dict[str, Any] = {
     "font.family": "STIXGeneral",  # comes with matplotlib: the same on every machine
@@ -46,10 +50,10 @@ _RC: dict[str, Any] = {
     "axes.titlesize": 8.5,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
-    "legend.fontsize": 7.5,
+    "legend.fontsize": 7.0,
     "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "legend.columnspacing": 1.2,
+    "legend.handlelength": 2.4,
+    "legend.columnspacing": 1.0,
     "legend.labelspacing": 0.3,
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.0,
@@ -164,7 +168,12 @@ _NETWORK_COLORS = (VERMILLION, GREEN, PURPLE, ORANGE, SKY, WINE, OLIVE)
 _NETWORK_MARKERS = "DvPX<>*hdp8"
 _OTHER_COLORS = ("#7F4F24", "#4B5320", "#5D3A9B")
 _OTHER_MARKERS = "H1234+x"
-_LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+_LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
+    "-",
+    (0, (4, 1.5)),
+    (0, (1, 1.2)),
+    (0, (5, 1.2, 1, 1.2)),
+)
 
 
 def looks(table: pd.DataFrame) -> dict[str, Look]:
@@ -231,16 +240,14 @@ def wrapped(label: str, width: int = 34) -> str:
 # -- Numbers --------------------------------------------------------------------------------------
 
 
-def over_seeds(
-    table: pd.DataFrame, by: str | Sequence[str], value: str, error: str | None = None
-) -> pd.DataFrame:
+def over_seeds(table: pd.DataFrame, by: str, value: str, error: str | None = None) -> pd.DataFrame:
     """Average an estimator's rows over its training seeds.
 
     Parameters
     ----------
     table : pandas.DataFrame
         Rows of one estimator.
-    by : str or sequence of str
+    by : str
         What else the rows differ in, such as ``"noise"``.
     value : str
         Column to average. Rows where it is not finite are left out.
@@ -250,21 +257,16 @@ def over_seeds(
     Returns
     -------
     pandas.DataFrame
-        Columns of `by`, ``value`` (mean), ``error``, ``seeds``, ordered by `by`. The error is what one more
-        training would be off by: the standard deviation between seeds and the rms of the rows' own
-        errors, in quadrature; 0 where neither is known.
+        Columns `by`, ``value`` (mean), ``error``, ordered by `by`. The error is that of
+        `shearbench.evaluation.statistics.over_seeds`: the scatter of k seeds over sqrt(k), and the error from
+        the galaxies, in quadrature.
     """
-    keys = [by] if isinstance(by, str) else list(by)
     good = table[np.isfinite(table[value].astype(float))]
     rows = []
-    for key, group in good.groupby(keys, sort=True):
-        values = group[value].to_numpy(float)
-        between = float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
-        own = group[error].to_numpy(float) if error is not None and error in group else np.zeros(0)
-        own = own[np.isfinite(own)]
-        within = float(np.mean(own**2)) if len(own) else 0.0
-        rows.append((*key, values.mean(), math.sqrt(between + within), len(values)))
-    return pd.DataFrame(rows, columns=[*keys, "value", "error", "seeds"])
+    for key, group in good.groupby(by, sort=True):
+        errors = group[error].to_numpy(float) if error is not None else np.zeros(len(group))
+        rows.append((key, *statistics.over_seeds(group[value].tolist(), np.nan_to_num(errors).tolist())))
+    return pd.DataFrame(rows, columns=[by, "value", "error"])
 
 
 def positive(values: ArrayLike) -> NDArray[np.float64]:
@@ -274,12 +276,23 @@ def positive(values: ArrayLike) -> NDArray[np.float64]:
 
 
 def power(value: float) -> str:
-    """Write a number with two digits as mathematics, ``1.1 x 10^-4``."""
+    """Write a number with two digits as mathematics, such as ``1.0 x 10^-4``."""
     if not math.isfinite(value):
         return "–"
     if value == 0 or 0.01 <= abs(value) < 1000:
         return f"${value:.2g}$" if abs(value) < 100 else f"${value:.0f}$"
     mantissa, exponent = f"{value:.1e}".split("e")
+    return rf"${mantissa}\times10^{{{int(exponent)}}}$"
+
+
+def exact(value: float) -> str:
+    """Write a number that was chosen, not measured, without trailing digits: ``10^-5``, ``2 x 10^-3``."""
+    if not math.isfinite(value):
+        return "–"
+    mantissa, exponent = f"{value:.5e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".")
+    if mantissa == "1":
+        return rf"$10^{{{int(exponent)}}}$"
     return rf"${mantissa}\times10^{{{int(exponent)}}}$"
 
 
@@ -292,7 +305,7 @@ def populations_of(table: pd.DataFrame) -> list[str]:
 
 
 def panels(
-    columns: int, rows: int, height: float, sharey: bool | Literal["row"] = "row", legend: float = 0.0
+    columns: int, rows: int, height: float, sharey: bool | Literal["row", "col"] = "row", legend: float = 0.0
 ) -> tuple[Figure, NDArray[Any]]:
     """Make a grid of axes: one column wide for one column of panels, two for more.
 
@@ -301,7 +314,7 @@ def panels(
     columns, rows : int
     height : float
         Of a row, inches.
-    sharey : bool or "row"
+    sharey : bool, "row" or "col"
         As for ``Figure.subplots``.
     legend : float
         Room for the legend below, inches (see `legend_height`).
@@ -331,9 +344,9 @@ def log_limits(axis: Axes, which: Literal["x", "y"], values: ArrayLike, pad: flo
         side.set_minor_formatter(NullFormatter())
     else:
         # Less than two decades hold one or two powers of ten: too few to read a value from.
-        subs = (1.0, 2.0, 5.0) if decades > 0.7 else tuple(np.arange(1.0, 10.0))
+        subs = (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
         side.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
-        side.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if 1e-3 < x < 1e4 else power(x)))
+        side.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if 1e-3 < x < 1e4 else exact(x)))
         side.set_minor_locator(NullLocator())
 
 
@@ -370,12 +383,12 @@ def _signed_power(value: float) -> str:
     return rf"${'-' if value < 0 else ''}10^{{{round(math.log10(abs(value)))}}}$"
 
 
-def noise_axis(axis: Axes, noise: ArrayLike, label: bool = True) -> None:
-    """Make the x axis one of noise per pixel, logarithmic, with room at both ends."""
+def noise_axis(axis: Axes, noise: ArrayLike, label: bool = True, pad: float = 0.35) -> None:
+    """Make the x axis one of noise per pixel, logarithmic, with room (decades) at both ends."""
     found = np.unique(positive(noise))
-    log_limits(axis, "x", found if found.size else [1e-3], pad=0.35)
+    log_limits(axis, "x", found if found.size else [1e-3], pad=pad)
     axis.xaxis.set_major_locator(FixedLocator(list(_decades(found))))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _noise_tick(x)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: exact(x)))
     axis.xaxis.set_minor_locator(NullLocator())
     if label:
         axis.set_xlabel(r"noise per pixel $\sigma$ [flux units]")
@@ -387,13 +400,6 @@ def _decades(noise: NDArray[np.float64]) -> NDArray[np.float64]:
         return noise
     low, high = math.floor(math.log10(noise[0])), math.ceil(math.log10(noise[-1]))
     return np.asarray([10.0**k for k in range(low, high + 1)])
-
-
-def _noise_tick(value: float) -> str:
-    exponent = math.log10(value)
-    if abs(exponent - round(exponent)) < 1e-6:
-        return rf"$10^{{{round(exponent)}}}$"
-    return power(value)
 
 
 def snr_axis(axis: Axes, table: pd.DataFrame, label: bool = True) -> None:
@@ -408,7 +414,8 @@ def snr_axis(axis: Axes, table: pd.DataFrame, label: bool = True) -> None:
     constant = float(np.median(constants))
     axis.tick_params(axis="x", which="both", top=False)
     top = axis.secondary_xaxis(
-        "top", functions=(lambda x: constant / np.maximum(x, 1e-300), lambda x: constant / np.maximum(x, 1e-300))
+        "top",
+        functions=(lambda x: constant / np.maximum(x, 1e-300), lambda x: constant / np.maximum(x, 1e-300)),
     )
     top.xaxis.set_major_locator(LogLocator(base=10, numticks=8))
     top.xaxis.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)), numticks=60))
@@ -423,7 +430,7 @@ def snr_axis(axis: Axes, table: pd.DataFrame, label: bool = True) -> None:
 
 
 def sideways(i: int, n: int, width: float = 0.2) -> float:
-    """Return the factor that moves the i-th of n estimators sideways on a logarithmic axis, `width` decades in all."""
+    """Return the factor that moves point i of n sideways on a logarithmic axis, `width` decades in all."""
     return float(10 ** (width * (i / (n - 1) - 0.5))) if n > 1 else 1.0
 
 
@@ -435,21 +442,24 @@ def errorbar(
     if not np.isfinite(y).any():
         return None
     bars = None if error is None else np.nan_to_num(np.abs(np.asarray(error, float)))
-    return axis.errorbar(x, y, yerr=bars, **{**look.line, "elinewidth": 0.8, "capsize": 1.6, "capthick": 0.6, **changes})
+    return axis.errorbar(
+        x, y, yerr=bars, **{**look.line, "elinewidth": 0.8, "capsize": 1.6, "capthick": 0.6, **changes}
+    )
 
 
 def note(axis: Axes, text: str, where: str = "upper left", **changes: Any) -> None:
     """Write a short text into a corner of the axes."""
     vertical, horizontal = where.split()
     axis.text(
-        {"left": 0.03, "right": 0.97, "center": 0.5}[horizontal],
-        {"upper": 0.97, "lower": 0.03, "center": 0.5}[vertical],
+        {"left": 0.045, "right": 0.955, "center": 0.5}[horizontal],
+        {"upper": 0.965, "lower": 0.035, "center": 0.5}[vertical],
         text,
         **{
             "transform": axis.transAxes,
             "ha": horizontal,
             "va": {"upper": "top", "lower": "bottom"}.get(vertical, "center"),
             "fontsize": 7.5,
+            "linespacing": SPACING,
             "zorder": 6,
             **changes,
         },
@@ -473,19 +483,32 @@ def failed(table: pd.DataFrame, column: str) -> set[str]:
     return {str(name) for name in set(table["estimator"]) - set(good["estimator"])}
 
 
-def handles(found: Mapping[str, Look], shown: Iterable[str], without: Iterable[str] = ()) -> list[Line2D]:
+def handles(
+    found: Mapping[str, Look], shown: Iterable[str], without: Iterable[str] = (), line: bool = True
+) -> list[Line2D]:
     """Return legend entries for the estimators `shown`; those `without` any result say so."""
     shown, without = set(shown), set(without)
-    return [
+    entries = [
         look.handle(f"{look.label} (no result)" if name in without else None)
         for name, look in found.items()
         if name in shown
     ]
+    for entry in entries:
+        if not line:
+            entry.set_linestyle("none")
+    return entries
 
 
 def _legend_columns(entries: Sequence[Artist], width: float) -> int:
-    longest = max(max(len(line) for line in str(entry.get_label()).split("\n")) for entry in entries)
-    return max(1, min(len(entries), int(width / (0.46 + 0.054 * longest))))
+    """Return the largest number of columns that fit; a legend is filled column by column."""
+    widths = [max(map(len, str(entry.get_label()).split("\n"))) * 0.041 + 0.46 for entry in entries]
+    for columns in range(len(entries), 1, -1):
+        each, longer = divmod(len(entries), columns)
+        sizes = [each + (i < longer) for i in range(columns)]
+        ends = np.cumsum(sizes)
+        if sum(max(widths[end - size : end]) for size, end in zip(sizes, ends)) <= width:
+            return columns
+    return 1
 
 
 def legend_height(entries: Sequence[Artist], width: float) -> float:
@@ -495,22 +518,37 @@ def legend_height(entries: Sequence[Artist], width: float) -> float:
     columns = _legend_columns(entries, width)
     rows = math.ceil(len(entries) / columns)
     lines = max(str(entry.get_label()).count("\n") + 1 for entry in entries)
-    return 0.08 + 0.14 * rows * (1 if lines == 1 else 0.75 * lines)
+    return 0.06 + 0.14 * rows * (1 if lines == 1 else 0.75 * lines)
 
 
 def legend_below(figure: Figure, entries: Sequence[Artist]) -> None:
     """Put one legend for all panels below them, in as many columns as fit."""
     if entries:
         columns = _legend_columns(entries, figure.get_figwidth())
-        figure.legend(handles=list(entries), loc="outside lower center", ncols=columns)
+        legend = figure.legend(handles=list(entries), loc="outside lower center", ncols=columns)
+        for text in legend.get_texts():
+            if "\n" in text.get_text():
+                text.set_linespacing(SPACING)
 
 
-def bound_handles() -> tuple[Line2D, Line2D]:
-    """Return the legend entries of the two bounds."""
-    return (
-        Line2D([], [], color=BOUND, linewidth=3.5, label="Cramér–Rao bound"),
-        Line2D([], [], color="0.25", linewidth=1.0, linestyle=(0, (1, 1)), label="prior-limited bound"),
-    )
+def title(figure: Figure, text: str) -> None:
+    """Write what the whole figure is of at its upper left."""
+    figure.suptitle(text, fontsize=8.5, x=0.01, ha="left", linespacing=SPACING)
+
+
+def crb_handle() -> Line2D:
+    """Return the legend entry of the Cramer-Rao bound."""
+    return Line2D([], [], color=BOUND, linewidth=3.5, label="Cramér–Rao bound")
+
+
+def bound_handles(table: pd.DataFrame) -> list[Artist]:
+    """Return the legend entries of the bounds that a table of metrics has."""
+    prior = Patch(facecolor="0.93", edgecolor="0.35", linestyle=":", label="below prior-limited bound")
+    return [
+        entry
+        for column, entry in (("crb", crb_handle()), ("prior_bound", prior))
+        if np.isfinite(table[column].astype(float)).any()
+    ]
 
 
 def draw_bounds(axis: Axes, table: pd.DataFrame, scale: pd.Series | None = None) -> None:
@@ -525,17 +563,15 @@ def draw_bounds(axis: Axes, table: pd.DataFrame, scale: pd.Series | None = None)
     scale : pandas.Series, optional
         What to divide by, indexed by noise.
     """
-    for column, handle in zip(("crb", "prior_bound"), bound_handles()):
-        if column in table:
-            bound = table.groupby("noise")[column].median().dropna()
-            bound = bound / scale.reindex(bound.index) if scale is not None else bound
-            style = {"marker": "_", "markersize": 14} if len(bound) == 1 else {}
-            axis.plot(
-                bound.index,
-                bound.to_numpy(),
-                color=handle.get_color(),
-                linewidth=handle.get_linewidth(),
-                linestyle=handle.get_linestyle(),
-                zorder=2 if column == "crb" else 2.2,
-                **style,
-            )
+    for column in ("crb", "prior_bound"):
+        bound = table.groupby("noise")[column].median().dropna()
+        bound = bound / scale.reindex(bound.index) if scale is not None else bound
+        x, y = bound.index.to_numpy(float), bound.to_numpy(float)
+        if len(bound) == 1:  # a level line of a quarter decade, so that it can be seen
+            x, y = x * np.array([10**-0.125, 10**0.125]), np.repeat(y, 2)
+        if column == "crb":
+            axis.plot(x, y, color=BOUND, linewidth=3.5, zorder=2)
+        elif len(bound):
+            # Efficient estimators lie on this bound and hide a line: what it forbids is shaded.
+            axis.fill_between(x, y, 1e-12, facecolor="0.93", edgecolor="none", zorder=1)
+            axis.plot(x, y, color="0.35", linewidth=0.8, linestyle=":", zorder=2.1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -31,8 +33,7 @@ def draw(training: pd.DataFrame) -> Figure:
     named = training.rename(columns={"variant": "estimator"}).assign(kind="network")
     found = style.looks(named)
     entries: list[Line2D] = [
-        Line2D([], [], color=look.color, linestyle=look.linestyle, label=style.wrapped(look.label))
-        for look in found.values()
+        Line2D([], [], label=style.wrapped(look.label), **_line(look)) for look in found.values()
     ]
     entries.append(Line2D([], [], color="0.4", linewidth=0.6, linestyle=(0, (1, 1)), label="training loss"))
     width = style.SINGLE if len(names) <= 1 else style.DOUBLE
@@ -43,22 +44,25 @@ def draw(training: pd.DataFrame) -> Figure:
         for estimator, look in found.items():
             for _, rows in table[table["estimator"] == estimator].groupby("seed"):
                 rows = rows.sort_values("views")
-                line = {"color": look.color, "linestyle": look.linestyle, "linewidth": 0.9}
-                # A single epoch is a point, not a line.
-                line |= {"marker": look.marker, "markersize": 3} if len(rows) == 1 else {}
-                dotted = {**line, "linestyle": (0, (1, 1)), "linewidth": 0.6}
+                dotted = {"color": look.color, "linestyle": (0, (1, 1)), "linewidth": 0.6}
                 upper.plot(rows["views"], rows["train_loss"], **dotted)
-                upper.plot(rows["views"], rows["validation_loss"], **line)
-                lower.plot(rows["views"], rows["validation_rmse"], **line)
+                # One marker, at the end, tells the lines apart in print without colour.
+                last = {**_line(look), "markevery": [len(rows) - 1]}
+                upper.plot(rows["views"], rows["validation_loss"], **last)
+                lower.plot(rows["views"], rows["validation_rmse"], **last)
         style.note(upper, style.wrapped(name), "upper right")
         lower.set_xlabel("stamps seen")
-    style.log_limits(axes[0, 0], "x", training["views"], pad=0.05)
+    style.log_limits(axes[0, 0], "x", training["views"], pad=0.08)
     _loss_axis(axes[0, 0], training[["train_loss", "validation_loss"]].to_numpy(float))
     axes[0, 0].set_ylabel("loss")
     style.log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
     axes[1, 0].set_ylabel("validation RMSE of $g$")
     style.legend_below(figure, entries)
     return figure
+
+
+def _line(look: style.Look) -> dict[str, Any]:
+    return {**look.line, "linewidth": 0.9, "markersize": 3.5}
 
 
 def _loss_axis(axis: Axes, losses: np.ndarray) -> None:

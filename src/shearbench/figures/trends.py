@@ -20,7 +20,10 @@ PROPERTIES = {
 
 @style.styled
 def draw(trends: pd.DataFrame, population: str) -> Figure:
-    """Draw the mean residual and the RMSE in bins of each property.
+    """Draw the mean residual (in units of the RMSE) and the RMSE in bins of each property.
+
+    Biases of estimators differ by factors of a hundred and change sign; what part of its error each
+    bias makes up fits one linear axis.
 
     Parameters
     ----------
@@ -32,13 +35,14 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        One column of panels for each property: mean residual above, RMSE below.
+        One column of panels for each property: mean residual over RMSE above, RMSE below.
     """
     table = trends[trends["population"] == population]
+    table = table.assign(part=table["bias"] / table["rmse"], part_err=table["bias_err"] / table["rmse"])
     found = style.looks(trends)
     names = [name for name in found if name in set(table["estimator"])]
     properties = [name for name in PROPERTIES if name in set(table["property"])]
-    entries = [style.bound_handles()[0], *style.handles(found, names, style.failed(table, "rmse"))]
+    entries = [style.crb_handle(), *style.handles(found, names, style.failed(table, "rmse"))]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 3.9 + height), layout="constrained")
     axes = figure.subplots(2, max(len(properties), 1), squeeze=False, sharey="row", sharex="col")
@@ -48,29 +52,40 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
         upper.axhline(0, color=style.BOUND, linewidth=1.5, zorder=1)
         bound = rows.groupby("centre")["crb"].median().dropna()
         lower.plot(bound.index, bound.to_numpy(), color=style.BOUND, linewidth=3.5, zorder=2)
-        width = float((rows["high"] - rows["low"]).median())
+        # Bins hold equal numbers and differ in width: the narrowest one must hold all estimators.
+        width = float((rows["high"] - rows["low"]).min())
         for i, estimator in enumerate(names):
             own = rows[rows["estimator"] == estimator]
-            shift = 0.5 * width * (i / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
-            for axis, value in ((upper, "bias"), (lower, "rmse")):
+            shift = 0.7 * width * (i / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
+            for axis, value in ((upper, "part"), (lower, "rmse")):
                 points = style.over_seeds(own, "centre", value, f"{value}_err")
-                x = points["centre"] + shift
-                style.errorbar(axis, x, points["value"], points["error"], found[estimator], markersize=2.6)
+                x, look = points["centre"] + shift, found[estimator]
+                style.errorbar(
+                    axis,
+                    x,
+                    points["value"],
+                    points["error"],
+                    look,
+                    markersize=0.7 * look.markersize,
+                    capsize=0.0,
+                    # Lines through points that scatter about zero would only tangle.
+                    linestyle="none" if axis is upper else look.linestyle,
+                )
         if len(rows):
-            upper.set_xlim(rows["low"].min(), rows["high"].max())
+            low, high = rows["low"].min(), rows["high"].max()
+            upper.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
         lower.set_xlabel(PROPERTIES[name])
-    _ordinates(axes, table)
-    noise = f", $\\sigma$ = {style.power(table['noise'].min())}" if len(table) else ""
-    figure.suptitle(f"{population}{noise}", fontsize=8.5, x=0.01, ha="left")
+    _vertical(axes, table)
+    noise = f", $\\sigma$ = {style.exact(table['noise'].min())}" if len(table) else ""
+    style.title(figure, f"{population}{noise}")
     style.legend_below(figure, entries)
     return figure
 
 
-def _ordinates(axes: np.ndarray, table: pd.DataFrame) -> None:
-    bias, error = np.abs(table["bias"].to_numpy(float)), table["bias_err"].to_numpy(float)
-    sizes, errors = style.positive(bias), style.positive(error)
-    linear = float(np.quantile(errors, 0.1)) if errors.size else 1e-4
-    style.signed_log(axes[0, 0], "y", linear, 2 * float(sizes.max()) if sizes.size else 0.0)
+def _vertical(axes: np.ndarray, table: pd.DataFrame) -> None:
+    reach = (np.abs(table["part"]) + table["part_err"].fillna(0)).replace(np.inf, np.nan).max()
+    reach = 1.1 * reach if reach > 0 else 1.0
+    axes[0, 0].set_ylim(-reach, reach)
     style.log_limits(axes[1, 0], "y", table[["rmse", "crb"]].to_numpy(float), pad=0.2)
-    axes[0, 0].set_ylabel("mean residual of $g$")
+    axes[0, 0].set_ylabel("mean residual along shape / RMSE")
     axes[1, 0].set_ylabel("RMSE of $g$, per component")

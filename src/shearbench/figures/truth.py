@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,18 @@ from shearbench.figures import style
 
 _COMPONENTS = (("g1", style.BLUE, "o"), ("g2", style.VERMILLION, "s"))
 _COLUMNS = 5
+_SPAN = 6.0  # of the residuals, in robust widths
 
 
 @style.styled
 def draw(residuals: pd.DataFrame, population: str) -> Figure:
-    """Draw estimated against true g1 and g2, and the residuals below on a signed logarithmic scale.
+    """Draw estimated against true g1 and g2, and below the residuals in units of their own robust width.
 
     Parameters
     ----------
     residuals : pandas.DataFrame
         ``metrics/residuals.parquet``; read are population, noise, estimator, label, kind, seed, g1, g2,
-        g1_est, g2_est, flag, crb_g1, crb_g2.
+        g1_est, g2_est, flag.
     population : str
 
     Returns
@@ -41,10 +43,8 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
     axes = figure.subplots(
         2 * rows, columns, squeeze=False, sharex=True, sharey="row", height_ratios=[1.45, 1.0] * rows
     )
-    bound = style.positive(table[["crb_g1", "crb_g2"]])
-    linear = float(np.median(bound)) if bound.size else 1e-4
-    reach = max(0.1, _largest(table[["g1", "g2"]].to_numpy(float)))
-    limit = max(10 * linear, 1.5 * _largest(_residual(table)))
+    true = np.abs(table[["g1", "g2"]].to_numpy(float))
+    reach = max(0.1, float(np.quantile(true, 0.999))) if true.size else 0.5
     for i in range(rows * columns):
         row, column = divmod(i, columns)
         upper, lower = axes[2 * row, column], axes[2 * row + 1, column]
@@ -52,43 +52,44 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
             upper.set_visible(False)
             lower.set_visible(False)
             continue
-        _panel(upper, lower, table[table["estimator"] == names[i]], found[names[i]].label, reach, limit)
+        _panel(upper, lower, table[table["estimator"] == names[i]], found[names[i]].label, reach)
         lower.tick_params(labelbottom=i + columns >= len(names))
     for row in range(rows):
-        style.signed_log(axes[2 * row + 1, 0], "y", linear, limit, most=2)
+        axes[2 * row + 1, 0].set_ylim(-_SPAN, _SPAN)
         axes[2 * row, 0].set_ylim(-1.15 * reach, 1.15 * reach)
         axes[2 * row, 0].set_ylabel("estimated $g$")
-        axes[2 * row + 1, 0].set_ylabel("estimated $-$ true")
+        axes[2 * row + 1, 0].set_ylabel("residual / width")
     axes[0, 0].set_xlim(-1.15 * reach, 1.15 * reach)
     figure.supxlabel("true $g$", fontsize=8.5)
     entries = [
-        Line2D([], [], linestyle="none", marker=marker, markersize=3, color=color, label=f"${name[0]}_{name[1]}$")
+        Line2D(
+            [], [], linestyle="none", marker=marker, markersize=3, color=color, label=f"${name[0]}_{name[1]}$"
+        )
         for name, color, marker in _COMPONENTS
     ]
     noise = table["noise"].min()
-    title = f"{population}, $\\sigma$ = {style.power(noise)}" if len(table) else population
-    figure.legend(handles=entries, loc="outside upper right", ncols=2, title=None)
-    figure.suptitle(title, fontsize=8.5, x=0.01, ha="left")
+    title = f"{population}, $\\sigma$ = {style.exact(noise)}" if len(table) else population
+    figure.legend(handles=entries, loc="outside upper right", ncols=2)
+    style.title(figure, title)
     return figure
 
 
 def _residual(table: pd.DataFrame) -> np.ndarray:
     good = table[table["flag"] == 0]
-    return (good[["g1_est", "g2_est"]].to_numpy(float) - good[["g1", "g2"]].to_numpy(float)).ravel()
+    residual = (good[["g1_est", "g2_est"]].to_numpy(float) - good[["g1", "g2"]].to_numpy(float)).ravel()
+    return residual[np.isfinite(residual)]
 
 
-def _largest(values: np.ndarray) -> float:
-    found = np.abs(values[np.isfinite(values)])
-    return float(np.quantile(found, 0.999)) if found.size else 0.0
-
-
-def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: float, limit: float) -> None:
+def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: float) -> None:
     good = table[table["flag"] == 0]
-    upper.set_title(style.wrapped(label, 24), fontsize=7.5, pad=3)
+    upper.set_title(style.wrapped(label, 24), fontsize=7.5, pad=3, linespacing=style.SPACING)
     upper.plot([-1, 1], [-1, 1], color=style.BOUND, linewidth=2, zorder=1)
     lower.axhline(0, color=style.BOUND, linewidth=2, zorder=1)
+    residual = _residual(table)
+    width = 1.4826 * float(np.median(np.abs(residual))) if residual.size else 0.0
+    width = width if width > 0 else 1.0
     for k, (name, color, marker) in enumerate(_COMPONENTS):
-        style_of = {
+        points: dict[str, Any] = {
             "linestyle": "none",
             "marker": marker,
             "color": color,
@@ -101,11 +102,15 @@ def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: flo
         true, estimate = good[name].to_numpy(float), good[f"{name}_est"].to_numpy(float)
         # What lies outside is drawn on the edge: no outlier is hidden.
         edge = 1.12 * reach
-        upper.plot(np.clip(true, -edge, edge), np.clip(estimate, -edge, edge), **style_of)
-        lower.plot(np.clip(true, -edge, edge), np.clip(estimate - true, -0.97 * limit, 0.97 * limit), **style_of)
-    residual = _residual(table)
-    residual = residual[np.isfinite(residual)]
+        upper.plot(np.clip(true, -edge, edge), np.clip(estimate, -edge, edge), **points)
+        lower.plot(
+            np.clip(true, -edge, edge),
+            np.clip((estimate - true) / width, -0.97 * _SPAN, 0.97 * _SPAN),
+            **points,
+        )
     rmse = math.sqrt(float(np.mean(residual**2))) if residual.size else math.nan
     style.note(upper, f"RMSE {style.power(rmse)}", fontsize=7)
     bad = int((table["flag"] != 0).sum())
-    style.note(upper, f"{bad} of {len(table)} failed" if bad else f"$n = {len(table)}$", "lower right", fontsize=7)
+    style.note(
+        upper, f"{bad} of {len(table)} failed" if bad else f"$n = {len(table)}$", "lower right", fontsize=7
+    )

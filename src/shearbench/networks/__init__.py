@@ -1,1 +1,133 @@
-"""Network architectures: one file each, found by `shearbench.options.discover`."""
+"""Networks: architectures, one file each, and the variants a configuration makes of them.
+
+A new file is a new architecture, see `Architecture`. A variant is a named network: an architecture with its
+options, and a recipe for its training. All of this is cheap to import: torch comes with `Architecture.build`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError
+
+from shearbench.errors import ConfigError, nearest
+from shearbench.networks.base import Architecture
+from shearbench.options import Options, discover, merge
+from shearbench.training.recipe import Recipe
+
+
+class Variant(Options):
+    """A network to train, with everything spelled out."""
+
+    architecture: str = Field(description="Kind of the architecture.")
+    options: dict[str, Any] = Field(description="All options of the architecture.")
+    training: Recipe = Field(description="How it is trained.")
+
+    def make(self) -> Architecture:
+        """Return the architecture with these options."""
+        return architecture_kinds()[self.architecture](**self.options)
+
+
+class VariantEntry(Options):
+    """What a configuration says of a variant: its base, and what it changes."""
+
+    base: str | None = Field(
+        None,
+        description="A preset, or an architecture's kind for its defaults; the variant's own name if null.",
+    )
+    architecture: str | None = Field(
+        None, description="An architecture's kind instead of a base, as in a resolved configuration."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the architecture that differ."
+    )
+    training: dict[str, Any] = Field(default_factory=dict, description="Fields of the recipe that differ.")
+
+
+def architecture_kinds() -> dict[str, type[Architecture]]:
+    """Return the architectures there are, by their kind."""
+    return discover(__name__, Architecture)
+
+
+def variant_presets() -> dict[str, dict[str, Any]]:
+    """Return every name a variant may be given at once: ``{architecture, options, training}``."""
+    return {
+        name: {"architecture": kind, "options": {}, "training": {}, **preset}
+        for kind, cls in architecture_kinds().items()
+        for name, preset in {kind: {}, **cls.presets}.items()
+    }
+
+
+def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Variant:
+    """Make a variant of what a configuration says.
+
+    Later ones win: the default recipe, the preset's, what the configuration's `recipe` for all variants
+    changes of the default, the entry.
+
+    Parameters
+    ----------
+    name : str
+        The variant's name.
+    entry : mapping
+        See `VariantEntry`; or a `Variant` as plain values.
+    recipe : Recipe
+        The configuration's, for all variants.
+
+    Returns
+    -------
+    Variant
+
+    Raises
+    ------
+    ConfigError
+        With a line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+    """
+    at = f"variants.{name}"
+    given = _checked(VariantEntry, entry, at)
+    if given.architecture is None:
+        key, base, known = (f"{at}.base" if given.base else at), given.base or name, variant_presets()
+    else:
+        key, base = f"{at}.architecture", given.architecture
+        known = {kind: {"architecture": kind, "options": {}, "training": {}} for kind in architecture_kinds()}
+        if given.base is not None:
+            raise ConfigError(f"{at}.base: '{given.base}' beside an architecture; give one of the two")
+    if base not in known:
+        names = sorted(known)
+        raise ConfigError(
+            f"{key}: there is no network '{base}'{nearest(base, names)}. Allowed: {', '.join(names)}. "
+            f"A new name says which it is based on: '{name}: {{base: {names[0]}, options: {{...}}}}'"
+        )
+    preset = known[base]
+    cls = architecture_kinds()[preset["architecture"]]
+    options = _checked(cls, merge(preset["options"], given.options), f"{at}.options")
+    default = Recipe()
+    common = {field: value for field, value in recipe if value != getattr(default, field)}
+    training = _checked(Recipe, merge(merge(preset["training"], common), given.training), f"{at}.training")
+    return Variant(
+        architecture=preset["architecture"], options=options.model_dump(mode="json"), training=training
+    )
+
+
+T = TypeVar("T", bound=Options)
+
+
+def _checked(cls: type[T], values: Any, at: str) -> T:
+    """Return options made of `values`, or raise a `ConfigError` that names the keys at fault."""
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_message(found, cls, at) for found in error.errors())) from None
+
+
+def _message(found: Any, cls: type[Options], at: str) -> str:
+    path = [str(part) for part in found["loc"]]
+    key = ".".join([at, *path])
+    if found["type"] == "extra_forbidden":
+        allowed = list(cls.model_fields)
+        return f"{key}: there is no such key{nearest(path[-1], allowed)}. Allowed here: {', '.join(allowed)}"
+    reason = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    shown = repr(found["input"])
+    if not path:
+        return f"{key}: {reason}"
+    return f"{key}: found {shown if len(shown) < 80 else shown[:76] + ' ...'}, {reason}"

@@ -33,14 +33,18 @@ class Architecture(Options):
 
     input_scaling: Literal["pixel", "global"] = Field(
         "pixel",
-        description="Divide what is left of a stamp without the mean galaxy by one number for all pixels (global) "
-        "or by the spread of each pixel, galaxies and noise together (pixel).",
+        description="Divide what is left of a stamp without the mean galaxy by one number for all pixels "
+        "(global) or by the spread of each pixel, galaxies and noise together (pixel).",
     )
     symmetrise: bool = Field(
         False,
-        description="Answer with the mean over the 8 rotations and mirrors of the stamp (and its PSF), turned "
-        "back: the shear's offset is then zero by symmetry, at 8 times the cost.",
+        description="Answer with the mean over the 8 rotations and mirrors of the stamp (and its PSF), "
+        "turned back: the shear's offset is then zero by symmetry, at 8 times the cost.",
     )
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        return None
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network.
@@ -57,7 +61,7 @@ class Architecture(Options):
         Returns
         -------
         torch.nn.Module
-            Called as ``module(x, level)`` with ``x`` [n, channels, ny, nx], scaled to order one, and ``level``
-            [n, `LEVELS`]; it returns [n, outputs], of order one as well.
+            Called as ``module(x, level)`` with ``x`` [n, channels, ny, nx], scaled to order one, and
+            ``level`` [n, `LEVELS`]; it returns [n, outputs], of order one as well.
         """
         raise NotImplementedError

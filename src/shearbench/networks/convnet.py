@@ -40,7 +40,8 @@ class ConvNet(Architecture):
         "max", description="How the view doubles from stage to stage."
     )
     fold: PositiveInt = Field(
-        1, description="Side of the squares of pixels turned into channels before anything else; loses nothing."
+        1,
+        description="Side of the squares of pixels turned into channels before anything else; loses nothing.",
     )
     width: PositiveInt = Field(8, description="Channels of the first stage.")
     growth: PositiveInt = Field(2, description="By what the channels are multiplied from stage to stage.")
@@ -50,9 +51,22 @@ class ConvNet(Architecture):
     activation: Activation = Field("relu", description="The non-linearity.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     projection: PositiveInt | None = Field(
-        None, description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them."
+        None,
+        description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
     )
     hidden: list[PositiveInt] = Field([128], description="Units of the dense layers.")
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        if any(side % self.fold for side in shape):
+            return f"options.fold: {self.fold} does not divide stamps of {shape[0]} by {shape[1]} pixels"
+        halvings = self.stages - 1 if self.downsampling != "dilated" else 0
+        if min(shape) // self.fold < 2**halvings:
+            return (
+                f"options.stages: {self.stages} halve stamps of {shape[0]} by {shape[1]} pixels (folded by "
+                f"{self.fold}) to nothing"
+            )
+        return None
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""
@@ -68,7 +82,9 @@ class ConvNet(Architecture):
             elif stage and self.downsampling != "strided":
                 steps.append(nn.MaxPool2d(2) if self.downsampling == "max" else nn.AvgPool2d(2))
             stride = 2 if stage and self.downsampling == "strided" else 1
-            steps += layers.convolution(incoming, width, self.activation, self.normalisation, stride, dilation)
+            steps += layers.convolution(
+                incoming, width, self.activation, self.normalisation, stride, dilation
+            )
             for _ in range(self.blocks):
                 block = nn.Sequential(
                     *layers.convolution(width, width, self.activation, self.normalisation, 1, dilation)

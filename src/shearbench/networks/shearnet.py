@@ -13,14 +13,20 @@ if TYPE_CHECKING:
 
 
 class ShearNet(Architecture):
-    """Two 3x3 convolutions, each followed by 2x2 average pooling, and two dense layers (ShearNet's ``cnn``)."""
+    """Two 3x3 convolutions, each with 2x2 average pooling, and two dense layers (ShearNet's ``cnn``)."""
 
     kind: ClassVar[str] = "shearnet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {"shearnet": {}}
 
-    width: PositiveInt = Field(16, description="Channels of the first convolution; the second has twice as many.")
+    width: PositiveInt = Field(
+        16, description="Channels of the first convolution; the second has twice as many."
+    )
     hidden: PositiveInt = Field(128, description="Units of the first dense layer.")
     activation: Activation = Field("relu", description="The non-linearity.")
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        return None if min(shape) >= 4 else f"stamps of {shape} pixels cannot be halved twice"
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

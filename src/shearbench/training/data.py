@@ -60,15 +60,21 @@ def load_examples(stamps: StampSet, catalog: pd.DataFrame, device: torch.device)
     file = stamps.paths[0]
     if catalog.attrs.get("digest") != stamps.catalog_digest:
         raise ContractError.of(
-            file, "catalog_digest", stamps.catalog_digest, f"the catalog's {catalog.attrs.get('digest')}", RULE
+            file,
+            "catalog_digest",
+            stamps.catalog_digest,
+            f"the catalog's {catalog.attrs.get('digest')}",
+            RULE,
         )
     if catalog["galaxy_id"].tolist() != stamps.galaxy_id.tolist():
-        raise ContractError.of(file, "galaxy_id", "other galaxies", "those of the catalog, in its order", RULE)
+        raise ContractError.of(
+            file, "galaxy_id", "other galaxies", "those of the catalog, in its order", RULE
+        )
     images, psf = (torch.from_numpy(array) for array in stamps.noiseless())
     for name, pixels in (("images", images), ("psf", psf)):
         if not torch.isfinite(pixels).all():
             raise ContractError.of(file, name, "pixels that are NaN or infinite", "finite fluxes", RULE)
-    shapes = torch.from_numpy(catalog[["g1", "g2"]].to_numpy("float32"))
+    shapes = torch.from_numpy(catalog[["g1", "g2"]].to_numpy("float32", copy=True))
     return Examples(images.to(device), psf.to(device), shapes.to(device))
 
 

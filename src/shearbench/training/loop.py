@@ -51,7 +51,8 @@ class Training:
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
         self.mean_square = network.shape_spread.square().repeat(_LEVEL_BINS)
         self.epoch_stamps = recipe.epoch_stamps or len(examples)
-        self.epoch_steps = max(1, self.epoch_stamps // recipe.batch_size)
+        self.epoch_steps = self.epoch_stamps // recipe.batch_size
+        self.total_stamps = recipe.epochs * self.epoch_steps * recipe.batch_size
         self.step = 0
         self.seconds = 0.0
         self.stale = 0
@@ -189,7 +190,9 @@ class Training:
         return float((0.5 * self.mean_square.log()).mean().exp() / self.network.shape_spread)
 
     def _status(self) -> str:
-        text = f"epoch {-(-self.step // self.epoch_steps)}/{self.recipe.epochs}, loss {self._train_loss():.3g}"
+        text = (
+            f"epoch {-(-self.step // self.epoch_steps)}/{self.recipe.epochs}, loss {self._train_loss():.3g}"
+        )
         if self.history:
             text += f", validation rmse {self.history[-1]['validation_rmse']:.3g}"
         return text

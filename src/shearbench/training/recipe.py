@@ -17,19 +17,20 @@ class Recipe(Options):
 
     noise: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = Field(
         (1e-5, 1e-1),
-        description="Noise per pixel (flux units) of the training stamps, drawn anew at every step: one sigma, or "
-        "the ends of the range over which log sigma is uniform. The network is told the level.",
+        description="Noise per pixel (flux units) of the training stamps, drawn anew at every step: one "
+        "sigma, or the ends of the range over which log sigma is uniform. The network is told the level.",
     )
     validation_noise: list[PositiveFloat] | None = Field(
         None,
-        description="Noise levels (flux units per pixel) of validation and of the calibrated errors; null: those of "
-        "`noise`, a level a decade.",
+        description="Noise levels (flux units per pixel) of validation and of the calibrated errors; null: "
+        "those of `noise`, a level a decade.",
     )
     validation_stamps: PositiveInt = Field(
         1000, description="Stamps validated on after each epoch, at each level; the errors use all of them."
     )
     d4: bool = Field(
-        True, description="Show each stamp in a random one of its 8 orientations (rotations by 90 degrees, mirrors)."
+        True,
+        description="Show each stamp in a random one of its 8 orientations (quarter turns, mirrors).",
     )
     epochs: PositiveInt = Field(12, description="Epochs; after each, validation and a checkpoint.")
     epoch_stamps: PositiveInt | None = Field(
@@ -38,8 +39,8 @@ class Recipe(Options):
     batch_size: PositiveInt = Field(64, description="Stamps in a step.")
     loss: Literal["mse", "mae", "huber"] = Field(
         "mse",
-        description="What is minimised, of the residual over its running rms at that noise level, so that all "
-        "levels weigh alike.",
+        description="What is minimised, of the residual over its running rms at that noise level, so that "
+        "all levels weigh alike.",
     )
     optimiser: Literal["adamw", "muon"] = Field(
         "adamw",
@@ -56,8 +57,8 @@ class Recipe(Options):
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Decay per step of the running mean of the weights that is then validated and kept; null: the "
-        "weights themselves, which are better once the rate falls to zero.",
+        description="Decay per step of the running mean of the weights that is then validated and kept; "
+        "null: the weights themselves, which are better once the rate falls to zero.",
     )
     patience: PositiveInt | None = Field(
         None, description="Epochs without a better validation loss after which training stops; null: never."
@@ -68,6 +69,13 @@ class Recipe(Options):
         if isinstance(self.noise, tuple) and self.noise[0] >= self.noise[1]:
             raise ValueError(f"noise: the range {list(self.noise)} must rise")
         return self
+
+    def refuses(self, stamps: int) -> str | None:
+        """Return why it cannot train on so many stamps, or None if it can."""
+        shown = self.epoch_stamps or stamps
+        if shown < self.batch_size:
+            return f"training.batch_size: {self.batch_size} is more than the {shown} stamps of an epoch"
+        return None
 
     @property
     def noise_range(self) -> tuple[float, float]:

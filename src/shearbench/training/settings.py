@@ -8,9 +8,12 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
+
+_memory: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see
 
 
 class Terminated(SystemExit):
@@ -45,6 +48,7 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.allow_tf32,
         torch.backends.cuda.matmul.allow_tf32,
+        _memory.fill_uninitialized_memory,
     )
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
@@ -54,6 +58,7 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
+            _memory.fill_uninitialized_memory = False  # a guard for debugging, which costs time
             torch.set_default_dtype(torch.float32)
             torch.backends.cudnn.benchmark = False
             # A 10-bit mantissa would be a floor of its own at a signal-to-noise of 2e4.
@@ -68,6 +73,7 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             torch.backends.cudnn.benchmark = before[4]
             torch.backends.cudnn.allow_tf32 = before[5]
             torch.backends.cuda.matmul.allow_tf32 = before[6]
+            _memory.fill_uninitialized_memory = before[7]
             if workspace is None:
                 os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 

@@ -1,0 +1,31 @@
+"""Judge every estimator's accuracy on the test galaxies, against the bounds."""
+
+from shearbench.bounds import prior_limited, read_bounds
+from shearbench.catalog import read_catalog
+from shearbench.evaluation.accuracy import accuracy, accuracy_table
+from shearbench.files import write_csv
+from shearbench.job import logged
+from shearbench.measurement import read_estimates
+
+with logged(snakemake.log[0]):
+    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
+    bounds = {table.attrs["population"]: table for table in map(read_bounds, snakemake.input.bounds)}
+    priors: dict = {}
+    rows = []
+    for path in snakemake.input.estimates:
+        estimates = read_estimates(path)
+        population, sigma = estimates.attrs["population"], estimates.attrs["sigma"]
+        if (population, sigma) not in priors:
+            priors[population, sigma] = prior_limited(bounds[population], catalogs[population], sigma)
+        rows.append(
+            accuracy(
+                estimates,
+                catalogs[population],
+                bounds[population],
+                priors[population, sigma],
+                label=snakemake.params.labels.get(estimates.attrs["estimator"]),
+                resamples=snakemake.params.resamples,
+                source=path,
+            )
+        )
+    write_csv(snakemake.output[0], accuracy_table(rows))

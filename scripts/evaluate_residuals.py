@@ -1,0 +1,25 @@
+"""Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
+
+import pandas as pd
+
+from shearbench.catalog import read_catalog
+from shearbench.bounds import read_bounds
+from shearbench.evaluation.residuals import residuals, trends
+from shearbench.files import write_csv, write_table
+from shearbench.job import logged
+from shearbench.measurement import read_estimates
+
+with logged(snakemake.log[0]):
+    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
+    bounds = {table.attrs["population"]: table for table in map(read_bounds, snakemake.input.bounds)}
+    single, binned = [], []
+    for path in snakemake.input.estimates:
+        estimates = read_estimates(path)
+        population = estimates.attrs["population"]
+        label = snakemake.params.labels.get(estimates.attrs["estimator"])
+        tables = estimates, catalogs[population], bounds[population]
+        if estimates.attrs["seed"] in (None, snakemake.params.first_seed):
+            single.append(residuals(*tables, label=label, source=path))
+        binned.append(trends(*tables, label=label, source=path))
+    write_table(snakemake.output.residuals, pd.concat(single, ignore_index=True))
+    write_csv(snakemake.output.trends, pd.concat(binned, ignore_index=True))

@@ -1,0 +1,72 @@
+"""Gather what each stage cost, and the histories of all trainings."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from shearbench.evaluation.throughput import (
+    measurement_throughput,
+    read_benchmark,
+    throughput,
+    throughput_table,
+    training_table,
+)
+from shearbench.files import read_table, write_csv
+from shearbench.job import logged
+
+
+def job(*parts: str) -> dict[str, float]:
+    """Return seconds and peak memory of a job; NaN for one made before this folder was."""
+    path = Path(snakemake.params.benchmarks, *parts).with_suffix(".tsv")
+    return read_benchmark(path) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
+
+
+with logged(snakemake.log[0]):
+    rows = []
+    for population in snakemake.params.populations:
+        chunks = snakemake.params.chunks
+        drawn = [job("simulate_stamps", population, "test", f"{k}") for k in range(len(chunks))]
+        rows.append(
+            throughput(
+                population,
+                "simulate",
+                "galsim",
+                stamps=chunks[-1][1],
+                seconds=sum(one["seconds"] for one in drawn),
+                peak_mb=max(one["peak_mb"] for one in drawn),
+                kind="simulation",
+                label="GalSim",
+            )
+        )
+        bound = job("cramer_rao", population, "test")
+        rows.append(
+            throughput(
+                population,
+                "bounds",
+                "cramer_rao",
+                stamps=chunks[-1][1],
+                kind="bound",
+                label="Cramer-Rao bound",
+                **bound,
+            )
+        )
+    histories = []
+    for (population, variant, seed), path in zip(snakemake.params.models, snakemake.input.histories):
+        history = pd.read_csv(path)
+        histories.append((population, variant, seed, history))
+        rows.append(
+            throughput(
+                population,
+                "train",
+                variant,
+                stamps=int(history["views"].iloc[-1]),
+                seconds=float(history["seconds"].iloc[-1]),
+                peak_mb=job("train", population, variant, f"seed{seed}")["peak_mb"],
+                kind="network",
+            )
+        )
+    attributes = [read_table(path, (), "measure", rows=False).attrs for path in snakemake.input.estimates]
+    rows += measurement_throughput(attributes, snakemake.params.labels)
+    write_csv(snakemake.output.throughput, throughput_table(rows))
+    write_csv(snakemake.output.training, training_table(histories))

@@ -1,0 +1,10 @@
+"""Draw accuracy against seconds per stamp."""
+
+import pandas as pd
+
+from shearbench.figures.cost import draw
+from shearbench.figures.style import save
+from shearbench.job import logged
+
+with logged(snakemake.log[0]):
+    save(draw(pd.read_csv(snakemake.input[0])), snakemake.output.pdf[0], snakemake.output.png[0])

@@ -1,0 +1,28 @@
+"""Train one network with one seed, from a checkpoint of the same training if there is one."""
+
+from pathlib import Path
+
+from shearbench.catalog import read_catalog
+from shearbench.files import write_csv
+from shearbench.job import logged
+from shearbench.networks import Variant
+from shearbench.stamps import StampSet
+from shearbench.training.model_file import save_model
+from shearbench.training.train import train
+
+with logged(snakemake.log[0]):
+    model, history = train(
+        StampSet(snakemake.input.train),
+        StampSet(snakemake.input.validation),
+        read_catalog(snakemake.input.train_catalog),
+        read_catalog(snakemake.input.validation_catalog),
+        Variant(**snakemake.params.variant),
+        name=snakemake.wildcards.variant,
+        seed=int(snakemake.wildcards.seed),
+        checkpoint=snakemake.params.checkpoint,
+        fingerprint=snakemake.params.depends,
+        threads=snakemake.threads,
+    )
+    write_csv(snakemake.output.history, history)
+    save_model(snakemake.output.model, model)
+    Path(snakemake.params.checkpoint).unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""NGMix, the real package (E. Sheldon, GPL-2.0): maximum-likelihood fits of one galaxy at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from shearbench.estimators.base import Estimator, Shapes
+
+if TYPE_CHECKING:
+    from shearbench.stamps import StampBatch
+
+PsfModel = Literal["auto", "gauss", "coellip3", "coellip4", "coellip5", "em"]
+
+
+class Ngmix(Estimator):
+    """A model fitted by ngmix, which is told the pixels, the noise and the PSF image, and nothing else.
+
+    The defaults are those of ngmix's own examples, with the shape prior and the sizes of these stamps.
+    """
+
+    kind: ClassVar[str] = "ngmix"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ngmix-exp": {"model": "exp", "label": "NGMix exp"},
+        "ngmix-gauss": {"model": "gauss", "label": "NGMix gauss"},
+        "ngmix-dev": {"model": "dev", "label": "NGMix dev"},
+        "ngmix-spergel": {"model": "spergel", "label": "NGMix Spergel"},
+    }
+
+    model: Literal["gauss", "exp", "dev", "spergel"] = Field(
+        "exp",
+        description="galaxy profile; gauss, exp and dev are mixtures of 1, 6 and 10 Gaussians, spergel has a "
+        "free concentration and is drawn by GalSim, with the PSF image as it is",
+    )
+    psf_model: PsfModel = Field(
+        "auto",
+        description="what the mixture models fit to the PSF image: one Gaussian, 3 to 5 co-elliptical ones, "
+        "or 5 free ones (em); auto: one Gaussian where that leaves less than 1% (rms), else coellip3",
+    )
+    prior: Literal["standard", "none"] = Field(
+        "standard",
+        description="standard: a Gaussian on the centroid, Bernstein & Armstrong on the shape, flat in size "
+        "and flux; none: likelihood alone",
+    )
+    prior_centroid_arcsec: float = Field(
+        0.2, gt=0, description="width of the centroid prior, about the stamp's centre [arcsec]"
+    )
+    prior_shape_sigma: float = Field(0.3, gt=0, description="width of the shape prior")
+    guess_hlr_arcsec: float = Field(
+        0.5, gt=0, description="half-light radius where every fit starts, whatever the galaxy [arcsec]"
+    )
+    tries: int = Field(4, ge=1, le=100, description="fits from new guesses before a galaxy counts as failed")
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return how to get ngmix where it is not importable."""
+        if importlib.util.find_spec("ngmix") is not None:
+            return None
+        return (
+            "ngmix is not importable. It is on conda-forge, not on PyPI: run snakemake with --sdm conda "
+            "(envs/ngmix.yaml), or `conda install -c conda-forge ngmix`, or `pip install` a checkout of "
+            "https://github.com/esheldon/ngmix into this environment"
+        )
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the shape of every stamp of a batch."""
+        from shearbench.peers.ngmix_fit import fit_galaxies
+
+        return fit_galaxies(batch, self)
+
+
+class NgmixMetacal(Ngmix):
+    """Metacalibration by ngmix's own bootstrapper, around one of its fits.
+
+    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
+    mean response of an ensemble.
+    """
+
+    kind: ClassVar[str] = "ngmix-metacal"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "ngmix-metacal": {"model": "gauss", "label": "NGMix metacal"},
+    }
+    ensemble_response: ClassVar[bool] = True
+
+    reconvolution: Literal["fitgauss", "azgauss", "gauss"] = Field(
+        "fitgauss",
+        description="the new PSF: a round Gaussian from a fit to the old one, or from where its power "
+        "ends (azgauss; gauss is an older and noisier way to find that)",
+    )
+    step: float = Field(0.01, gt=0, le=0.1, description="shear applied to the stamps, both ways")
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the ellipticity of every stamp of a batch, and its response."""
+        from shearbench.peers.ngmix_fit import fit_metacal
+
+        return fit_metacal(batch, self)

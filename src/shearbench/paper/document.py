@@ -1,0 +1,85 @@
+"""A minimal paper that includes all figures, tables and macros of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from shearbench.paper.latex import escape, power_of_ten
+from shearbench.paper.numbers import macro_name
+
+
+def main_tex(
+    run: str,
+    figures: Iterable[tuple[str, str]],
+    tables: Sequence[str],
+    accuracy: pd.DataFrame,
+    studies: Iterable[str] = (),
+) -> str:
+    """Return ``paper/main.tex``, an article that pdflatex compiles where it lies.
+
+    Parameters
+    ----------
+    run : str
+        The run's name.
+    figures : iterable of (str, str)
+        Path of each figure, relative to the paper's folder, and its caption in plain text.
+    tables : sequence of str
+        Paths of the tables, relative to the paper's folder.
+    accuracy : pandas.DataFrame
+        ``metrics/accuracy.csv``: which numbers the text quotes, by their macros.
+    studies : iterable of str
+        Names of the studies whose verdict the text quotes.
+
+    Returns
+    -------
+    str
+    """
+    lines = [
+        r"\documentclass[a4paper]{article}",
+        r"\usepackage[T1]{fontenc}",
+        r"\usepackage{textcomp}",
+        r"\usepackage[margin=2cm]{geometry}",
+        r"\usepackage{amsmath,booktabs,graphicx,longtable}",
+        r"\input{macros}",
+        rf"\title{{Shear estimators compared: run \texttt{{{escape(run)}}}}}",
+        r"\author{}",
+        r"\begin{document}",
+        r"\maketitle",
+        r"\section{Results}",
+        *_results(accuracy),
+        *[rf"\paragraph{{{escape(name)}.}} \{macro_name('Verdict', name)}" for name in studies],
+        r"\section{Tables}",
+        *[rf"\input{{{path}}}" for path in tables],
+        r"\clearpage",
+        r"\section{Figures}",
+    ]
+    for path, caption in figures:
+        lines += [
+            r"\begin{figure}[p]\centering",
+            rf"\includegraphics[width=\textwidth,height=0.8\textheight,keepaspectratio]{{{path}}}",
+            rf"\caption{{{escape(caption)}}}",
+            r"\end{figure}",
+            r"\clearpage",
+        ]
+    return "\n".join([*lines, r"\end{document}", ""])
+
+
+def _results(accuracy: pd.DataFrame) -> list[str]:
+    """One paragraph a population: RMSE over the bound of every estimator at the lowest and highest noise."""
+    lines = []
+    for population, rows in accuracy.groupby("population", sort=False):
+        lines.append(rf"\paragraph{{{escape(population)}.}}")
+        for noise in dict.fromkeys((float(rows["noise"].min()), float(rows["noise"].max()))):
+            names = rows.loc[rows["noise"] == noise, ["estimator", "label"]].drop_duplicates("estimator")
+            quoted = [
+                rf"{escape(label)} \{macro_name('RmseOverBound', population, estimator, noise)}"
+                for estimator, label in names.itertuples(index=False)
+            ]
+            lines.append(
+                rf"At $\sigma$ = {power_of_ten(noise)} (median S/N \{macro_name('Snr', population, noise)}) "
+                rf"the bound is \{macro_name('Bound', population, noise)}; RMSE over the bound: "
+                rf"{', '.join(quoted)}."
+            )
+    return lines

@@ -1,0 +1,165 @@
+"""What a run was made with, and the digest of everything it made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from shearbench import __version__
+from shearbench.errors import ContractError
+from shearbench.files import file_digest, write_text
+
+RULE = "write_manifest"
+PACKAGES = (
+    "anacal galsim h5py matplotlib ngmix numba numpy pandas pyarrow pydantic scipy snakemake torch"
+).split()
+
+
+def make_manifest(
+    outputs: Iterable[str | os.PathLike[str]],
+    root: str | os.PathLike[str],
+    seeds: Mapping[str, Any],
+    repository: str | os.PathLike[str] | None = None,
+    packages: Sequence[str] = PACKAGES,
+) -> dict[str, Any]:
+    """Return the manifest of a run.
+
+    Parameters
+    ----------
+    outputs : iterable of path-like
+        Files below `root`.
+    root : path-like
+        The run's folder; paths in the manifest are relative to it.
+    seeds : mapping
+        The seeds of the run and of its networks.
+    repository : path-like, optional
+        A folder of the git checkout that made the run; by default the one this package is in.
+    packages : sequence of str
+        Distributions whose versions are noted; one that is not installed has None.
+
+    Returns
+    -------
+    dict
+        ``made`` (UTC, ISO 8601), ``outputs`` ({path: {sha256, bytes}}), ``seeds``, ``python``,
+        ``shearbench`` and ``packages`` (versions), ``git`` ({commit, dirty}, or None outside a
+        checkout), ``machine`` ({system, cpu, cores, memory_bytes, gpus}).
+
+    Raises
+    ------
+    FileNotFoundError
+        An output is not there.
+    ValueError
+        An output is not below `root`.
+    """
+    root = Path(root)
+    entries = {}
+    for output in sorted(Path(output).resolve().relative_to(root.resolve()) for output in outputs):
+        path = root / output
+        entries[output.as_posix()] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
+    return {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "outputs": entries,
+        "seeds": dict(seeds),
+        "python": platform.python_version(),
+        "shearbench": __version__,
+        "packages": {name: _version(name) for name in packages},
+        "git": git_state(Path(__file__).parent if repository is None else repository),
+        "machine": machine(),
+    }
+
+
+def write_manifest(path: str | os.PathLike[str], manifest: Mapping[str, Any]) -> None:
+    """Write a manifest as JSON, whole or not at all."""
+    write_text(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> list[str]:
+    """Hash every output again and return what does not agree with the manifest.
+
+    Parameters
+    ----------
+    path : path-like
+        The manifest.
+    root : path-like, optional
+        The run's folder; the manifest's own by default.
+
+    Returns
+    -------
+    list of str
+        A line for each output that is missing or differs; empty if all is as it was.
+
+    Raises
+    ------
+    ContractError
+        The file is not a manifest.
+    """
+    root = Path(path).parent if root is None else Path(root)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        outputs = {str(name): str(entry["sha256"]) for name, entry in content["outputs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError.of(path, "outputs", repr(error), "a manifest of a run", RULE) from error
+    problems = []
+    for name, expected in outputs.items():
+        if not (root / name).is_file():
+            problems.append(f"{name}: missing")
+        elif (found := file_digest(root / name)) != expected:
+            problems.append(f"{name}: SHA-256 is {found}, the manifest has {expected}")
+    return problems
+
+
+def git_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the commit of the checkout that a folder is in and whether tracked files differ from it."""
+    commit = _output_of("git", "-C", os.fspath(folder), "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changed = _output_of("git", "-C", os.fspath(folder), "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": changed != ""}
+
+
+def machine() -> dict[str, Any]:
+    """Return what this machine is: system, processor, usable cores, memory and GPUs."""
+    gpus = _output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": usable,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": gpus.splitlines() if gpus else [],
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output_of(program: str, *arguments: str) -> str | None:
+    """Return what a program prints, or None if it is not there or fails."""
+    if shutil.which(program) is None:
+        return None
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

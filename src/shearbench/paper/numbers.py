@@ -1,0 +1,226 @@
+r"""Every number that a text may quote, as LaTeX macros and as JSON.
+
+A macro's name says what it is, letters only: ``\{Quantity}{Population}{Estimator}{Noise}``. Names are those
+of the configuration with a capital for each word, digits are spelled out, and a noise level of 1e-5 is
+``SigmaOneEMinusFive``: ``\RmseExpGaussNgmixExpSigmaOneEMinusFive``. Under the same name
+``numbers.json`` has the value, error and unit, and the table, row and column they are from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import pandas as pd
+
+from shearbench.evaluation.study import labels, verdict
+from shearbench.paper.latex import escape
+from shearbench.paper.tables import combined_accuracy, combined_shear_bias, level_bounds
+from shearbench.rounding import shown
+from shearbench.studies import Study
+
+_DIGITS = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))
+_ACCURACY = {  # macro's quantity: column, column of its error, unit
+    "Rmse": ("rmse", "rmse_err", "reduced shear"),
+    "RmseOverBound": ("rmse_over_crb", "rmse_over_crb_err", ""),
+    "Scatter": ("scatter", None, "reduced shear"),
+    "MedianAbs": ("median_abs", None, "reduced shear"),
+    "Coverage": ("coverage68", None, ""),
+    "Failed": ("n_failed", None, "galaxies"),
+    "SecondsPerStamp": ("seconds_per_stamp", None, "s"),
+}
+_LEVEL = {
+    "Snr": ("snr", None, ""),
+    "Bound": ("crb", None, "reduced shear"),
+    "PriorBound": ("prior_bound", None, "reduced shear"),
+}
+_BIAS = {
+    f"{letter.upper()}{digit}": (f"{letter}{i}", f"{letter}{i}_err", "" if letter == "m" else "reduced shear")
+    for letter in "mc"
+    for i, digit in ((1, "One"), (2, "Two"))
+}
+_COST = {
+    "Rate": ("stamps_per_second", None, "1/s"),
+    "Seconds": ("seconds", None, "s"),
+    "PeakMb": ("peak_mb", None, "MB"),
+}
+_COUNTS = ("n_failed", "peak_mb")
+
+
+@dataclass(frozen=True)
+class Number:
+    """One quotable number, or words computed from numbers.
+
+    Attributes
+    ----------
+    macro : str
+        Name of the LaTeX macro, without backslash.
+    value : float or str or None
+        None where there is no finite value.
+    error : float or None
+    text : str
+        As LaTeX prints it: rounded, in math mode if it is a number.
+    unit : str
+        Empty for a pure number.
+    source : dict
+        ``table``, ``column``, and what picks the row.
+    """
+
+    macro: str
+    value: float | str | None
+    error: float | None
+    text: str
+    unit: str
+    source: dict[str, Any] = field(default_factory=dict)
+
+
+def collect_numbers(
+    accuracy: pd.DataFrame,
+    shear_bias: pd.DataFrame,
+    throughput: pd.DataFrame,
+    studies: Iterable[tuple[Study, pd.DataFrame]] = (),
+) -> list[Number]:
+    """Return every quotable number of a run.
+
+    Parameters
+    ----------
+    accuracy, shear_bias, throughput : pandas.DataFrame
+        The metrics tables. Seeds of a network are combined.
+    studies : iterable of (Study, DataFrame)
+        Each study with its table (`shearbench.evaluation.study.study_table`).
+
+    Returns
+    -------
+    list of Number
+        With names that are all different: should two differ only in characters that a macro's name
+        cannot have, the later one gets a letter more.
+    """
+    found: list[Number] = []
+    for row in level_bounds(accuracy).to_dict("records"):
+        found += _numbers(_LEVEL, row, "metrics/accuracy.csv", ("population", "noise"))
+    for row in combined_accuracy(accuracy).to_dict("records"):
+        found += _numbers(_ACCURACY, row, "metrics/accuracy.csv", ("population", "estimator", "noise"))
+    for row in combined_shear_bias(shear_bias).to_dict("records"):
+        prefix = "Raw" if row["calibration"] == "none" else "Calibrated"
+        keys = ("population", "estimator", "noise")
+        found += _numbers(
+            _BIAS, row, "metrics/shear_bias.csv", keys, prefix, {"calibration": row["calibration"]}
+        )
+    for row in throughput.to_dict("records"):
+        found += _numbers(_COST, row, "metrics/throughput.csv", ("stage", "population", "name"))
+    for study, table in studies:
+        found += _study_numbers(study, table)
+    return _distinct(found)
+
+
+def macro_name(*parts: object) -> str:
+    """Return parts as one macro's name: capitals and spelled-out digits; a float is a noise level."""
+    name = ""
+    for part in parts:
+        if isinstance(part, float):
+            exact = Decimal(f"{part:.6g}").normalize()
+            mantissa = exact.scaleb(-exact.adjusted())
+            part = f"sigma {mantissa:f} E {exact.adjusted()}".replace("-", "minus ").replace(".", " point ")
+        for word in re.findall(r"[A-Za-z]+|[0-9]", str(part)):
+            name += _DIGITS.get(word) or word[0].upper() + word[1:]
+    return name
+
+
+def _numbers(
+    quantities: Mapping[str, tuple[str, str | None, str]],
+    row: dict[Any, Any],
+    table: str,
+    keys: tuple[str, ...],
+    prefix: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> list[Number]:
+    source = {"table": table, **{key: row[key] for key in keys}, **(more or {})}
+    if "n_seeds" in row:
+        source["seeds"] = int(row["n_seeds"])
+    found = []
+    for quantity, (column, error_column, unit) in quantities.items():
+        value = float(row[column])
+        error = float(row[error_column]) if error_column else math.nan
+        macro = macro_name(prefix + quantity, *[row[key] for key in keys])
+        text = (
+            f"{value:.0f}" if column in _COUNTS and math.isfinite(value) else shown(value, error, latex=True)
+        )
+        found.append(
+            Number(macro, _finite(value), _finite(error), text, unit, {**source, "column": column}),
+        )
+    return found
+
+
+def _study_numbers(study: Study, table: pd.DataFrame) -> list[Number]:
+    path = f"metrics/studies/{study.name}.csv"
+    words = verdict(study, table)
+    found = [Number(macro_name("Verdict", study.name), words, None, escape(words), "", {"table": path})]
+    for row in table[table["judged"]].assign(value=labels(study, table)).to_dict("records"):
+        source = {"table": path, "value": row["value"], "noise": study.noise}
+        for quantity, column, error_column in (
+            ("StudyRatio", "rmse_over_crb", "rmse_over_crb_err"),
+            ("StudyFactor", "factor", "factor_err"),
+        ):
+            value, error = float(row[column]), float(row[error_column])
+            text = shown(value, error, latex=True)
+            macro = macro_name(quantity, study.name, row["value"])
+            found.append(
+                Number(macro, _finite(value), _finite(error), text, "", {**source, "column": column})
+            )
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _distinct(numbers: list[Number]) -> list[Number]:
+    taken: set[str] = set()
+    result = []
+    for item in numbers:
+        macro = item.macro
+        suffix = 0
+        while macro in taken:
+            suffix += 1
+            macro = item.macro + "X" * suffix
+        taken.add(macro)
+        result.append(replace(item, macro=macro))
+    return result
+
+
+def numbers_json(numbers: Iterable[Number]) -> str:
+    """Return ``paper/numbers.json``: for each macro its value, error, printed text, unit and source."""
+    content = {
+        item.macro: {
+            "value": item.value,
+            "error": item.error,
+            "text": item.text,
+            "unit": item.unit,
+            "source": item.source,
+        }
+        for item in numbers
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def macros_tex(numbers: Iterable[Number]) -> str:
+    """Return ``paper/macros.tex``: one macro for each number."""
+    lines = [
+        "% Made from metrics/*.csv; see numbers.json for the value, error, unit and source of each.",
+        r"% \{Quantity}{Population}{Estimator}{Noise}: a capital for each word, digits spelled out;",
+        r"% 1e-5 is SigmaOneEMinusFive. Quantities: Rmse, RmseOverBound, Scatter, MedianAbs, Coverage,",
+        r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo}. Of a population at a noise",
+        r"% level: Snr, Bound, PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a",
+        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}. What has no value prints as --.",
+    ]
+    for item in numbers:
+        text = item.text if isinstance(item.value, str) else rf"\ensuremath{{{item.text}}}"
+        if item.value is None:
+            text = "--"
+        lines.append(rf"\newcommand{{\{item.macro}}}{{{text}}}")
+    return "\n".join(lines) + "\n"

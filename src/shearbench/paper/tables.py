@@ -1,0 +1,226 @@
+"""The metrics as LaTeX tables, seeds combined, values rounded to two digits of their errors.
+
+They need the packages booktabs and longtable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shearbench.evaluation.statistics import combine_seeds
+from shearbench.evaluation.study import labels, verdict
+from shearbench.paper.latex import escape, longtable, number, power_of_ten
+from shearbench.rounding import MISSING
+from shearbench.studies import Study
+
+_KEYS = ["population", "noise", "estimator", "label", "kind"]
+_BIASES = {name: f"{name}_err" for name in ("m1", "m2", "c1", "c2")}
+_SEEDS = (
+    "Networks: mean over seeds; the error adds the scatter of the seeds and the bootstrap error over "
+    "galaxies in quadrature."
+)
+
+
+def combined_accuracy(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy table with the seeds of each network combined; ``n`` and ``n_failed`` added up."""
+    return combine_seeds(
+        accuracy,
+        _KEYS,
+        {"rmse": "rmse_err", "rmse_over_crb": "rmse_over_crb_err"},
+        means=["snr", "scatter", "median_abs", "crb", "prior_bound", "coverage68", "seconds_per_stamp"],
+        sums=["n", "n_failed"],
+    )
+
+
+def combined_shear_bias(shear_bias: pd.DataFrame) -> pd.DataFrame:
+    """Return the shear-bias table with the seeds of each network combined; ``n_pairs, n_failed`` added up."""
+    return combine_seeds(
+        shear_bias, [*_KEYS, "calibration"], _BIASES, means=["R1", "R2"], sums=["n_pairs", "n_failed"]
+    )
+
+
+def level_bounds(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return snr, crb and prior_bound for each population and noise level.
+
+    Bounds are over the galaxies an estimator did not fail on; the row of the estimator that failed least
+    stands for its level.
+    """
+    order = accuracy.assign(good=accuracy["n"] - accuracy["n_failed"]).sort_values(
+        "good", ascending=False, kind="stable"
+    )
+    first = order.groupby(["population", "noise"], sort=False, as_index=False).head(1)
+    return first[["population", "noise", "snr", "crb", "prior_bound"]].sort_values("noise", kind="stable")
+
+
+def accuracy_tex(accuracy: pd.DataFrame) -> str:
+    """Return ``tables/accuracy.tex``: RMSE of every estimator at each noise level, a table per population."""
+    rows, bounds = combined_accuracy(accuracy), level_bounds(accuracy)
+    tables = []
+    for population, group in rows.groupby("population", sort=False):
+        levels = sorted(group["noise"].unique())
+        bound = bounds[bounds["population"] == population].set_index("noise")
+        powers = {
+            noise: _exponent([*group.loc[group["noise"] == noise, "rmse"], bound.loc[noise, "crb"]])
+            for noise in levels
+        }
+        head = [
+            [r"$\sigma$", *map(power_of_ten, levels)],
+            [r"median S/N", *[number(float(bound.loc[noise, "snr"])) for noise in levels]],
+            [r"unit", *[f"$10^{{{powers[noise]}}}$" for noise in levels]],
+        ]
+        body: list[Sequence[str] | str | None] = []
+        for _, own in group.groupby("estimator", sort=False):
+            cells = dict.fromkeys(levels, MISSING)
+            for row in own.to_dict("records"):
+                cells[row["noise"]] = number(row["rmse"], row["rmse_err"], power=powers[row["noise"]])
+            body.append([escape(own["label"].iloc[0]), *cells.values()])
+        body.append(None)
+        for name, column in ((r"Cram\'er--Rao bound", "crb"), ("prior-limited bound", "prior_bound")):
+            limits = [number(float(bound.loc[noise, column]), power=powers[noise]) for noise in levels]
+            if set(limits) != {MISSING}:
+                body.append([name, *limits])
+        galaxies = accuracy.loc[accuracy["population"] == population, "n"].max()
+        caption = (
+            rf"RMSE of the shape, per component, for \texttt{{{escape(population)}}} at each noise level "
+            rf"$\sigma$ per pixel, from {galaxies} galaxies "
+            rf"less the flagged ones. {_SEEDS}"
+        )
+        tables.append(
+            longtable("l" + "r" * len(levels), head, body, caption, f"tab:accuracy-{_slug(population)}")
+        )
+    return "\n".join(tables)
+
+
+def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
+    """Return ``tables/shear_bias.tex``: m and c before and after calibration, a table per population."""
+    head = [
+        ["", "", r"$m_1$", r"$m_2$", r"$c_1$", r"$c_2$", "galaxies", "dropped"],
+        ["", "", *[r"[$10^{-3}$]"] * 2, *[r"[$10^{-4}$]"] * 2, "", ""],
+    ]
+    tables = []
+    for population, group in combined_shear_bias(shear_bias).groupby("population", sort=False):
+        body: list[Sequence[str] | str | None] = []
+        for noise, level in group.groupby("noise", sort=True):
+            body.append(rf"$\sigma$ = {power_of_ten(float(noise))}")  # type: ignore[arg-type]
+            for row in level.to_dict("records"):
+                used = [str(int(row[name] / row["n_seeds"])) for name in ("n_pairs", "n_failed")]
+                calibrated = "raw" if row["calibration"] == "none" else "calibrated"
+                body.append([escape(row["label"]), calibrated, *_bias_cells(row), *used])
+        caption = (
+            rf"Multiplicative and additive shear bias for \texttt{{{escape(population)}}}, with bootstrap "
+            "errors over base galaxies; each appears under $\\pm$ shear in both components with equal noise, "
+            "and rotated. Calibrated: divided by a response measured on other galaxies, or by the "
+            f"estimator's own. A base galaxy with any flagged member is dropped. {_SEEDS}"
+        )
+        label = f"tab:shear-bias-{_slug(population)}"
+        tables.append(longtable("llrrrrrr", head, body, caption, label, "scriptsize"))
+    return "\n".join(tables)
+
+
+def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
+    """Return ``tables/estimators.tex``: every estimator's m, c, RMSE/bound, coverage and failures."""
+    biases = combined_shear_bias(shear_bias[shear_bias["calibration"] == "response"])
+    merged = combined_accuracy(accuracy).merge(
+        biases.drop(columns=["n_seeds", "n_failed", "label", "kind"]),
+        on=["population", "noise", "estimator"],
+        how="left",
+    )
+    head = [
+        ["", r"$m_1$", r"$m_2$", r"$c_1$", r"$c_2$", "RMSE /", "coverage", "failed"],
+        ["", *[r"[$10^{-3}$]"] * 2, *[r"[$10^{-4}$]"] * 2, "bound", r"[\%]", ""],
+    ]
+    tables = []
+    for population, group in merged.groupby("population", sort=False):
+        body: list[Sequence[str] | str | None] = []
+        for noise, level in group.groupby("noise", sort=True):
+            body.append(rf"$\sigma$ = {power_of_ten(float(noise))}")  # type: ignore[arg-type]
+            for row in level.to_dict("records"):
+                coverage = row["coverage68"]
+                body.append(
+                    [
+                        escape(row["label"]),
+                        *_bias_cells(row),
+                        number(row["rmse_over_crb"], row["rmse_over_crb_err"]),
+                        MISSING if math.isnan(coverage) else f"{100 * coverage:.1f}",
+                        f"{int(row['n_failed'])}/{int(row['n'])}",
+                    ]
+                )
+        caption = (
+            rf"Every estimator on \texttt{{{escape(population)}}}: shear bias after calibration (on other "
+            r"galaxies, or by the estimator's own response), RMSE over the Cram\'er--Rao bound of the same "
+            r"galaxies, how often its own $1\sigma$ error holds the truth (68.3 if honest), and the flagged "
+            "galaxies. An estimator with a prior may go below the bound at high noise, because it is biased. "
+            f"{_SEEDS}"
+        )
+        label = f"tab:estimators-{_slug(population)}"
+        tables.append(longtable("lrrrrrrr", head, body, caption, label, "scriptsize"))
+    return "\n".join(tables)
+
+
+def throughput_tex(throughput: pd.DataFrame) -> str:
+    """Return ``tables/throughput.tex``: stamps a second, time and memory of each stage."""
+    head = [["", "stamps/s", "stamps", "seconds", "cores", "peak [MB]"]]
+    body: list[Sequence[str] | str | None] = []
+    for (population, stage), group in throughput.groupby(["population", "stage"], sort=False):
+        body.append(rf"{escape(stage)}, \texttt{{{escape(population)}}}")
+        for row in group.to_dict("records"):
+            cells = [number(row["stamps_per_second"]), str(int(row["stamps"])), number(row["seconds"])]
+            memory = row["peak_mb"]
+            peak = f"{memory:.0f}" if math.isfinite(memory) else MISSING
+            body.append([escape(row["label"]), *cells, str(int(row["cores"])), peak])
+    caption = (
+        "What each stage costs, on the machine of the manifest. Measuring: all noise levels, splits and "
+        "seeds of an estimator added up. Training: a stamp counts each time it is seen."
+    )
+    return longtable("lrrrrr", head, body, caption, "tab:throughput")
+
+
+def study_tex(study: Study, table: pd.DataFrame) -> str:
+    """Return ``tables/study_{name}.tex``: RMSE over the bound along the axis, and the verdict as caption."""
+    table = table.assign(value=labels(study, table))
+    levels = sorted(table["noise"].unique())
+    judged = {row["value"]: row for row in table[table["judged"]].to_dict("records")}
+    head = [
+        ["", "seeds", *[rf"$\sigma$ = {power_of_ten(noise)}" for noise in levels], "factor", r"signif."],
+    ]
+    body: list[Sequence[str] | str | None] = []
+    for value, own in table.sort_values("noise", kind="stable").groupby("value", sort=False):
+        row = judged[str(value)]
+        cells = [number(*pair) for pair in own[["rmse_over_crb", "rmse_over_crb_err"]].to_numpy(float)]
+        significance = row["n_sigma"]
+        body.append(
+            [
+                escape(value),
+                str(int(row["n_seeds"])),
+                *cells,
+                number(row["factor"], row["factor_err"]) if not row["best"] else "best",
+                rf"${significance:.1f}\,\sigma$" if math.isfinite(significance) else MISSING,
+            ]
+        )
+    caption = (
+        rf"{escape(study.question)} RMSE over the Cram\'er--Rao bound on "
+        rf"\texttt{{{escape(study.population)}}}; the last columns compare with the best at "
+        rf"$\sigma$ = {power_of_ten(study.noise)}. {escape(verdict(study, table))}"
+    )
+    return longtable("lr" + "r" * (len(levels) + 2), head, body, caption, f"tab:study-{_slug(study.name)}")
+
+
+def _bias_cells(row: Mapping[Any, Any]) -> list[str]:
+    return [
+        number(row[name], row[error], power=-3 if name[0] == "m" else -4) for name, error in _BIASES.items()
+    ]
+
+
+def _exponent(values: list[float]) -> int:
+    """Return the power of ten of the smallest of the values, which a column is then given in units of."""
+    finite = [value for value in values if math.isfinite(value) and value > 0]
+    return int(np.floor(np.log10(min(finite)))) if finite else 0
+
+
+def _slug(text: object) -> str:
+    return "".join(char if char.isalnum() and char.isascii() else "-" for char in str(text))

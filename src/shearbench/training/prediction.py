@@ -1,0 +1,103 @@
+"""Trained networks as estimators."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from shearbench.errors import ContractError
+from shearbench.estimators.base import Flag, Shapes
+from shearbench.stamps import RULE, StampBatch, StampSet
+from shearbench.training.model_file import TrainedNetwork
+from shearbench.training.settings import pick_device, torch_settings
+
+
+def predict(
+    model: TrainedNetwork,
+    stamps: StampSet,
+    sigma: float,
+    seed: int,
+    batch: int = 256,
+    threads: int = 1,
+    device: torch.device | None = None,
+) -> tuple[Shapes, float]:
+    """Measure all stamps of a split at one noise level.
+
+    Parameters
+    ----------
+    model : TrainedNetwork
+    stamps : StampSet
+    sigma : float
+        Noise per pixel.
+    seed : int
+        The run's seed, which names the noise (not the network's).
+    batch : int
+        Stamps at once.
+    threads : int
+        CPU threads.
+    device : torch.device, optional
+        The GPU that is visible, or the CPU, by default.
+
+    Returns
+    -------
+    shapes : Shapes
+        Stamps with NaN or infinite pixels, in themselves or in their PSF, are flagged ``BAD_PIXELS``, and
+        answers with ``|g| >= 1`` ``OUT_OF_RANGE``.
+    seconds : float
+        Time spent measuring, copies to the device included; reading, noise and the first batch's warming
+        up are not.
+
+    Raises
+    ------
+    ContractError
+        The stamps are not of the size, scale or population that the network was trained on.
+    """
+    _check(model, stamps)
+    device = pick_device() if device is None else device
+    parts, seconds = [], 0.0
+    with torch_settings(threads, 0, device), torch.inference_mode():
+        network = model.network.to(device)
+        for k, one in enumerate(stamps.batches(sigma, seed, batch)):
+            if k == 0:
+                _measure(model, one, device)
+            start = time.perf_counter()
+            parts.append(_measure(model, one, device))
+            seconds += time.perf_counter() - start
+        network.to("cpu")
+    g, error, flag = (np.concatenate(column) for column in zip(*parts))
+    return Shapes(g[:, 0], g[:, 1], error, error.copy(), flag), seconds
+
+
+def _measure(
+    model: TrainedNetwork, batch: StampBatch, device: torch.device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    images, psf = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.psf).to(device)
+    good = torch.isfinite(images).all(2).all(1) & torch.isfinite(psf).all(-1).all(-1)
+    # Zeros in place of what is no number: the others get the same answer as without such neighbours.
+    images = images.where(good[:, None, None], 0.0)
+    psf = psf.nan_to_num(0.0, 0.0, 0.0)
+    network = model.network
+    shapes, snr = network(images, psf, images.new_tensor(batch.sigma))
+    error = network.errors(snr, batch.sigma).where(good, torch.nan)
+    shapes = shapes.where(good[:, None], torch.nan)
+    g, finite = shapes.double().cpu().numpy(), good.cpu().numpy()
+    flag = np.where(finite, int(Flag.GOOD), int(Flag.BAD_PIXELS))
+    flag[finite & ~(np.hypot(*g.T) < 1)] = int(Flag.OUT_OF_RANGE)
+    return g, error.double().cpu().numpy(), flag
+
+
+def _check(model: TrainedNetwork, stamps: StampSet) -> None:
+    expected = {
+        "population": model.about["population"],
+        "shape": tuple(model.about["shape"]),
+        "pixel_scale": model.about["pixel_scale"],
+        "constant_psf": not model.about["per_galaxy_psf"],
+    }
+    for field, value in expected.items():
+        found = getattr(stamps, field)
+        if found != value:
+            raise ContractError.of(
+                stamps.paths[0], field, found, f"{value}, as the model was trained on", RULE
+            )

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from shearbench.evaluation.study import STUDY, study_table, verdict
+from shearbench.studies import Study
+
+
+def make_study(**changes):
+    return Study(
+        **{
+            "name": "downsampling",
+            "question": "Does pooling set the floor?",
+            "base": "pooled",
+            "axis": "options.downsampling",
+            "values": {"Max pooling": "max", "Average pooling": "average", "Dilated": "dilated"},
+            **changes,
+        }
+    )
+
+
+def make_accuracy(results, noise=1e-5, error=0.1, **changes):
+    """Rows for {variant: ratios of its seeds}."""
+    return pd.DataFrame(
+        [
+            {
+                "population": "exp_gauss",
+                "noise": noise,
+                "estimator": variant,
+                "seed": seed,
+                "n": 1000,
+                "n_failed": 0,
+                "rmse_over_crb": ratio,
+                "rmse_over_crb_err": error,
+                **changes,
+            }
+            for variant, ratios in results.items()
+            for seed, ratio in enumerate(ratios, 1)
+        ]
+    )
+
+
+MAX, AVERAGE, DILATED = "downsampling-max-pooling", "downsampling-average-pooling", "downsampling-dilated"
+
+
+class TestStudy:
+    def test_variants(self):
+        study = make_study(training={"budget": 5, "ema": {"decay": 0.9}})
+        assert study.variants() == {
+            name: {
+                "base": "pooled",
+                "training": {"budget": 5, "ema": {"decay": 0.9}},
+                "options": {"downsampling": value},
+            }
+            for name, value in ((MAX, "max"), (AVERAGE, "average"), (DILATED, "dilated"))
+        }
+
+    def test_axis_of_the_recipe_wins_over_the_common_recipe(self):
+        study = make_study(
+            axis="training.ema.decay",
+            values={"0.9": 0.9, "none": None},
+            training={"ema": {"decay": 1, "x": 2}},
+        )
+        assert study.variants()["downsampling-0-9"]["training"] == {"ema": {"decay": 0.9, "x": 2}}
+
+    def test_values_may_change_several_options(self):
+        study = make_study(
+            axis=None,
+            values={"whole": {}, "no noise": {"training": {"noise": "fixed"}}, "plain": {"base": "shearnet"}},
+        )
+        assert study.variants() == {
+            "downsampling-whole": {"base": "pooled"},
+            "downsampling-no-noise": {"base": "pooled", "training": {"noise": "fixed"}},
+            "downsampling-plain": {"base": "shearnet"},
+        }
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"values": {"one": 1}}, "at least 2"),
+            ({"values": {"a b": 1, "A-b": 2}}, "both be the variant 'downsampling-a-b'"),
+            ({"axis": "options..x"}, "pattern"),
+            ({"axis": None}, "a mapping of options"),
+            ({"seeds": []}, "at least 1"),
+            ({"seeds": [1, 1]}, "twice"),
+            ({"seeds": [-1]}, "greater than or equal to 0"),
+            ({"noise": -1e-5}, "greater than 0"),
+            ({"name": "../up"}, "pattern"),
+            ({"axes": "x"}, "Extra"),
+        ],
+    )
+    def test_wrong_study_is_refused(self, changes, message):
+        with pytest.raises(ValidationError, match=message):
+            make_study(**changes)
+
+
+class TestTable:
+    def test_means_errors_and_factors(self):
+        accuracy = make_accuracy({MAX: [10, 11, 12], AVERAGE: [5.1, 5.2, 5.3], DILATED: [5, 5.1, 4.9]})
+        other = make_accuracy({MAX: [1.0, 1, 1], DILATED: [2.0]}, noise=0.1, error=0.01)
+        stranger = make_accuracy({"pooled": [1.0]})
+        table = study_table(make_study(), pd.concat([accuracy, other, stranger]))
+        assert list(table) == STUDY
+        assert table["value"].tolist() == ["Max pooling", "Average pooling", "Dilated"] * 2
+        low = table[table["judged"]].set_index("value")
+        assert low["rmse_over_crb"].tolist() == pytest.approx([11, 5.2, 5])
+        small = math.hypot(0.1, 0.1 / math.sqrt(3))
+        assert low["rmse_over_crb_err"].tolist() == pytest.approx(
+            [math.hypot(0.1, 1 / math.sqrt(3)), small, small]
+        )
+        assert low["best"].tolist() == [False, False, True]
+        assert low["factor"].tolist() == pytest.approx([2.2, 1.04, 1])
+        error = 2.2 * math.hypot(low["rmse_over_crb_err"].iloc[0] / 11, low["rmse_over_crb_err"].iloc[2] / 5)
+        assert low["factor_err"].iloc[0] == pytest.approx(error)
+        high = table[~table["judged"]].set_index("value")
+        assert high.loc["Max pooling", "best"]
+        assert high.loc["Average pooling", "n_seeds"] == 0
+        assert math.isnan(high.loc["Average pooling", "factor"])
+
+    def test_few_seeds_are_worth_less(self):
+        """The same factor and error mean less if the error is itself known from two seeds only (Welch)."""
+        two = study_table(make_study(), make_accuracy({MAX: [10, 12], DILATED: [5, 5.1]}, error=0.0))
+        ten = study_table(make_study(), make_accuracy({MAX: [10, 12] * 5, DILATED: [5, 5.1] * 5}, error=0.0))
+        assert two["n_sigma"].max() < 3 < 5 < ten["n_sigma"].max()
+        # only bootstrap errors: exactly the normal deviate
+        one = study_table(make_study(), make_accuracy({MAX: [5.5], DILATED: [5.0]}, error=0.1)).set_index(
+            "value"
+        )
+        expected = math.log(1.1) / math.hypot(0.1 / 5.5, 0.1 / 5)
+        assert one.loc["Max pooling", "n_sigma"] == pytest.approx(expected)
+
+    def test_significance_is_calibrated(self):
+        """Two equal values, three seeds each: 2-sigma differences turn up in about 5 per cent of studies."""
+        import numpy as np
+
+        rng = np.random.default_rng(3)
+        study = make_study(values={"a": 1, "b": 2})
+        found = []
+        for _ in range(400):
+            seeds = 10 + 0.1 * rng.standard_normal((2, 3))
+            accuracy = make_accuracy({"downsampling-a": seeds[0], "downsampling-b": seeds[1]}, error=0.0)
+            found.append(study_table(study, accuracy)["n_sigma"].max())
+        # two-sided 4.6 %; Welch is a little conservative for so few; 4 binomial deviations above
+        assert 0.005 < np.mean(np.array(found) > 2) < 0.046 + 4 * math.sqrt(0.046 * 0.954 / 400)
+
+
+class TestVerdict:
+    def test_clear_and_unclear(self):
+        accuracy = make_accuracy({MAX: [10, 10.2, 10.1], AVERAGE: [5.1, 5.2, 5.3], DILATED: [5, 5.1, 4.9]})
+        study = make_study()
+        text = verdict(study, study_table(study, accuracy))
+        assert text == (
+            "Dilated has the lowest RMSE at sigma = 1e-05 on exp_gauss, 5.00 ± 0.12 times the Cramer-Rao "
+            "bound (3 seeds each). It is better than Max pooling (a factor 2.020 ± 0.052, 11.5 sigma). It "
+            "cannot be told apart at 3 sigma from Average pooling (a factor 1.040 ± 0.033, 1.2 sigma). "
+            "Significances allow for how few seeds an error is known from (Welch's t)."
+        )
+
+    def test_one_seed_is_said(self):
+        study = make_study()
+        text = verdict(study, study_table(study, make_accuracy({MAX: [10], AVERAGE: [7], DILATED: [5]})))
+        assert "(1 seed each)" in text
+        assert "With one seed the error is that of the test galaxies only" in text
+        mixed = make_accuracy({MAX: [10, 11], AVERAGE: [7], DILATED: [5, 5]})
+        text = verdict(study, study_table(study, mixed))
+        assert "(1 to 2 seeds each)" in text
+        assert "With one seed for Average pooling the error" in text
+
+    def test_failures_are_said(self):
+        accuracy = pd.concat(
+            [
+                make_accuracy({MAX: [10, 10]}, n_failed=4),
+                make_accuracy({AVERAGE: [math.nan, math.nan]}, n_failed=1000),
+            ]
+        )
+        study = make_study()
+        text = verdict(study, study_table(study, accuracy))
+        assert text.startswith("Max pooling alone has a result")
+        assert "Flagged and left out: 8 of 2000 for Max pooling." in text
+        assert "Without a result: Average pooling (every estimate is flagged) and Dilated (not run)." in text
+
+    def test_nothing_to_judge(self):
+        study = make_study()
+        empty = make_accuracy({MAX: [1]}).iloc[:0]
+        table = study_table(study, empty)
+        assert table["noise"].tolist() == [1e-5] * 3
+        assert "there is no verdict" in verdict(study, table)
+        elsewhere = study_table(study, make_accuracy({MAX: [10]}, noise=0.1))
+        assert "there is no verdict" in verdict(study, elsewhere)
+
+    def test_labels_survive_a_csv_file(self, tmp_path):
+        study = make_study(axis="training.rate", values={"1e-3": 1e-3, "0.10": 0.1})
+        results = {study.variant_name("1e-3"): [10, 10.1], study.variant_name("0.10"): [5, 5.1]}
+        table = study_table(study, make_accuracy(results))
+        table.to_csv(tmp_path / "study.csv", index=False)
+        assert verdict(study, pd.read_csv(tmp_path / "study.csv")) == verdict(study, table)
+        assert "better than 1e-3 (a factor" in verdict(study, table)

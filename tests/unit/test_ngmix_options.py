@@ -1,0 +1,36 @@
+"""What the benchmark says of ngmix where it is not installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from shearbench.estimators.ngmix import Ngmix
+
+
+def test_how_to_get_it_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    reason = Ngmix.unavailable()
+    assert reason is not None
+    assert "conda" in reason
+    assert "envs/ngmix.yaml" in reason
+
+
+def test_its_options_load_nothing_heavy():
+    code = (
+        "import sys, shearbench.estimators.ngmix, shearbench.estimators.hsm; "
+        "print([m for m in ('ngmix', 'galsim', 'numba', 'torch', 'numpy') if m in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "sersic"}, {"psf_model": "moffat"}, {"tries": 0}, {"centroid": 1}]
+)
+def test_wrong_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Ngmix(**wrong)

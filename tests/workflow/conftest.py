@@ -1,0 +1,63 @@
+"""One tiny run of the whole workflow, shared by the tests that look at it or copy it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("workflow", "scripts", "config", "envs", "src")
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True, timeout: float = 600) -> str:
+    """Run snakemake on the tiny configuration in a folder, and return all that it printed."""
+    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=timeout)
+    if check:
+        assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+    return done.stdout + done.stderr
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of snakemake on the tiny configuration."""
+    return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/tiny.yaml", *arguments]
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Return how many jobs of each rule a dry run plans; empty if nothing is to be done."""
+    output = snakemake(folder, "--dry-run", *arguments)
+    table = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", output, re.DOTALL | re.MULTILINE)
+    if table is None:
+        assert "Nothing to be done" in output, output[-4000:]
+        return {}
+    counts = dict(line.split() for line in table[1].splitlines())
+    return {rule: int(count) for rule, count in counts.items() if rule not in ("total", "all")}
+
+
+def copy_workflow(folder: Path) -> None:
+    """Copy what a run needs into a folder, so that tests may change it."""
+    for name in FOLDERS:
+        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the tiny configuration has run to its end. Not to be changed: see `run`."""
+    folder = tmp_path_factory.mktemp("finished")
+    copy_workflow(folder)
+    snakemake(folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """Return a copy of the finished run, to be changed at will, with new modification times."""
+    folder = tmp_path / "run"
+    # copyfile, not copy2: as after a clone, every file is as old as the copy.
+    shutil.copytree(finished, folder, copy_function=shutil.copyfile)
+    return folder

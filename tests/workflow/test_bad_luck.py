@@ -1,0 +1,134 @@
+"""Kills, damaged files, a second run beside the first: nothing half-written is trusted, nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import command, copy_workflow, planned, snakemake
+
+# What a run measures of itself differs from run to run; everything else must not.
+TIMED = ("seconds_per_stamp", "seconds", "stamps_per_second", "peak_mb")
+
+
+def answers(folder):
+    """Return all numbers of a run that do not measure the run itself."""
+    metrics = folder / "results/tiny/metrics"
+    tables = {
+        path.name: pd.read_csv(path).drop(columns=list(TIMED), errors="ignore")
+        for path in metrics.glob("*.csv")
+    }
+    tables["residuals"] = pd.read_parquet(metrics / "residuals.parquet")
+    return tables
+
+
+def assert_same_answers(one, other):
+    first, second = answers(one), answers(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        pd.testing.assert_frame_equal(first[name], second[name], check_exact=True, obj=name)
+
+
+def start(folder):
+    return subprocess.Popen(
+        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp_path):
+    copy_workflow(tmp_path)
+    rng = random.Random(int.from_bytes(os.urandom(4)))
+    for round_ in range(6):
+        process = start(tmp_path)
+        try:
+            process.wait(timeout=rng.uniform(4, 25))
+            break
+        except subprocess.TimeoutExpired:
+            # In turn the whole machine, as it were, and snakemake alone, whose jobs live on as orphans.
+            (os.killpg if round_ % 2 == 0 else os.kill)(process.pid, signal.SIGKILL)
+            process.wait()
+    snakemake(tmp_path)
+    assert planned(tmp_path) == {}
+    assert_same_answers(tmp_path, finished)
+
+
+def test_a_second_run_beside_the_first_is_turned_away(run):
+    from shearbench.runlock import hold_lock
+
+    with hold_lock(run / "results/tiny/.lock"):
+        output = snakemake(run, "--forcerun", "figure_cost", check=False)
+    assert "is working on this run" in output
+    assert "Traceback" not in output
+    snakemake(run, "--forcerun", "figure_cost", "--allowed-rules", "figure_cost", "figures", "--", "figures")
+
+
+STAMPS = "results/tiny/stamps/exp_gauss/test/0.h5"
+ESTIMATES = "results/tiny/estimates/exp_gauss/test/0.01/hsm-regauss.parquet"
+
+
+def damage_truncate(folder):
+    path = folder / STAMPS
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return STAMPS, "unreadable", "simulate_stamps"
+
+
+def damage_foreign(folder):
+    (folder / STAMPS).write_text("not HDF5")
+    return STAMPS, "unreadable", "simulate_stamps"
+
+
+def damage_missing(folder):
+    with h5py.File(folder / STAMPS, "a") as file:
+        del file["noise_id"]
+    return STAMPS, "noise_id", "simulate_stamps"
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_foreign, damage_missing])
+def test_damaged_stamps_are_named_with_the_rule_to_run_again(run, damage):
+    path, field, rule = damage(run)
+    output = snakemake(run, ESTIMATES, "--force", check=False)
+    assert path in output
+    assert field in output
+    assert f"rule '{rule}'" in output
+    # What the message says is what mends it.
+    (run / path).unlink()
+    snakemake(run, ESTIMATES, "--forcerun", rule, "measure", "--until", rule, "measure")
+
+
+def test_a_nan_pixel_costs_one_galaxy(run):
+    with h5py.File(run / STAMPS, "a") as file:
+        file["images"][3, 10, 10] = np.nan
+    before = pd.read_parquet(run / ESTIMATES)
+    snakemake(run, ESTIMATES, "--force")
+    after = pd.read_parquet(run / ESTIMATES)
+    assert after.flag[3] == 1
+    assert np.isnan(after.g1[3])
+    pd.testing.assert_frame_equal(after.drop(index=3), before.drop(index=3))
+
+
+def test_a_model_of_another_variant_is_refused(run):
+    models = run / "results/tiny/models/exp_gauss"
+    (models / "pooled/seed1/model.pt").write_bytes((models / "shearnet/seed1/model.pt").read_bytes())
+    target = "results/tiny/estimates/exp_gauss/test/0.01/pooled.seed1.parquet"
+    output = snakemake(run, target, "--force", check=False)
+    assert "pooled/seed1/model.pt" in output
+    assert "variant" in output
+    assert "rule 'train'" in output
+    assert not (run / target).exists()
+
+
+def test_a_failing_job_is_shown_with_its_log_and_the_others_go_on(run):
+    script = run / "scripts/figure_cost.py"
+    script.write_text(script.read_text().replace("save(draw", "raise ValueError('no ink'); save(draw"))
+    (run / "results/tiny/figures/accuracy.png").unlink()
+    output = snakemake(run, "--forcerun", "figure_accuracy", check=False)
+    assert "no ink" in output
+    assert "figure_cost" in output
+    assert (run / "results/tiny/figures/accuracy.png").exists()

@@ -1,0 +1,91 @@
+"""What runs again, and what does not."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+from conftest import planned, snakemake
+
+JUDGED = {
+    "evaluate_accuracy",
+    "evaluate_residuals",
+    "evaluate_throughput",
+    "figure_accuracy",
+    "figure_efficiency",
+    "figure_decomposition",
+    "figure_cost",
+    "manifest",
+}
+
+
+def change_config(folder, change):
+    path = folder / "config/tiny.yaml"
+    config = yaml.safe_load(path.read_text())
+    change(config)
+    path.write_text(yaml.safe_dump(config))
+
+
+def test_nothing_is_to_be_done_after_a_run_whatever_the_modification_times(run):
+    (run / "README.md").write_text("new words\n")
+    assert planned(run) == {}
+
+
+def test_comments_and_other_targets_do_not_count(run):
+    for path in run.glob("src/shearbench/*.py"):
+        path.write_text(f"# a remark\n{path.read_text()}\n# another\n")
+    assert planned(run) == {}
+    assert planned(run, "figures") == {}
+
+
+def test_a_new_noise_level_trains_nothing(run):
+    change_config(run, lambda config: config["noise_levels"].append("1e-3"))
+    jobs = planned(run)
+    assert not {"train", "simulate_stamps", "sample_catalog", "cramer_rao", "predict_shear"} & set(jobs)
+    # One level more for each classical estimator; a network answers all levels of a split in one job.
+    assert jobs["measure"] == 3
+    assert jobs["predict"] == 2
+    assert JUDGED <= set(jobs)
+
+
+def test_a_wider_variant_trains_that_variant_alone(run):
+    change_config(run, lambda config: config["variants"].update(pooled={"options": {"width": 12}}))
+    jobs = planned(run)
+    assert jobs["train"] == 1
+    assert jobs["predict"] == 1
+    assert jobs["predict_shear"] == 1
+    assert not {"measure", "simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
+    assert JUDGED <= set(jobs)
+    reasons = snakemake(run, "--dry-run")
+    assert re.findall(r"rule train:\n(?:.*\n)*?    wildcards: .*variant=(\w+)", reasons) == ["pooled"]
+
+
+def test_a_change_of_the_fits_trains_nothing(run):
+    module = run / "src/shearbench/mixture/__init__.py"
+    module.write_text(module.read_text() + "\n_CHANGED = True\n")
+    jobs = planned(run)
+    # mixture-exp and mixture-gauss at two levels on test and one on shear; not HSM.
+    assert jobs["measure"] == 6
+    assert not {"train", "predict", "simulate_stamps", "cramer_rao"} & set(jobs)
+
+
+def test_a_change_of_one_architecture_trains_its_variants_alone(run):
+    module = run / "src/shearbench/networks/shearnet.py"
+    module.write_text(module.read_text() + "\n_CHANGED = True\n")
+    jobs = planned(run)
+    assert jobs["train"] == 1
+    assert "measure" not in jobs
+
+
+def test_a_change_of_one_figure_redraws_it_alone(run):
+    module = run / "src/shearbench/figures/cost.py"
+    module.write_text(module.read_text() + "\n_CHANGED = True\n")
+    jobs = planned(run)
+    assert {name for name in jobs if name.startswith("figure_")} == {"figure_cost"}
+    assert not {"train", "measure", "evaluate_accuracy"} & set(jobs)
+
+
+def test_a_new_option_of_the_galaxies_starts_from_the_catalog(run):
+    change_config(run, lambda config: config["populations"]["exp_gauss"].update(flux=[1, 2]))
+    jobs = planned(run)
+    assert {"sample_catalog", "simulate_stamps", "train", "measure", "cramer_rao"} <= set(jobs)

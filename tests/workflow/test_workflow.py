@@ -1,0 +1,145 @@
+"""The whole workflow, from a configuration to the figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import command, copy_workflow, planned, snakemake
+
+ROOT = Path(__file__).parents[2]
+FIGURES = (
+    "accuracy efficiency training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
+    "trends_exp_gauss shear_bias_exp_gauss gallery_exp_gauss"
+).split()
+
+
+def test_a_run_leaves_everything_a_paper_needs(finished):
+    results = finished / "results/tiny"
+    for name in FIGURES:
+        for suffix in ("pdf", "png"):
+            assert (results / f"figures/{name}.{suffix}").stat().st_size > 5000, name
+    for name in ("accuracy.tex", "shear_bias.tex", "throughput.tex", "estimators.tex"):
+        assert r"\begin{tabular}" in (results / "tables" / name).read_text()
+    assert (results / "paper/main.tex").read_text().count("includegraphics") == len(FIGURES)
+    assert json.loads((results / "paper/numbers.json").read_text())
+    assert r"\newcommand" in (results / "paper/macros.tex").read_text()
+
+
+def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finished):
+    accuracy = pd.read_csv(finished / "results/tiny/metrics/accuracy.csv")
+    names = {"mixture-exp", "mixture-gauss", "hsm-regauss", "shearnet", "pooled"}
+    assert names <= set(accuracy.estimator) <= names | {"ngmix-exp", "ngmix-gauss"}
+    assert set(accuracy.noise) == {1e-4, 1e-2}
+    assert (accuracy.groupby("estimator").noise.nunique() == 2).all()
+    assert (accuracy.n + accuracy.n_failed == 96).all()
+    exact = accuracy[(accuracy.estimator == "mixture-exp") & (accuracy.noise == 1e-4)].iloc[0]
+    # 96 galaxies: the model is right, so the fit sits on the bound, within its own bootstrap error.
+    assert abs(exact.rmse_over_crb - 1) < 5 * exact.rmse_over_crb_err
+    bias = pd.read_csv(finished / "results/tiny/metrics/shear_bias.csv")
+    assert set(bias.calibration) >= {"none", "response"}
+    exact = bias[(bias.estimator == "mixture-exp") & (bias.calibration == "none")].iloc[0]
+    assert abs(exact.m1) < max(1e-3, 5 * exact.m1_err)
+
+
+def test_every_computing_rule_leaves_a_log_and_a_benchmark(finished):
+    results = finished / "results/tiny"
+    logs = {path.relative_to(results / "logs").with_suffix("") for path in results.glob("logs/**/*.log")}
+    marks = {path.relative_to(results / "benchmarks").with_suffix("") for path in results.glob("benchmarks/**/*.tsv")}
+    assert logs == marks
+    assert len(logs) > 40
+
+
+def test_the_manifest_names_every_output_as_it_is(finished):
+    from shearbench.paper.manifest import verify
+
+    manifest = json.loads((finished / "results/tiny/manifest.json").read_text())
+    assert verify(manifest, finished / "results/tiny") == []
+    assert any(path.endswith("model.pt") for path in manifest["files"])
+
+
+def test_the_resolved_config_does_the_run_again(finished, run):
+    resolved = yaml.safe_load((run / "results/tiny/config.yaml").read_text())
+    assert resolved["training"]["batch_size"]
+    shutil.copy(run / "results/tiny/config.yaml", run / "config/tiny.yaml")
+    assert planned(run) == {}
+
+
+def test_figures_are_redrawn_from_the_metrics_alone(finished, tmp_path):
+    copy_workflow(tmp_path)
+    kept = tmp_path / "results/tiny"
+    shutil.copytree(finished / "results/tiny/metrics", kept / "metrics", copy_function=shutil.copyfile)
+    rules = [f"figure_{name}" for name in figure_rules()]
+    snakemake(tmp_path, "figures", "--forceall", "--allowed-rules", "figures", *rules)
+    for name in FIGURES:
+        drawn = (kept / f"figures/{name}.png").read_bytes()
+        assert drawn == (finished / f"results/tiny/figures/{name}.png").read_bytes(), name
+    assert not (kept / "stamps").exists()
+
+
+def figure_rules():
+    return [path.stem.removeprefix("figure_") for path in (ROOT / "scripts").glob("figure_*.py")]
+
+
+def test_chunks_do_not_change_a_pixel(finished, run):
+    text = (run / "config/tiny.yaml").read_text()
+    (run / "config/tiny.yaml").write_text(text.replace("chunk_stamps: 100", "chunk_stamps: 37"))
+    snakemake(run, *[f"results/tiny/stamps/exp_gauss/test/{k}.h5" for k in range(3)], "--force")
+
+    def pixels(folder):
+        files = sorted((folder / "results/tiny/stamps/exp_gauss/test").glob("*.h5"))
+        return np.concatenate([h5py.File(path)["images"][:] for path in files])
+
+    assert len(list((run / "results/tiny/stamps/exp_gauss/test").glob("*.h5"))) == 3
+    np.testing.assert_array_equal(pixels(run), pixels(finished))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("noise_level: [1e-3]\n", "did you mean 'noise_levels'"),
+        ("variants: {pooledd: {}}\n", "did you mean 'pooled'"),
+        ("noise_levels: [-1]\n", "noise_levels.0"),
+        ("populations: {cosmos: {catalogue_file: nowhere.fits}}\n", "nowhere.fits"),
+        ("studies: [downsamplin]\n", "downsampling"),
+    ],
+)
+def test_a_wrong_config_stops_before_any_job_without_a_traceback(tmp_path, text, says):
+    copy_workflow(tmp_path)
+    (tmp_path / "config/tiny.yaml").write_text(text)
+    output = snakemake(tmp_path, check=False)
+    assert says in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_planning_needs_no_package_but_snakemakes_own(tmp_path):
+    # With conda, the workflow is planned where torch, galsim and pandas are not.
+    copy_workflow(tmp_path)
+    blocker = "import sys\nfor name in ('torch','galsim','pandas','numpy','numba','h5py','pyarrow','matplotlib','scipy','ngmix'):\n    sys.modules[name] = None\n"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(blocker)
+    import os
+
+    done = subprocess.run(
+        command("--dry-run"),
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.parametrize("tool", [["--lint"]])
+def test_the_workflow_is_lint_clean(tool):
+    done = subprocess.run([sys.executable, "-m", "snakemake", *tool], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

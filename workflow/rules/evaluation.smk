@@ -1,0 +1,172 @@
+"""Estimates against truth and bounds: the small tables that everything after this reads."""
+
+NETWORKS = {variant: list(CONFIG.seeds) for variant in CONFIG.variants}
+POPULATIONS = list(CONFIG.populations)
+MODELS = [
+    (population, variant, seed)
+    for population in POPULATIONS
+    for variant, seeds in NETWORKS.items()
+    for seed in seeds
+]
+LOWEST = sigma_label(min(CONFIG.noise_levels))
+
+
+def labels():
+    """Return how figures and tables call each estimator and network."""
+    given = {name: CONFIG.estimator(name).label for name in ESTIMATORS}
+    return {name: label for name, label in given.items() if label}
+
+
+def all_estimates(split, noises=None):
+    """Return every file of estimates of a split that the run's metrics are made from."""
+    return [
+        path
+        for population in POPULATIONS
+        for noise in (noises or NOISE[split])
+        for path in estimates_of(population, split, noise)
+    ]
+
+
+@functools.lru_cache(maxsize=None)
+def estimates_digest(split):
+    """Return what all these estimates depend on."""
+    return digest(
+        [
+            measure_digest(population, split, noise, estimator)
+            for population in POPULATIONS
+            for noise in NOISE[split]
+            for estimator in ESTIMATORS
+        ],
+        labels(),
+        [predict_digest(population, split, variant, seed) for population, variant, seed in MODELS],
+        [bounds_digest(population, split) for population in POPULATIONS],
+    )
+
+
+rule evaluate_accuracy:
+    input:
+        estimates=all_estimates("test"),
+        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
+        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+    output:
+        f"{RUN}/metrics/accuracy.csv",
+    params:
+        labels=labels(),
+        resamples=CONFIG.bootstrap,
+        depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
+    log:
+        f"{RUN}/logs/evaluate_accuracy.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_accuracy.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/evaluate_accuracy.py"
+
+
+rule evaluate_shear_bias:
+    input:
+        estimates=all_estimates("shear"),
+        catalogs=expand(f"{RUN}/catalogs/{{population}}/shear.parquet", population=POPULATIONS),
+    output:
+        f"{RUN}/metrics/shear_bias.csv",
+    params:
+        labels=labels(),
+        resamples=CONFIG.bootstrap,
+        depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
+    log:
+        f"{RUN}/logs/evaluate_shear_bias.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_shear_bias.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/evaluate_shear_bias.py"
+
+
+rule evaluate_residuals:
+    input:
+        estimates=all_estimates("test", [LOWEST]),
+        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
+        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+    output:
+        residuals=f"{RUN}/metrics/residuals.parquet",
+        trends=f"{RUN}/metrics/trends.csv",
+    params:
+        labels=labels(),
+        first_seed=CONFIG.seeds[0],
+        depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
+    log:
+        f"{RUN}/logs/evaluate_residuals.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_residuals.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/evaluate_residuals.py"
+
+
+# Times and peak memory are read from the estimates and from the benchmark files of the jobs before.
+rule evaluate_throughput:
+    input:
+        estimates=all_estimates("test"),
+        stamps=[path for p in POPULATIONS for path in expand(stamps_of("test"), population=p)],
+        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+        histories=[f"{RUN}/models/{p}/{v}/seed{s}/history.csv" for p, v, s in MODELS],
+    output:
+        throughput=f"{RUN}/metrics/throughput.csv",
+        training=f"{RUN}/metrics/training.csv",
+    params:
+        labels=labels(),
+        benchmarks=f"{RUN}/benchmarks",
+        populations=POPULATIONS,
+        chunks=chunks("test"),
+        models=MODELS,
+        depends=digest(estimates_digest("test"), code_of("evaluate_throughput")),
+    log:
+        f"{RUN}/logs/evaluate_throughput.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_throughput.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/evaluate_throughput.py"
+
+
+rule draw_gallery:
+    input:
+        stamps=[path for p in POPULATIONS for path in expand(stamps_of("test"), population=p)],
+        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
+    output:
+        f"{RUN}/metrics/gallery.h5",
+    params:
+        sigmas=sorted(CONFIG.noise_levels),
+        seed=CONFIG.seed,
+        depends=digest(
+            [stamps_digest(population, "test") for population in POPULATIONS],
+            sorted(CONFIG.noise_levels),
+            CONFIG.seed,
+            code_of("draw_gallery"),
+        ),
+    log:
+        f"{RUN}/logs/draw_gallery.log",
+    benchmark:
+        f"{RUN}/benchmarks/draw_gallery.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/draw_gallery.py"
+
+
+def metrics_digest(path):
+    """Return what a table of metrics depends on: that of the rule that makes it."""
+    made_by = {
+        "accuracy.csv": rules.evaluate_accuracy,
+        "shear_bias.csv": rules.evaluate_shear_bias,
+        "residuals.parquet": rules.evaluate_residuals,
+        "trends.csv": rules.evaluate_residuals,
+        "throughput.csv": rules.evaluate_throughput,
+        "training.csv": rules.evaluate_throughput,
+        "gallery.h5": rules.draw_gallery,
+    }
+    return made_by[os.path.basename(path)].params.depends

@@ -1,0 +1,106 @@
+"""What a paper includes: tables, macros, numbers, a document that shows them all, and the manifest."""
+
+TABLES = [f"{RUN}/tables/{name}.tex" for name in ("accuracy", "shear_bias", "estimators", "throughput")]
+METRIC_TABLES = {name: f"{METRICS}/{name}.csv" for name in ("accuracy", "shear_bias", "throughput")}
+METRICS_DIGEST = digest([metrics_digest(path) for path in METRIC_TABLES.values()])
+
+
+rule tables:
+    input:
+        **METRIC_TABLES,
+    output:
+        **{os.path.basename(path).removesuffix(".tex"): path for path in TABLES},
+    params:
+        depends=digest(METRICS_DIGEST, code_of("tables")),
+    log:
+        f"{RUN}/logs/tables.log",
+    benchmark:
+        f"{RUN}/benchmarks/tables.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/tables.py"
+
+
+rule paper:
+    input:
+        **METRIC_TABLES,
+        figures=FIGURES,
+        tables=TABLES,
+        study_outputs=STUDY_OUTPUTS,
+    output:
+        main=f"{RUN}/paper/main.tex",
+        macros=f"{RUN}/paper/macros.tex",
+        numbers=f"{RUN}/paper/numbers.json",
+    params:
+        run=CONFIG.run,
+        # Each figure's file and the kind whose caption it gets.
+        figures=[(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths],
+        studies={study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies},
+        results=RUN,
+        depends=digest(
+            METRICS_DIGEST, [study_digest(study) for study in CONFIG.studies], code_of("paper")
+        ),
+    log:
+        f"{RUN}/logs/paper.log",
+    benchmark:
+        f"{RUN}/benchmarks/paper.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/paper.py"
+
+
+rule save_config:
+    output:
+        f"{RUN}/config.yaml",
+    params:
+        config=CONFIG.dump(),
+    log:
+        f"{RUN}/logs/save_config.log",
+    benchmark:
+        f"{RUN}/benchmarks/save_config.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/save_config.py"
+
+
+rule manifest:
+    input:
+        rules.save_config.output,
+        FIGURES,
+        TABLES,
+        STUDY_OUTPUTS,
+        rules.paper.output,
+        METRIC_TABLES.values(),
+        all_estimates("test"),
+        all_estimates("shear"),
+        [f"{RUN}/models/{p}/{v}/seed{s}/model.pt" for p, v, s in MODELS],
+        [
+            path
+            for split in SPLITS
+            for p in POPULATIONS
+            for path in [f"{RUN}/catalogs/{p}/{split}.parquet", *expand(stamps_of(split), population=p)]
+        ],
+    output:
+        f"{RUN}/manifest.json",
+    params:
+        results=RUN,
+        seeds={"run": CONFIG.seed, "networks": list(CONFIG.seeds)},
+        depends=digest(
+            METRICS_DIGEST,
+            FIGURE_CODE,
+            CONFIG.dump(),
+            code_of("tables"),
+            code_of("paper"),
+            code_of("manifest"),
+        ),
+    log:
+        f"{RUN}/logs/manifest.log",
+    benchmark:
+        f"{RUN}/benchmarks/manifest.tsv"
+    conda:
+        ENVIRONMENT
+    script:
+        "../../scripts/manifest.py"
