@@ -1,7 +1,26 @@
-"""Keep a few stamps at each noise level, with the best NGMix-like model of each and what it leaves."""
+"""Keep a few stamps at each noise level, with NGMix's exponential model fitted to them and what it leaves."""
+
+from functools import partial
 
 from shearbench.catalog import read_catalog
 from shearbench.evaluation.gallery import make_gallery, write_gallery
-from shearbench.estimators.mixture import Mixture
 from shearbench.job import logged
+from shearbench.mixture.fit import fitted_images
 from shearbench.stamps import StampSet
+
+with logged(snakemake.log[0]):
+    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
+    galleries = []
+    for files in snakemake.params.stamps:
+        stamps = StampSet(files)
+        galleries.append(
+            make_gallery(
+                stamps,
+                catalogs[stamps.population],
+                snakemake.params.sigmas,
+                snakemake.params.seed,
+                partial(fitted_images, model="exp"),
+                "NGMix's exponential model, mixture fit",
+            )
+        )
+    write_gallery(snakemake.output[0], galleries)

@@ -1,9 +1,9 @@
 """Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
 
 import pandas as pd
+from shearbench.bounds import read_bounds
 
 from shearbench.catalog import read_catalog
-from shearbench.bounds import read_bounds
 from shearbench.evaluation.residuals import residuals, trends
 from shearbench.files import write_csv, write_table
 from shearbench.job import logged

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from shearbench.figures.trends import draw
 from shearbench.figures.style import save
+from shearbench.figures.trends import draw
 from shearbench.job import logged
 
 with logged(snakemake.log[0]):

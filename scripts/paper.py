@@ -30,4 +30,7 @@ with logged(snakemake.log[0]):
     numbers = collect_numbers(accuracy, shear_bias, throughput, studies)
     write_text(snakemake.output.numbers, numbers_json(numbers))
     write_text(snakemake.output.macros, macros_tex(numbers))
-    write_text(snakemake.output.main, main_tex(snakemake.params.run, figures, tables, accuracy, list(snakemake.params.studies)))
+    write_text(
+        snakemake.output.main,
+        main_tex(snakemake.params.run, figures, tables, accuracy, list(snakemake.params.studies)),
+    )

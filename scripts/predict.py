@@ -11,8 +11,6 @@ with logged(snakemake.log[0]):
     stamps = StampSet(snakemake.input.stamps)
     model = load_model(snakemake.input.model, variant, snakemake.wildcards.population, seed)
     for sigma, path in zip(snakemake.params.sigmas, snakemake.output):
-        shapes, seconds = predict(
-            model, stamps, sigma, snakemake.params.seed, threads=snakemake.threads
-        )
+        shapes, seconds = predict(model, stamps, sigma, snakemake.params.seed, threads=snakemake.threads)
         table = estimates_table(shapes, stamps, sigma, "network", seconds)
         write_estimates(path, table, variant, seed)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from shearbench.errors import ConfigError, ContractError
 from shearbench.files import read_table
@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def shear_shape(
-    e1: NDArray[np.float64], e2: NDArray[np.float64], s1: Any, s2: Any
+    e1: ArrayLike, e2: ArrayLike, s1: ArrayLike, s2: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the reduced-shear shape e after a shear s: (e + s) / (1 + s* e).
 
@@ -136,7 +136,9 @@ def read_catalog(path: str | os.PathLike[str]) -> pd.DataFrame:
     table = read_table(path, COLUMNS, RULE)
     for name in ("population", "split", "psf", "digest"):
         if name not in table.attrs:
-            raise ContractError.of(path, f"attribute '{name}'", f"only {sorted(table.attrs)}", "the attribute", RULE)
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
+            )
     if not table["galaxy_id"].is_unique:
         raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
     if _content_digest(table) != table.attrs["digest"]:
@@ -152,7 +154,8 @@ def read_catalog_rows(path: str | os.PathLike[str], start: int, stop: int) -> pd
     head = read_table_attributes(path)
     try:
         with pq.ParquetFile(path) as file:
-            groups, first, at = [], 0, 0
+            groups: list[int] = []
+            first, at = 0, 0
             for index in range(file.num_row_groups):
                 rows = file.metadata.row_group(index).num_rows
                 if at < stop and at + rows > start:
@@ -171,7 +174,7 @@ def read_catalog_rows(path: str | os.PathLike[str], start: int, stop: int) -> pd
 
 def read_table_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the attributes of a catalog without reading its rows."""
-    return dict(read_table(path, (), RULE, rows=False).attrs)
+    return {str(name): value for name, value in read_table(path, (), RULE, rows=False).attrs.items()}
 
 
 def _content_digest(table: pd.DataFrame) -> str:
@@ -303,12 +306,16 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
                 "sersic_n": np.clip(np.round(fit[:, 2] / 0.05) * 0.05, 0.3, 6.2).round(6),
             }
         real = galsim.RealGalaxyCatalog(name, dir=folder)
-        moments = [galsim.hsm.FindAdaptiveMom(real.getGalImage(i), strict=False) for i in range(real.nobjects)]
+        moments = [
+            galsim.hsm.FindAdaptiveMom(real.getGalImage(i), strict=False) for i in range(real.nobjects)
+        ]
         scale = np.array([real.getGalImage(i).scale for i in range(real.nobjects)])
     except (OSError, KeyError, galsim.GalSimError) as error:
         raise ConfigError(f"catalogue_file: {path} is no GalSim catalogue of galaxies ({error})") from error
     good = np.array([m.moments_status == 0 for m in moments])
-    shape = np.array([complex(m.observed_shape.g1, m.observed_shape.g2) if ok else 1 for m, ok in zip(moments, good)])
+    shape = np.array(
+        [complex(m.observed_shape.g1, m.observed_shape.g2) if ok else 1 for m, ok in zip(moments, good)]
+    )
     sigma = np.array([m.moments_sigma for m in moments])
     # Half-light radius of the Gaussian with these moments; |e| = 1 keeps a failed measurement out.
     return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.estimators.base import Estimator
-from shearbench.networks import Variant, resolve_variant, variant_presets
+from shearbench.networks import Variant, resolve_variant
 from shearbench.options import Options, merge, shown, validated
 from shearbench.populations import PRESETS as POPULATION_PRESETS
 from shearbench.populations import Population
@@ -32,7 +32,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 def _plain_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError(f"'{value}' is to be a file name: letters, digits, '-' and '_' only, no space, dot or slash")
+        raise ValueError(
+            f"'{value}' is to be a file name: letters, digits, '-' and '_' only, no space, dot or slash"
+        )
     return value
 
 
@@ -68,7 +70,9 @@ class Galaxies(Options):
 class ShearTest(Options):
     """How multiplicative and additive bias are measured."""
 
-    shear: float = Field(0.02, gt=0, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2")
+    shear: float = Field(
+        0.02, gt=0, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2"
+    )
     rotations: typing.Literal[2, 4] = Field(
         2, description="intrinsic orientations of each galaxy: 2 are 90 degrees apart, 4 are 45"
     )
@@ -95,7 +99,8 @@ class Config(Options):
         description="what is simulated: names of presets, or new names with `base: <preset>` and what they change"
     )
     estimators: dict[Name, dict[str, Any]] = Field(
-        default_factory=dict, description="estimators other than networks: presets, or new names with a `base`"
+        default_factory=dict,
+        description="estimators other than networks: presets, or new names with a `base`",
     )
     variants: dict[Name, Variant] = Field(
         default_factory=dict, description="networks: presets, or new names with a `base`"
@@ -104,7 +109,9 @@ class Config(Options):
         (1,), min_length=1, description="each network is trained once with each of these"
     )
     training: Recipe = Recipe()
-    studies: tuple[Name, ...] = Field((), description="studies (files in `config/studies/`) that `all` includes")
+    studies: tuple[Name, ...] = Field(
+        (), description="studies (files in `config/studies/`) that `all` includes"
+    )
     bootstrap: int = Field(400, ge=20, le=10**5, description="bootstrap resamples behind every quoted error")
 
     _left_out: dict[str, list[str]] = PrivateAttr(default_factory=dict)
@@ -169,15 +176,15 @@ def resolve(given: Mapping[str, Any]) -> Config:
         raise ConfigError(f"the configuration is {shown(given)}, not a mapping of keys to values")
     given = dict(given)
     left_out = {
-        section: sorted(name for name, entry in _mapping(section, given.get(section)).items() if entry is None)
+        section: sorted(
+            name for name, entry in _mapping(section, given.get(section)).items() if entry is None
+        )
         for section in ("populations", "estimators", "variants")
     }
     training = validated(Recipe, given.get("training", {}), ("training",))
     given["training"] = training
     given["populations"] = {
-        name: validated(
-            Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name)
-        )
+        name: validated(Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name))
         for name, entry in _entries("populations", given.get("populations", {}), POPULATION_PRESETS)
     }
     presets = estimator_presets()
@@ -186,7 +193,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
         options = {k: v for k, v in entry.items() if k not in ("base", "kind")}
         cls = estimator_kinds()[presets[entry["base"]]["kind"]]
         if entry["kind"] != cls.kind:
-            raise ConfigError(f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'")
+            raise ConfigError(
+                f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'"
+            )
         valid = validated(cls, options, ("estimators", name))
         estimators[name] = {"base": entry["base"], "kind": cls.kind, **valid.model_dump(mode="json")}
     given["estimators"] = estimators
@@ -202,7 +211,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
 def _mapping(section: str, value: Any) -> Mapping[str, Any]:
     value = {} if value is None else value
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{section}: found {shown(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'")
+        raise ConfigError(
+            f"{section}: found {shown(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'"
+        )
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
@@ -219,7 +230,9 @@ def _entries(
         if entry is None:
             continue
         if not isinstance(entry, Mapping):
-            raise ConfigError(f"{section}.{name}: found {shown(entry)}, expected a mapping of options, {{}} for none")
+            raise ConfigError(
+                f"{section}.{name}: found {shown(entry)}, expected a mapping of options, {{}} for none"
+            )
         base = entry.get("base", name)
         if not isinstance(base, str) or base not in presets:
             known = sorted(presets)
@@ -292,7 +305,9 @@ def study_variants(study: Study, config: Config) -> dict[str, Variant]:
             f"it has {', '.join(known)}"
         )
     if study.noise not in config.noise_levels:
-        raise ConfigError(f"{where}.noise: {study.noise:g} is not one of noise_levels {list(config.noise_levels)}")
+        raise ConfigError(
+            f"{where}.noise: {study.noise:g} is not one of noise_levels {list(config.noise_levels)}"
+        )
     variants = {}
     for name, entry in study.variants().items():
         if study.base in config.variants:
@@ -300,3 +315,26 @@ def study_variants(study: Study, config: Config) -> dict[str, Variant]:
             entry = merge(base, {key: value for key, value in entry.items() if key != "base"})
         variants[name] = resolve_variant(name, entry, config.training)
     return variants
+
+
+# The profiles that a model of NGMix is exact for; its PSF models are exact for Gaussian PSFs alone.
+_EXACT = {"gauss": "gaussian", "exp": "exponential"}
+
+
+def labels(config: Config) -> dict[str, str]:
+    """Return how figures and tables call each estimator; one that assumes a galaxy model says where it is right."""
+    named = {}
+    for name in config.estimators:
+        estimator = config.estimator(name)
+        label = estimator.label or name
+        model = getattr(estimator, "model", None)
+        if model is not None and not estimator.ensemble_response:
+            right = [
+                population
+                for population, options in config.populations.items()
+                if options.profile == _EXACT.get(model) and options.psf.profile == "gaussian"
+            ]
+            where = "" if len(right) == len(config.populations) else f" for {', '.join(right)}"
+            label += f", right model{where}" if right else ", wrong model"
+        named[name] = label
+    return named

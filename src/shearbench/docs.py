@@ -89,7 +89,9 @@ def _architectures() -> str:
     presets = variant_presets()
     for kind, cls in sorted(architecture_kinds().items()):
         names = [f"`{name}`" for name, preset in presets.items() if preset["architecture"] == kind]
-        parts.append(f"### {kind}: {', '.join(names)}\n\n{_summary(cls)}\n\n{_table(_options(cls, 'options.'))}")
+        parts.append(
+            f"### {kind}: {', '.join(names)}\n\n{_summary(cls)}\n\n{_table(_options(cls, 'options.'))}"
+        )
     return "\n".join(parts)
 
 

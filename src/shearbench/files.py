@@ -112,7 +112,9 @@ def read_table(
         raise ContractError.of(path, "file", f"unreadable ({error})", "a Parquet table", rule) from error
     missing = [name for name in columns if name not in arrow.column_names]
     if missing:
-        raise ContractError.of(path, f"column '{missing[0]}'", f"only {arrow.column_names}", "the column", rule)
+        raise ContractError.of(
+            path, f"column '{missing[0]}'", f"only {arrow.column_names}", "the column", rule
+        )
     attributes = json.loads((arrow.schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     table = arrow.to_pandas()
     table.attrs = attributes  # those of pandas itself would outlive a change

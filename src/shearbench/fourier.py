@@ -40,11 +40,12 @@ SERSIC_RANGE = (0.3, 6.2)
 
 # The transform R(q) of a Sersic profile (q = k times half-light radius) is a cubic spline in
 # t = ln(1 + q^2/q0^2) / 2, which is smooth in q^2 at the origin and logarithmic beyond, and a Chebyshev
-# series in ln n. These numbers give 4e-8 for n in 0.5..4, and 5e-7 for all n (worst at 0.3, where R oscillates).
+# series in ln n. These numbers give 4e-8 for n in 0.5..4, and 5e-7 for all n (worst at 0.3: R oscillates).
+_SERSIC_TABLE_RANGE = (0.29, 6.4)  # a little more than is used: its derivatives are 0/0 at the ends
 _SERSIC_Q0, _SERSIC_Q_MAX, _SERSIC_STEP, _SERSIC_TERMS = 0.02, 1000.0, 0.03, 32
 _MOFFAT_Z0, _MOFFAT_Z_MAX, _MOFFAT_STEP = 0.02, 60.0, 0.005
 
-_CACHED_VALUES = 65536
+_CACHED_BYTES = 2**19  # of one array of transforms: the batch that is fastest on a CPU's cache
 
 _KOLMOGOROV_K0 = 2.9207006078  # k0 times FWHM of exp(-(k/k0)^(5/3)): half the maximum of its transform
 
@@ -161,7 +162,7 @@ def sersic_transform(n: float, q: NDArray[np.float64]) -> NDArray[np.float64]:
 @functools.cache
 def _sersic_table() -> Tensor:
     """Return Chebyshev series of the spline's polynomials, float64 [terms, 4 * intervals]."""
-    low, high = np.log(SERSIC_RANGE)
+    low, high = np.log(_SERSIC_TABLE_RANGE)
     nodes = np.cos(np.pi * (np.arange(_SERSIC_TERMS) + 0.5) / _SERSIC_TERMS)
     t = np.arange(0, math.log(_SERSIC_Q_MAX / _SERSIC_Q0) + _SERSIC_STEP, _SERSIC_STEP)
     q = _SERSIC_Q0 * np.sqrt(np.expm1(2 * t))
@@ -230,7 +231,7 @@ def _gaussian(u: Tensor) -> _Radial:
 class Renderer(torch.nn.Module):
     """Images of galaxies of one profile, and their derivatives.
 
-    It holds constant tables only (nothing is learned), which move with ``.to``: it can be a part of a network.
+    It holds constant tables only, which move with ``.to``, and learns nothing: it can be a part of a network.
 
     Parameters
     ----------
@@ -271,7 +272,7 @@ class Renderer(torch.nn.Module):
         )
         count = math.ceil(grid.bandwidth * grid.padded_size / 2)
         # Galaxies rendered at once on a CPU: few enough for its cache. A GPU takes all at once.
-        self._batch = max(4, _CACHED_VALUES // count**2)
+        self._batch = max(4, _CACHED_BYTES // (count**2 * dtype.itemsize))
         step = 2 * math.pi / (grid.padded_size * pixel_scale)
         k = (torch.arange(count, dtype=torch.float64) + 0.5) * step
         # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
@@ -426,8 +427,8 @@ class Renderer(torch.nn.Module):
         by_x = _sum_y(*_sum_x(quadrant, ksin_x, -kcos_x), cos_y, sin_y)
         by_y = _sum_y(*along, ksin_y, -kcos_y)
 
-        # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone. kx ky changes
-        # sign with ky, which exchanges sums and differences of the two quadrants.
+        # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone. kx ky
+        # changes sign with ky, which exchanges sums and differences of the two quadrants.
         slope = _quadrant(plus.slope, minus.slope, psf)
         by_a = _sum_y(*_sum_x(slope, k * kcos_x, k * ksin_x), cos_y, sin_y)
         by_c = _sum_y(*_sum_x(slope, cos_x, sin_x), k * kcos_y, k * ksin_y)
@@ -462,7 +463,7 @@ class Renderer(torch.nn.Module):
 
     @property
     def _affine(self) -> tuple[float, float]:
-        """Offset and scale that take q^2, q = k times half-light radius, to the radial transform's variable."""
+        """Offset and scale that take q^2 (q = k times half-light radius) to the radial transform's u."""
         if self.profile == "gaussian":
             return 0.0, -1 / (4 * math.log(2))
         if self.profile == "exponential":
@@ -475,8 +476,8 @@ class Renderer(torch.nn.Module):
         """Return offset + scale (a kx^2 +- 2 b kx ky + c ky^2), each [m, K, K]."""
         k2 = scale * self._k**2
         square = (offset + a[:, None] * k2)[:, None, :] + (c[:, None] * k2)[:, :, None]
-        cross = (2 * scale * b[:, None] * self._k)[:, :, None] * self._k
-        return square + cross, square - cross
+        cross = (2 * scale * b[:, None] * self._k)[:, :, None]
+        return torch.addcmul(square, cross, self._k), torch.addcmul(square, cross, self._k, value=-1)
 
     def _radial(
         self, parameters: Tensor, form: tuple[Tensor, Tensor, Tensor], derivatives: bool
@@ -492,18 +493,13 @@ class Renderer(torch.nn.Module):
 
     def _sersic_rows(self, n: Tensor) -> tuple[Tensor, Tensor]:
         """Return the radial tables of the indices n and their derivatives, each [m, 4, intervals]."""
-        low, high = SERSIC_RANGE
-        middle, half = math.log(low * high) / 2, math.log(high / low) / 2
-        n = n.clamp(low, high)
-        node = (n.log() - middle) / half
-        # T_j and U_j by recurrence; dT_j/dx = j U_(j-1).
-        first, second = [torch.ones_like(node), node], [torch.ones_like(node), 2 * node]
-        for _ in range(_SERSIC_TERMS - 2):
-            first.append(2 * node * first[-1] - first[-2])
-            second.append(2 * node * second[-1] - second[-2])
-        slope = [torch.zeros_like(node)] + [j * u for j, u in enumerate(second[:-1], start=1)]
-        rows = torch.stack(first, dim=1) @ self._table
-        by_index = torch.stack([s / (half * n) for s in slope], dim=1) @ self._table
+        n = n.clamp(*SERSIC_RANGE)[:, None]
+        low, high = _SERSIC_TABLE_RANGE
+        half = math.log(high / low) / 2
+        angle = torch.acos((n.log() - math.log(low * high) / 2) / half)
+        order = torch.arange(_SERSIC_TERMS, device=n.device)
+        rows = torch.cos(order * angle) @ self._table
+        by_index = (order * torch.sin(order * angle) / (torch.sin(angle) * half * n)) @ self._table
         return rows.reshape(len(n), 4, -1), by_index.reshape(len(n), 4, -1)
 
     @staticmethod
@@ -572,12 +568,17 @@ def _moffat(beta: float, z_squared: Tensor) -> Tensor:
 
 
 def _quadrant(plus: Tensor, minus: Tensor, psf: PsfTransform) -> _Quadrant:
-    even_plus, even_minus = plus * psf.real_plus, minus * psf.real_minus
-    cc, ss = even_plus + even_minus, even_plus - even_minus
+    cc, ss = _sum_and_difference(plus, psf.real_plus, minus, psf.real_minus)
     if psf.imaginary_plus is None or psf.imaginary_minus is None:
         return _Quadrant(cc, ss, None, None)
-    odd_plus, odd_minus = plus * psf.imaginary_plus, minus * psf.imaginary_minus
-    return _Quadrant(cc, ss, odd_plus + odd_minus, odd_plus - odd_minus)
+    return _Quadrant(cc, ss, *_sum_and_difference(plus, psf.imaginary_plus, minus, psf.imaginary_minus))
+
+
+def _sum_and_difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a b + c d and a b - c d in three passes over memory."""
+    second = c * d
+    total = torch.addcmul(second, a, b)
+    return total, torch.sub(total, second, alpha=2)
 
 
 def _sum_x(quadrant: _Quadrant, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -606,44 +607,43 @@ def choose_grid(
     hlr: tuple[float, float],
     g_max: float,
     psf_fwhm: tuple[float, float],
+    psf_g_max: float = 0.0,
     n: tuple[float, float] = (1.0, 1.0),
+    padded_size: int | None = None,
 ) -> Grid:
     """Find the smallest grid whose images are exact to a tolerance over a population.
 
-    The extreme galaxies (smallest and largest, stretched and squeezed along each axis and the diagonal, of the
-    smallest and the largest Sersic index, half a pixel off centre) are rendered and compared with a grid of
-    longer period, then with one of more bandwidth; each may take half the tolerance.
+    The extreme galaxies (smallest and largest, stretched and squeezed along each axis and the diagonal, of
+    the smallest and the largest Sersic index, half a pixel off centre) are rendered on grids of several
+    periods, and of several bandwidths, and each compared with a far larger one. Of the pairs whose errors add
+    up to less than the tolerance, the one with the fewest frequencies is returned.
 
     Parameters
     ----------
     profile, shape, pixel_scale
         As for `Renderer`.
     psf : mapping
-        As for `Renderer.psf`; or profile ``image``: bandwidth 1, and the period that a Gaussian of that width needs.
+        As for `Renderer.psf`; or profile ``image``: bandwidth 1, and the period for a Gaussian of its width.
     tolerance : float
         Largest error of a pixel, as a fraction of the galaxy's flux.
     hlr, psf_fwhm, n : (float, float)
         Smallest and largest in the population, arcsec; n for Sersic galaxies only.
-    g_max : float
-        Largest reduced shear.
+    g_max, psf_g_max : float
+        Largest reduced shear of galaxies and of PSFs.
+    padded_size : int, optional
+        Keep to this period and choose the bandwidth only.
 
     Returns
     -------
     Grid
         The largest grid known if none is good enough: for galaxies that fill a good part of it.
     """
+    turns = ((1, 0), (-1, 0), (0, 1))
+    offset = pixel_scale / 2
     cases = [
-        (
-            1.0,
-            0.5 * pixel_scale,
-            0.5 * pixel_scale,
-            size,
-            sign * g_max * math.cos(turn),
-            g_max * math.sin(turn),
-            index,
-        )
-        for size in hlr
-        for sign, turn in ((1, 0.0), (-1, 0.0), (0, math.pi / 2))
+        (1, offset, offset, size, g_max * c, g_max * s, index)
+        for size in sorted(set(hlr))
+        for c, s in turns
         for index in sorted(set(n))
     ]
     parameters = torch.tensor(cases, dtype=torch.float64)[:, : len(parameter_names(profile))]
@@ -651,18 +651,32 @@ def choose_grid(
 
     def images(grid: Grid) -> Tensor:
         renderer = Renderer(profile, shape, pixel_scale, grid, torch.float64)
-        return torch.stack([renderer(parameters, renderer.psf(spec, fwhm)) for fwhm in sorted(set(psf_fwhm))])
+        psfs = [(fwhm, g) for fwhm in sorted(set(psf_fwhm)) for g in sorted({-psf_g_max, psf_g_max})]
+        return torch.stack([renderer(parameters, renderer.psf(spec, fwhm, g)) for fwhm, g in psfs])
 
-    def smallest(grids: list[Grid], reference: Grid) -> Grid:
-        exact = images(reference)
-        for grid in grids[:-1]:
-            if (images(grid) - exact).abs().max() <= tolerance / 2:
-                return grid
-        return grids[-1]
+    def errors(grids: list[Grid], reference: Grid) -> dict[Grid, float]:
+        exact, found = images(reference), {}
+        for grid in grids:
+            found[grid] = float((images(grid) - exact).abs().max())
+            if found[grid] < tolerance / 10:
+                break
+        return found
 
     with torch.no_grad():
         fits = [size for size in _PERIODS if size >= max(shape)] or [2 * max(shape)]
-        period = smallest([Grid(size) for size in fits], Grid(2 * fits[-1])).padded_size
+        if padded_size is None:
+            by_period = errors([Grid(size) for size in fits], Grid(2 * fits[-1]))
+        else:
+            by_period = {Grid(padded_size): 0.0}
         if psf["profile"] == "image":
-            return Grid(period)
-        return smallest([Grid(period, width) for width in _BANDWIDTHS], Grid(period, _BANDWIDTHS[-1] + 1))
+            by_bandwidth = {Grid(fits[0]): 0.0}
+        else:
+            by_bandwidth = errors([Grid(fits[0], b) for b in _BANDWIDTHS], Grid(fits[0], _BANDWIDTHS[-1] + 1))
+    pairs = [
+        Grid(long.padded_size, wide.bandwidth)
+        for long, period_error in by_period.items()
+        for wide, bandwidth_error in by_bandwidth.items()
+        if period_error + bandwidth_error <= tolerance
+    ]
+    largest = Grid(fits[-1], list(by_bandwidth)[-1].bandwidth)
+    return min(pairs, key=lambda grid: (grid.padded_size * grid.bandwidth, grid.padded_size), default=largest)

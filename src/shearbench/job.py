@@ -56,12 +56,11 @@ def logged(log: str) -> Iterator[None]:
     started = time.monotonic()
     with open(path, "w", encoding="utf-8", buffering=1) as file:
         stderr, stdout = sys.stderr, sys.stdout
-        sys.stderr = sys.stdout = _Tee(stderr, file)  # type: ignore[assignment]
+        sys.stderr = sys.stdout = _Tee(stderr, file)
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
-        root.setLevel(logging.INFO)
         try:
             yield
             file.write(f"done in {time.monotonic() - started:.1f} s\n")

@@ -6,9 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def unit_noise(
-    seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]
-) -> NDArray[np.float32]:
+def unit_noise(seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Draw the unit-normal noise fields named by `noise_id`.
 
     Each field comes from a counter-based generator (Philox4x64-10: Salmon et al. 2011, SC'11) keyed by

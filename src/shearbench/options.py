@@ -30,9 +30,22 @@ class Options(BaseModel):
         # To Python, `true` is the number 1; to a user who writes it in place of one, it is a slip.
         for name, value in values.items() if isinstance(values, Mapping) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and "bool" not in str(field.annotation):
+            if not isinstance(value, bool) or field is None:
+                continue
+            parts = list(_parts(field.annotation))
+            number = any(part is int or part is float for part in parts)
+            if number and not any(part is bool or isinstance(part, bool) for part in parts):
                 raise ValueError(f"{name}: found {str(value).lower()}, which is neither a number nor a name")
         return values
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield the types and literals that an annotation is made of."""
+    inner = typing.get_args(annotation)
+    if not inner:
+        yield annotation
+    for part in inner:
+        yield from _parts(part)
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,18 +120,19 @@ def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, 
     """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
     for found in error.errors():
         location = found["loc"]
-        key = ".".join(str(part) for part in (*where, *location)) or "configuration"
+        key = ".".join(str(part) for part in (*where, *location))
         if found["type"] == "extra_forbidden":
             allowed = sorted(_fields_at(model, location[:-1]))
-            yield f"{key}: there is no such key{nearest(str(location[-1]), allowed)}. Allowed here: {', '.join(allowed)}"
-        elif found["type"] == "value_error" and not location:
-            yield str(found["ctx"]["error"]) if not where else f"{key}: {found['ctx']['error']}"
-        else:
-            reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-            hint = ""
-            if found["type"] == "literal_error":
-                hint = nearest(str(found["input"]), re.findall(r"'([^']*)'", reason))
-            yield f"{key}: found {shown(found['input'])}, expected {reason}{hint}"
+            close = nearest(str(location[-1]), allowed)
+            yield f"{key}: there is no such key{close}. Allowed here: {', '.join(allowed)}"
+            continue
+        reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        if found["type"] == "value_error" and isinstance(found["input"], Mapping):
+            # A check of several options together; it starts with the name of the one to change.
+            yield ".".join(filter(None, [key, reason]))
+            continue
+        choices = re.findall(r"'([^']*)'", reason) if found["type"] == "literal_error" else []
+        yield f"{key}: found {shown(found['input'])}, expected {reason}{nearest(str(found['input']), choices)}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

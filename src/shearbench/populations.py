@@ -14,7 +14,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shearbench.options import Options
 
-
 SPLITS = ("train", "validation", "test", "shear")
 
 
@@ -42,13 +41,19 @@ class Psf(Options):
     profile: Literal["gaussian", "moffat", "kolmogorov", "image"] = Field(
         "gaussian", description="its form; `image` reads it from a FITS file"
     )
-    fwhm_arcsec: Range = Field((0.6, 0.6), description="full width at half maximum, a number or a range [arcsec]")
+    fwhm_arcsec: Range = Field(
+        (0.6, 0.6), description="full width at half maximum, a number or a range [arcsec]"
+    )
     moffat_beta: float = Field(2.5, gt=1, description="exponent of a Moffat profile")
     shape_sigma: float = Field(
-        0.0, ge=0, lt=0.2, description="standard deviation of each component of the PSF's own shape g, per galaxy"
+        0.0,
+        ge=0,
+        lt=0.2,
+        description="standard deviation of each component of the PSF's own shape g, per galaxy",
     )
     image_file: str | None = Field(
-        None, description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random"
+        None,
+        description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random",
     )
     image_pixel_scale_arcsec: float = Field(0.2, gt=0, description="pixel scale of these images [arcsec]")
 
@@ -56,13 +61,15 @@ class Psf(Options):
     def _check(self) -> Psf:
         _check_range("fwhm_arcsec", self.fwhm_arcsec, low=0)
         if (self.profile == "image") != (self.image_file is not None):
-            raise ValueError("image_file belongs to profile: image, and that profile needs it")
+            raise ValueError("image_file: belongs to `profile: image`, and that profile needs it")
         return self
 
     @property
     def constant(self) -> bool:
         """Whether every galaxy has the same PSF (images from a file count as one each)."""
-        return self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and self.profile != "image"
+        return (
+            self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and self.profile != "image"
+        )
 
 
 class Population(Options):
@@ -79,15 +86,24 @@ class Population(Options):
     flux: Range = Field((0.5, 5.0), description="total flux, in the image's units")
     sersic_n: Range = Field((0.7, 3.5), description="Sersic index, where the profile has one")
     sersic_n_step: float = Field(
-        0.05, gt=0, description="the index is drawn on a grid of this step, because GalSim tabulates each index anew"
+        0.05,
+        gt=0,
+        description="the index is drawn on a grid of this step, because GalSim tabulates each index anew",
     )
-    shape_sigma: float = Field(0.2, ge=0, le=1, description="standard deviation of each component of the intrinsic g")
+    shape_sigma: float = Field(
+        0.2, ge=0, le=1, description="standard deviation of each component of the intrinsic g"
+    )
     shape_max: float = Field(0.6, gt=0, lt=1, description="intrinsic shapes are kept within |g| < this")
     shear_max: float = Field(
-        0.0, ge=0, lt=0.5, description="train, validation and test galaxies are sheared by up to this, uniform in a disc"
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="train, validation and test galaxies are sheared by up to this, uniform in a disc",
     )
     centroid_shift_pixels: float = Field(
-        0.5, ge=0, description="centroids are uniform within this of the stamp's centre, along each axis [pixels]"
+        0.5,
+        ge=0,
+        description="centroids are uniform within this of the stamp's centre, along each axis [pixels]",
     )
     catalogue_file: str | None = Field(
         None, description="COSMOS (or other GalSim real-galaxy) catalogue, FITS; for the cosmos profiles"
@@ -100,7 +116,7 @@ class Population(Options):
         _check_range("flux", self.flux, low=0)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
         if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
-            raise ValueError("catalogue_file belongs to the cosmos profiles, and they need it")
+            raise ValueError("catalogue_file: belongs to the cosmos profiles, and they need it")
         return self
 
     @property

@@ -10,14 +10,14 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).parent
 
 
-@lru_cache(maxsize=None)
+@cache
 def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
     """Return a digest of a script and of every module of this package that it imports, directly or not.
 
@@ -61,12 +61,12 @@ def _module_file(name: str) -> Path:
     return file
 
 
-@lru_cache(maxsize=None)
+@cache
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _normalised(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -77,7 +77,7 @@ def _normalised(path: Path) -> str:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _imports(path: Path) -> tuple[Path, ...]:
     """Return the files of this package that a file imports when it runs."""
     found: set[Path] = set()

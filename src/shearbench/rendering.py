@@ -49,7 +49,9 @@ def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
     """
     if row.profile == "real":
         galaxy: galsim.GSObject = _real_galaxy(str(population.catalogue_file), int(row.cosmos_index))
-        galaxy = galaxy.withFlux(row.flux).rotate(row.angle * galsim.radians).shear(g1=row.shear1, g2=row.shear2)
+        galaxy = (
+            galaxy.withFlux(row.flux).rotate(row.angle * galsim.radians).shear(g1=row.shear1, g2=row.shear2)
+        )
     else:
         if row.profile == "gaussian":
             galaxy = galsim.Gaussian(half_light_radius=row.hlr, flux=row.flux)

@@ -37,7 +37,9 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
         file.seek(0)
         holder = file.read().strip() or "another process"
         file.close()
-        raise ShearbenchError(f"{Path(path).parent}: {holder} is working on this run; wait for it or stop it") from None
+        raise ShearbenchError(
+            f"{Path(path).parent}: {holder} is working on this run; wait for it or stop it"
+        ) from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}")
     file.flush()

@@ -142,7 +142,7 @@ class ShearNetwork(nn.Module):
         """
         x, level, snr = self.scale_inputs(images, psf, sigma)
         x = x.contiguous(memory_format=torch.channels_last)
-        if self.symmetrise:
+        if self.symmetrise == "always" or (self.symmetrise == "test" and not self.training):
             turned = [
                 dihedral.transform_shapes(self.network(dihedral.transform_images(x, k), level), k)
                 for k in range(dihedral.ORDER)

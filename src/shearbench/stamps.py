@@ -102,7 +102,9 @@ def write_stamps(
         rows = max(1, min(n, 64))
         images = file.create_dataset("images", (n, *shape), np.float32, chunks=(rows, *shape))
         psf_shape = (n, *shape) if per_galaxy_psf else shape
-        psf = file.create_dataset("psf", psf_shape, np.float32, chunks=(rows, *shape) if per_galaxy_psf else None)
+        psf = file.create_dataset(
+            "psf", psf_shape, np.float32, chunks=(rows, *shape) if per_galaxy_psf else None
+        )
         at = 0
         for block, block_psf in blocks:
             images[at : at + len(block)] = block
@@ -136,7 +138,9 @@ class StampSet:
         if not paths:
             raise ValueError("a stamp set needs at least one file")
         self.paths = [Path(path) for path in paths]
-        lengths, galaxy_id, noise_id = [], [], []
+        lengths: list[int] = []
+        galaxy_id: list[NDArray[np.int64]] = []
+        noise_id: list[NDArray[np.int64]] = []
         for path in self.paths:
             with _open(path) as file:
                 _check(file, path)
@@ -147,7 +151,9 @@ class StampSet:
                     first = found
                 for name, value in found.items():
                     if value != first[name]:
-                        raise ContractError.of(path, name, value, f"{first[name]} as in {self.paths[0]}", RULE)
+                        raise ContractError.of(
+                            path, name, value, f"{first[name]} as in {self.paths[0]}", RULE
+                        )
                 lengths.append(file["images"].shape[0])
                 galaxy_id.append(file["galaxy_id"][:])
                 noise_id.append(file["noise_id"][:])
@@ -164,7 +170,9 @@ class StampSet:
     def __len__(self) -> int:
         return len(self.galaxy_id)
 
-    def noiseless(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def noiseless(
+        self, start: int = 0, stop: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return stamps `start` to `stop` without noise, and their PSF.
 
         Returns
@@ -222,7 +230,9 @@ def _open(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise ContractError.of(path, "file", f"unreadable ({error})", "an HDF5 file of stamps", RULE) from error
+        raise ContractError.of(
+            path, "file", f"unreadable ({error})", "an HDF5 file of stamps", RULE
+        ) from error
 
 
 def _check(file: h5py.File, path: Path) -> None:
@@ -231,7 +241,9 @@ def _check(file: h5py.File, path: Path) -> None:
             raise ContractError.of(path, f"dataset '{name}'", f"only {sorted(file)}", "the dataset", RULE)
     for name in _ATTRIBUTES:
         if name not in file.attrs:
-            raise ContractError.of(path, f"attribute '{name}'", f"only {sorted(file.attrs)}", "the attribute", RULE)
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {sorted(file.attrs)}", "the attribute", RULE
+            )
     shape = file["images"].shape
     if len(shape) != 3:
         raise ContractError.of(path, "images", f"shape {shape}", "(n, ny, nx)", RULE)

@@ -34,7 +34,13 @@ def stamps(n, seed=0):
     rng = np.random.default_rng(seed)
     shapes = rng.uniform(-0.4, 0.4, (n, 2))
     drawn = [
-        draw(*g, *rng.uniform(-0.05, 0.05, 2), rng.uniform(0.5, 0.9), rng.uniform(0.5, 5), rng.uniform(-0.1, 0.1, 2))
+        draw(
+            *g,
+            *rng.uniform(-0.05, 0.05, 2),
+            rng.uniform(0.5, 0.9),
+            rng.uniform(0.5, 5),
+            rng.uniform(-0.1, 0.1, 2),
+        )
         for g in shapes
     ]
     images, psf = (torch.stack(column) for column in zip(*drawn))
@@ -58,9 +64,12 @@ def _own_random_state():
 @pytest.mark.parametrize("element", range(dihedral.ORDER))
 def test_shapes_follow_stamps_under_each_rotation_and_mirror(element):
     g, psf_g = torch.tensor([[0.31, -0.17]]), torch.tensor([[-0.04, 0.06]])
-    turned, turned_psf = (dihedral.transform_images(x, element) for x in draw(*g[0].tolist(), *psf_g[0].tolist()))
+    turned, turned_psf = (
+        dihedral.transform_images(x, element) for x in draw(*g[0].tolist(), *psf_g[0].tolist())
+    )
     expected, expected_psf = draw(
-        *dihedral.transform_shapes(g, element)[0].tolist(), *dihedral.transform_shapes(psf_g, element)[0].tolist()
+        *dihedral.transform_shapes(g, element)[0].tolist(),
+        *dihedral.transform_shapes(psf_g, element)[0].tolist(),
     )
     # 1e-6 of the flux: GalSim's own accuracy; a wrong sign anywhere moves pixels by 1e-3 or more.
     torch.testing.assert_close(turned, expected, rtol=0, atol=1e-6)
@@ -69,11 +78,14 @@ def test_shapes_follow_stamps_under_each_rotation_and_mirror(element):
 
 def test_the_eight_transformations_differ():
     image = torch.arange(16.0).reshape(4, 4)
-    assert len({tuple(dihedral.transform_images(image, k).flatten().tolist()) for k in range(dihedral.ORDER)}) == 8
+    assert (
+        len({tuple(dihedral.transform_images(image, k).flatten().tolist()) for k in range(dihedral.ORDER)})
+        == 8
+    )
 
 
 def test_conventions_of_quarter_turn_mirrors_and_transposition():
-    images, _, shapes = stamps(1)
+    images = stamps(1)[0]
 
     def moments(image):
         found = galsim.hsm.FindAdaptiveMom(galsim.Image(image[0].numpy().copy(), scale=SCALE)).observed_shape
@@ -115,7 +127,13 @@ def test_every_preset_builds_and_all_its_weights_learn(name, channels):
 @pytest.mark.parametrize("normalisation", ["none", "batch", "group", "layer"])
 def test_convnet_options_build(downsampling, normalisation):
     options = ConvNet(
-        downsampling=downsampling, normalisation=normalisation, width=4, skip=True, fold=2, projection=3, hidden=[8, 8]
+        downsampling=downsampling,
+        normalisation=normalisation,
+        width=4,
+        skip=True,
+        fold=2,
+        projection=3,
+        hidden=[8, 8],
     )
     module = options.build(1, (SIDE, SIDE), 5).train()
     assert module(torch.randn(4, 1, SIDE, SIDE), torch.zeros(4, LEVELS)).shape == (4, 5)
@@ -123,7 +141,11 @@ def test_convnet_options_build(downsampling, normalisation):
 
 def test_dilation_keeps_the_view_of_pooling():
     def view(downsampling):
-        features = ConvNet(downsampling=downsampling, width=2, growth=1, stages=3, blocks=1).build(1, (64, 64), 2).features
+        features = (
+            ConvNet(downsampling=downsampling, width=2, growth=1, stages=3, blocks=1)
+            .build(1, (64, 64), 2)
+            .features
+        )
         for weight in features.parameters():
             torch.nn.init.constant_(weight, 0.1)
         x = torch.randn(1, 1, 64, 64, requires_grad=True)
@@ -150,7 +172,12 @@ def test_stamps_that_do_not_fit_are_refused(options, shape, said):
 
 
 def test_networks_import_without_torch():
-    code = "import sys, shearbench.networks as n; n.variant_presets(); print({'torch', 'galsim', 'numba'} & set(sys.modules))"
+    code = """if True:
+        import sys
+        import shearbench.networks
+        shearbench.networks.variant_presets()
+        print({"torch", "galsim", "numba", "pandas"} & set(sys.modules))
+        """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -178,7 +205,7 @@ def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(shearbench.networks, "__path__", [*shearbench.networks.__path__, str(tmp_path)])
     try:
-        variant = resolve_variant("linear", {"options": {"symmetrise": True}}, Recipe())
+        variant = resolve_variant("linear", {"options": {"symmetrise": "test"}}, Recipe())
         images, psf, _ = stamps(3)
         assert fitted(variant.make())(images, psf, torch.tensor(0.0))[0].shape == (3, 2)
     finally:
@@ -188,7 +215,9 @@ def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
 def test_variant_takes_preset_then_common_recipe_then_its_own():
     presets = variant_presets()
     variant = resolve_variant(
-        "wide", {"base": "pooled", "options": {"width": 12}, "training": {"epochs": 3}}, Recipe(batch_size=17, epochs=2)
+        "wide",
+        {"base": "pooled", "options": {"width": 12}, "training": {"epochs": 3}},
+        Recipe(batch_size=17, epochs=2),
     )
     assert variant.architecture == presets["pooled"]["architecture"]
     assert variant.options["width"] == 12
@@ -211,9 +240,17 @@ def test_a_resolved_variant_resolves_to_itself():
     [
         ("dialted", {}, ["variants.dialted", "'dialted'", "did you mean 'dilated'", "shearnet"]),
         ("a", {"base": "poold"}, ["variants.a.base", "did you mean 'pooled'"]),
-        ("pooled", {"options": {"widht": 3}}, ["variants.pooled.options.widht", "did you mean 'width'", "activation"]),
+        (
+            "pooled",
+            {"options": {"widht": 3}},
+            ["variants.pooled.options.widht", "did you mean 'width'", "activation"],
+        ),
         ("pooled", {"options": {"width": -3}}, ["variants.pooled.options.width", "-3", "greater than 0"]),
-        ("pooled", {"options": {"downsampling": "min"}}, ["variants.pooled.options.downsampling", "'min'", "'max'"]),
+        (
+            "pooled",
+            {"options": {"downsampling": "min"}},
+            ["variants.pooled.options.downsampling", "'min'", "'max'"],
+        ),
         ("pooled", {"training": {"epoch": 3}}, ["variants.pooled.training.epoch", "did you mean 'epochs'"]),
         ("pooled", {"training": {"noise": [1e-1, 1e-5]}}, ["variants.pooled.training", "must rise"]),
         ("pooled", {"training": {"noise": -1.0}}, ["variants.pooled.training.noise", "-1.0"]),
@@ -232,7 +269,7 @@ def test_a_wrong_variant_is_said_in_plain_words(name, entry, said):
 
 @pytest.mark.parametrize("kind", sorted(architecture_kinds()))
 def test_symmetrised_answers_turn_with_the_stamp(kind):
-    network = fitted(architecture_kinds()[kind](symmetrise=True))
+    network = fitted(architecture_kinds()[kind](symmetrise="always"))
     images, psf, _ = stamps(4, seed=3)
     sigma = torch.tensor(1e-3)
     with torch.no_grad():
@@ -251,7 +288,7 @@ def test_input_is_of_order_one_at_every_noise_level_and_nothing_overflows(scalin
         noisy = images + sigma * torch.randn(images.shape)
         x, level, snr = network.scale_inputs(noisy, psf[0], torch.tensor(sigma))
         assert 0.3 < x.square().mean().sqrt() < 3
-        assert level.abs().max() < 4
+        assert level.abs().max() < 5
         assert torch.isfinite(network(noisy, psf[0], torch.tensor(sigma))[0]).all()
         assert (snr >= 1).all()
     blank = torch.zeros_like(images)
@@ -288,8 +325,12 @@ def test_errors_are_those_of_validation():
     snrs = [10 ** (1 + torch.rand(n)), 10 ** (3 + torch.rand(n))]
     residuals = [0.5 / snr[:, None] * torch.randn(n, 2) for snr in snrs]
     network.calibrate(sigmas, residuals, snrs)
-    torch.testing.assert_close(network.errors(torch.tensor([30.0]), 1e-2), torch.tensor([0.5 / 30]), rtol=0.05, atol=0)
-    torch.testing.assert_close(network.errors(torch.tensor([3e3]), 1e-4), torch.tensor([0.5 / 3e3]), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        network.errors(torch.tensor([30.0]), 1e-2), torch.tensor([0.5 / 30]), rtol=0.05, atol=0
+    )
+    torch.testing.assert_close(
+        network.errors(torch.tensor([3e3]), 1e-4), torch.tensor([0.5 / 3e3]), rtol=0.05, atol=0
+    )
     low, high = (float(network.errors(torch.tensor([1e9]), sigma)) for sigma in (1e-9, 1e9))
     assert low == pytest.approx(float(network.errors(torch.tensor([1e5]), 1e-4)))
     assert high == pytest.approx(float(network.errors(torch.tensor([1e5]), 1e-2)))

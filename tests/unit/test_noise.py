@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from shearbench.noise import unit_noise
 
-PINNED = np.array([[-0.1267736852169037, -0.09826371818780899, 1.4578784704208374], [-0.9078994989395142, 0.3865087926387787, -0.27998775243759155]], dtype=np.float32)
+PINNED = np.array(
+    [
+        [-0.1267736852169037, -0.09826371818780899, 1.4578784704208374],
+        [-0.9078994989395142, 0.3865087926387787, -0.27998775243759155],
+    ],
+    dtype=np.float32,
+)
 
 
 @given(
@@ -26,7 +32,11 @@ def test_pixels_are_pinned():
     generator = np.random.Generator(np.random.Philox(key=np.array([12345, 7], dtype=np.uint64)))
     np.testing.assert_array_equal(field, generator.standard_normal((2, 3), dtype=np.float32))
     np.testing.assert_allclose(
-        field, PINNED, rtol=0, atol=0, err_msg="numpy draws other normals than the release these were pinned with"
+        field,
+        PINNED,
+        rtol=0,
+        atol=0,
+        err_msg="numpy draws other normals than the release these were pinned with",
     )
 
 

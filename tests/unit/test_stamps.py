@@ -84,7 +84,9 @@ def test_psf_images_come_from_fits(tmp_path):
         np.testing.assert_allclose(one, drawn[row.psf_index].array[4:-4, 4:-4], atol=2e-4)
         galaxy = galsim.Exponential(half_light_radius=row.hlr, flux=row.flux).shear(g1=row.g1, g2=row.g2)
         scene = galsim.Convolve(galaxy.shift(row.dx, row.dy), profiles[row.psf_index])
-        np.testing.assert_allclose(image, scene.drawImage(nx=32, ny=32, scale=SCALE).array, atol=1e-3 * row.flux)
+        np.testing.assert_allclose(
+            image, scene.drawImage(nx=32, ny=32, scale=SCALE).array, atol=1e-3 * row.flux
+        )
 
 
 @pytest.mark.parametrize("content", [b"no fits", None])

@@ -3,13 +3,13 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
 
 from shearbench.catalog import sample_catalog
 from shearbench.errors import ConfigError, ContractError
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 TINY = {
     "base": "dilated",
     "options": {"width": 8, "hidden": [16]},
-    "training": {"epochs": 4, "batch_size": 16, "validation_stamps": 32, "noise": [1e-4, 1e-2]},
+    "training": {"epochs": 5, "batch_size": 16, "validation_stamps": 32, "noise": [1e-4, 1e-2]},
 }
 
 
@@ -42,7 +42,7 @@ def variant(**training):
     return resolve_variant("tiny", entry, Recipe())
 
 
-def make_split(folder, split, n, population="exp_gauss", name=None):
+def make_split(folder, split, n, population="exp_gauss"):
     chosen = Population(**PRESETS[population])
     table = sample_catalog(chosen, population, split, n, 5, SCALE)
     path = folder / f"{split}.h5"
@@ -53,20 +53,25 @@ def make_split(folder, split, n, population="exp_gauss", name=None):
         table.noise_id.to_numpy(),
         (SIDE, SIDE),
         not chosen.psf.constant,
-        {"population": population, "split": split, "pixel_scale": SCALE, "catalog_digest": table.attrs["digest"]},
+        {
+            "population": population,
+            "split": split,
+            "pixel_scale": SCALE,
+            "catalog_digest": table.attrs["digest"],
+        },
     )
     return StampSet([path]), table
 
 
-@pytest.fixture(scope="session", params=["exp_gauss"])
-def splits(tmp_path_factory, request):
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stamps")
     train_stamps, train_catalog = make_split(folder, "train", 160)
     validation_stamps, validation_catalog = make_split(folder, "validation", 48)
     return train_stamps, validation_stamps, train_catalog, validation_catalog
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(splits):
     return train(*splits, variant(), name="tiny", seed=1, fingerprint="f")
 
@@ -93,8 +98,8 @@ def test_history_says_how_it_went(trained):
         "validation_loss",
         "validation_rmse",
     ]
-    assert history["epoch"].tolist() == [1, 2, 3, 4]
-    assert history["views"].tolist() == [160, 320, 480, 640]
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert history["views"].tolist() == [160, 320, 480, 640, 800]
     assert (history["seconds"].diff().dropna() > 0).all()
     assert history["validation_loss"].min() < 1  # better than predicting zero
     assert content["epoch"] == history["epoch"].iloc[history["validation_loss"].argmin()]
@@ -159,12 +164,13 @@ if slowly:
     take_step = loop.Training._step
     def slow_step(self, *arguments):
         take_step(self, *arguments)
-        time.sleep(0.02)
+        time.sleep(0.05)
     loop.Training._step = slow_step
 splits = [StampSet([f"{folder}/{split}.h5"]) for split in ("train", "validation")]
-catalogs = [read_table(f"{folder}/{split}.parquet", ["g1", "g2"], "sample_catalog") for split in ("train", "validation")]
+catalogs = [read_table(f"{folder}/{s.split}.parquet", ["g1", "g2"], "sample_catalog") for s in splits]
 variant = Variant.model_validate_json(open(f"{folder}/variant.json").read())
-model, history = train(*splits, *catalogs, variant, name="tiny", seed=1, checkpoint=f"{folder}/c.pt", fingerprint="f")
+arguments = {"name": "tiny", "seed": 1, "checkpoint": f"{folder}/c.pt", "fingerprint": "f"}
+model, history = train(*splits, *catalogs, variant, **arguments)
 save_model(f"{folder}/model.pt", model)
 """
 
@@ -185,7 +191,7 @@ def job(splits, tmp_path):
             [sys.executable, tmp_path / "program.py", tmp_path, *arguments], stderr=subprocess.PIPE, text=True
         )
 
-    yield start
+    return start
 
 
 def wait_for(condition, process):
@@ -196,41 +202,44 @@ def wait_for(condition, process):
         time.sleep(0.002)
 
 
-def test_killed_it_resumes_to_the_same_model_file(job, tmp_path, trained):
+def test_killed_and_terminated_it_ends_with_the_same_model_file(job, tmp_path, trained):
     checkpoint = tmp_path / "c.pt"
+
+    def state():
+        return torch.load(checkpoint, weights_only=True)["state"]
+
     process = job("slowly")
     wait_for(checkpoint.exists, process)
     first = checkpoint.stat().st_mtime_ns
     wait_for(lambda: checkpoint.stat().st_mtime_ns != first, process)
-    time.sleep(0.05)  # somewhere within an epoch
+    time.sleep(0.12)  # somewhere within an epoch
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stderr.close()
+    kept = state()["step"]
+    assert kept >= 20
+
+    process = job("slowly")
+    line = process.stderr.readline()  # an epoch is over
+    assert "epoch 1/5" not in line
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate()[1]
+    assert process.returncode == 143, said
+    assert state()["step"] > kept
+    assert state()["step"] % 10 != 0  # saved at once, within an epoch
     assert not (tmp_path / "model.pt").exists()
+
     process = job()
     said = process.communicate()[1]
     assert process.returncode == 0, said
-    assert "epoch 1/4" not in said  # it went on, rather than starting anew
     save_model(tmp_path / "whole.pt", trained[0])
     assert (tmp_path / "model.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
 
 
-def test_terminated_it_saves_at_once_and_ends_with_a_status(job, tmp_path, trained):
-    process = job("slowly")
-    wait_for((tmp_path / "c.pt").exists, process)
-    time.sleep(0.07)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1]
-    assert process.returncode == 143, said
-    state = torch.load(tmp_path / "c.pt", weights_only=True)["state"]
-    assert state["step"] % 10 != 0  # within an epoch
-    process = job()
-    said = process.communicate()[1]
-    assert process.returncode == 0, said
-    assert same_weights(torch.load(tmp_path / "model.pt", weights_only=True), trained[0])
-
-
-@pytest.mark.parametrize("harm", ["truncated", "foreign", "no checkpoint", "other fingerprint", "other recipe"])
+@pytest.mark.parametrize(
+    "harm", ["truncated", "foreign", "no checkpoint", "other fingerprint", "other recipe"]
+)
 def test_a_checkpoint_that_is_not_its_own_is_left_alone_with_a_warning(splits, tmp_path, trained, harm):
     path = tmp_path / "c.pt"
     arguments = {"name": "tiny", "seed": 1, "checkpoint": path, "fingerprint": "f"}
@@ -270,9 +279,13 @@ def test_early_stopping_keeps_the_best_weights(splits, monkeypatch):
     loop_validate = loop.Training._validate
     monkeypatch.setattr(loop.Training, "_validate", validate)
     monkeypatch.setattr(
-        loop, "evaluate", lambda network, examples, sigma, level, limit=None: _constant(network, examples, losses, level)
+        loop,
+        "evaluate",
+        lambda network, examples, sigma, level, limit=None: _constant(network, examples, losses, level),
     )
-    content, history = train(*splits, variant(epochs=5, patience=2, validation_noise=[1e-3]), name="tiny", seed=1)
+    content, history = train(
+        *splits, variant(epochs=5, patience=2, validation_noise=[1e-3]), name="tiny", seed=1
+    )
     assert len(history) == 4
     assert content["epoch"] == 2
     assert all(torch.equal(content["state"][k], v) for k, v in seen[1].items() if not k.startswith("error"))
@@ -292,7 +305,7 @@ def test_averaged_weights_are_the_mean_of_the_steps(splits):
 def test_nothing_global_is_left_changed(splits):
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), signal.getsignal(signal.SIGTERM))  # noqa: NPY002
     threads, environment = torch.get_num_threads(), dict(os.environ)
-    train(*splits, variant(epochs=1), name="tiny", seed=1, threads=threads + 1)
+    train(*splits, variant(epochs=1, epoch_stamps=16), name="tiny", seed=1, threads=threads + 1)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
     assert signal.getsignal(signal.SIGTERM) is before[2]
@@ -302,10 +315,15 @@ def test_nothing_global_is_left_changed(splits):
 
 def test_settings_are_put_back_after_an_error():
     threads = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError), torch_settings(threads + 1, 0, CPU):
-        assert torch.get_num_threads() == threads + 1
-        assert torch.are_deterministic_algorithms_enabled()
-        1 / 0  # noqa: B018
+
+    def fail():
+        with torch_settings(threads + 1, 0, CPU):
+            assert torch.get_num_threads() == threads + 1
+            assert torch.are_deterministic_algorithms_enabled()
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        fail()
     assert torch.get_num_threads() == threads
 
 
@@ -383,7 +401,10 @@ def test_each_step_has_fresh_noise_of_the_level_it_tells():
     assert sigma.log10().mean() == pytest.approx(-2.5, abs=3 * 3 / np.sqrt(12 * 64))
     # an eighth of the batch for each element of the group, with the signs of each
     assert shapes.sum(0).tolist() == [0, 0]
-    assert draw_batch(examples, index, Recipe(noise=1e-3, d4=False), 1, 1, generator)[3].sum(0).tolist() == [64, 64]
+    assert draw_batch(examples, index, Recipe(noise=1e-3, d4=False), 1, 1, generator)[3].sum(0).tolist() == [
+        64,
+        64,
+    ]
     assert (draw_batch(examples, index, Recipe(noise=1e-3), 1, 1, generator)[2] == torch.tensor(1e-3)).all()
 
 
@@ -406,7 +427,7 @@ def test_loss_weighs_all_noise_levels_alike(splits):
     network.fit_scaling(examples.images, examples.psf, examples.shapes)
     training = loop.Training(network, examples, examples, recipe, 0)
     generator = seeded(torch.Generator(), 1)
-    for _ in range(400):
+    for _ in range(1500):  # the running mean forgets its start by a fiftieth a step
         sigma = 10 ** (-5 + 4 * torch.rand(64, generator=generator))
         residual = sigma[:, None] * torch.randn(64, 2, generator=generator)
         training._loss(residual, sigma)
@@ -423,7 +444,7 @@ def test_recipe_levels_and_ranges():
     assert Recipe(noise=(1e-3, 2e-3)).validation_levels == pytest.approx([1e-3, 2e-3])
     assert Recipe(validation_noise=[1e-1, 1e-3]).validation_levels == [1e-3, 1e-1]
     for wrong in ({"noise": 0}, {"noise": [1e-1, 1e-3]}, {"warmup": 1.0}, {"batch_size": 0}, {"ema": 1.0}):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
             Recipe(**wrong)
 
 
@@ -438,7 +459,7 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert max(rates) == pytest.approx(1, abs=1e-3)
     assert rates.index(max(rates)) in range(98, 102)
     assert rates[-1] < 1e-5
-    assert all(b <= a for a, b in zip(rates[101:], rates[102:]))
+    assert rates[101:] == sorted(rates[101:], reverse=True)
     assert rate_at(999, 1000, Recipe(learning_rate=1.0, final_rate=0.1)) == pytest.approx(0.1, abs=1e-4)
 
 

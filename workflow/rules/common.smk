@@ -6,7 +6,7 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from shearbench.config import load_studies, resolve, study_variants
+from shearbench.config import labels, load_studies, resolve, study_variants
 from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds
 from shearbench.networks import architecture_kinds

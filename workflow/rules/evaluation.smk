@@ -11,10 +11,7 @@ MODELS = [
 LOWEST = sigma_label(min(CONFIG.noise_levels))
 
 
-def labels():
-    """Return how figures and tables call each estimator and network."""
-    given = {name: CONFIG.estimator(name).label for name in ESTIMATORS}
-    return {name: label for name, label in given.items() if label}
+LABELS = {name: label for name, label in labels(CONFIG).items() if name in ESTIMATORS}
 
 
 def all_estimates(split, noises=None):
@@ -37,7 +34,7 @@ def estimates_digest(split):
             for noise in NOISE[split]
             for estimator in ESTIMATORS
         ],
-        labels(),
+        LABELS,
         [predict_digest(population, split, variant, seed) for population, variant, seed in MODELS],
         [bounds_digest(population, split) for population in POPULATIONS],
     )
@@ -51,7 +48,7 @@ rule evaluate_accuracy:
     output:
         f"{RUN}/metrics/accuracy.csv",
     params:
-        labels=labels(),
+        labels=LABELS,
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
     log:
@@ -71,7 +68,7 @@ rule evaluate_shear_bias:
     output:
         f"{RUN}/metrics/shear_bias.csv",
     params:
-        labels=labels(),
+        labels=LABELS,
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
     log:
@@ -93,7 +90,7 @@ rule evaluate_residuals:
         residuals=f"{RUN}/metrics/residuals.parquet",
         trends=f"{RUN}/metrics/trends.csv",
     params:
-        labels=labels(),
+        labels=LABELS,
         first_seed=CONFIG.seeds[0],
         depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
     log:
@@ -117,7 +114,7 @@ rule evaluate_throughput:
         throughput=f"{RUN}/metrics/throughput.csv",
         training=f"{RUN}/metrics/training.csv",
     params:
-        labels=labels(),
+        labels=LABELS,
         benchmarks=f"{RUN}/benchmarks",
         populations=POPULATIONS,
         chunks=chunks("test"),
@@ -140,6 +137,7 @@ rule draw_gallery:
     output:
         f"{RUN}/metrics/gallery.h5",
     params:
+        stamps=[expand(stamps_of("test"), population=p) for p in POPULATIONS],
         sigmas=sorted(CONFIG.noise_levels),
         seed=CONFIG.seed,
         depends=digest(

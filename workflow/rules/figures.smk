@@ -46,6 +46,7 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
                 for path, population in zip(paths, POPULATIONS if per_population else ["all"])
             ],
         params:
+            figure=figure,
             populations=POPULATIONS if per_population else [],
             depends=digest(metrics_digest(source), FIGURE_CODE[figure]),
         log:
@@ -55,7 +56,8 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
         conda:
             ENVIRONMENT
         script:
-            f"../../scripts/figure_{figure}.py"
+            # Read when the job runs, when the loop has long ended: a name by way of params stays what it is.
+            "../../scripts/figure_{params.figure}.py"
 
 
 rule figures:

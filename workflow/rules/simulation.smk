@@ -78,10 +78,15 @@ rule simulate_stamps:
 rule cramer_rao:
     input:
         catalog=rules.sample_catalog.output[0],
+        # Only where the PSF is known by its images and not by a profile.
+        stamps=lambda w: (
+            expand(stamps_of(w.split), population=w.population)
+            if CONFIG.populations[w.population].psf.profile == "image"
+            else []
+        ),
     output:
         f"{RUN}/bounds/{{population}}/{{split}}.parquet",
     params:
-        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
         size=CONFIG.stamps.size_pixels,
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,
         depends=lambda w: bounds_digest(w.population, w.split),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from shearbench.estimators.base import Estimator, Shapes
 
@@ -42,7 +42,11 @@ class Metacal(Estimator):
                 f"estimator: there is no preset '{self.estimator}'{nearest(self.estimator, allowed)} that "
                 f"gives shapes; there are {', '.join(allowed)}"
             )
-        self.inner()
+        try:
+            self.inner()
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise ValueError(f"options.{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
         return self
 
     def inner(self) -> Estimator:

@@ -7,6 +7,9 @@ value and its derivatives by the centre and by the three elements of the mean co
 
 The loops are written for the vectoriser: rows padded to whole vectors, no branch inside, an exponential made
 of multiplications, a stretch of the stamp at a time that stays in the first-level cache.
+
+All compiled code is in this file: numba's cache looks at the age of a function's own file, not at that of the
+functions it calls.
 """
 
 from __future__ import annotations
@@ -17,7 +20,12 @@ import numba
 import numpy as np
 from numpy.polynomial import Chebyshev, Polynomial
 
-from shearbench.mixture.models import WINDOW_END, WINDOW_START
+from shearbench.estimators.base import Flag
+
+# Beyond a squared Mahalanobis distance of 20 a Gaussian is rolled off smoothly, to zero at 25, as ngmix does.
+# It belongs to the likelihood: without it sizes differ from ngmix's by 5e-6.
+WINDOW_START = 20.0
+WINDOW_END = 25.0
 
 # NaN and infinity keep their meaning: only the order of sums, fused operations and signs of zero are free.
 compile_loop = numba.njit(
@@ -34,7 +42,40 @@ _SLOPE = 60 * _ROLL  # -2 dW/ds is 60 s^2 (1 - s)^2 of the step W(s) = s^3 (10 -
 _GRID = WINDOW_END / 128 * (1 + np.cos(np.pi * (np.arange(512) + 0.5) / 512))
 _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
     float(value)
-    for value in Chebyshev.fit(_GRID, np.exp(-_GRID), 7, domain=[0, WINDOW_END / 64]).convert(kind=Polynomial).coef
+    for value in Chebyshev.fit(_GRID, np.exp(-_GRID), 7, domain=[0, WINDOW_END / 64])
+    .convert(kind=Polynomial)
+    .coef
+)
+
+_GOOD, _BAD_PIXELS, _NOT_CONVERGED = int(Flag.GOOD), int(Flag.BAD_PIXELS), int(Flag.NOT_CONVERGED)
+_SINGULAR, _OUT_OF_RANGE, _FAILED = int(Flag.SINGULAR), int(Flag.OUT_OF_RANGE), int(Flag.FAILED)
+
+# Galaxies.
+_EVALUATIONS = 100
+_TOLERANCE = 1e-3  # of the quoted errors: the last step
+_ROUNDING = 1e-14  # of the data's own square: what a sum of squares cannot resolve
+_STALL = 1e-5  # ngmix's ftol and xtol, for fits that creep: towards |g| = 1, say, or along a valley
+_PATIENCE = 20  # evaluations before a fit is taken to creep
+_MOMENTS = 3  # passes of the moments that a fit starts from
+_STARTS = 3
+
+# PSFs.
+_PSF_EVALUATIONS = 300
+_PSF_TOLERANCE = 1e-6  # of the residual's square: what the next step would still remove
+# Sizes and fluxes that a mixture starts from, in those of the Gaussian that fits best.
+_SIZES = (
+    (1.0, 0.0, 0.0, 0.0, 0.0),
+    (0.7, 2.5, 0.0, 0.0, 0.0),
+    (0.5, 1.4, 5.5, 0.0, 0.0),
+    (0.4, 1.0, 2.5, 9.0, 0.0),
+    (0.3, 0.7, 1.5, 4.0, 12.0),
+)
+_FLUXES = (
+    (1.0, 0.0, 0.0, 0.0, 0.0),
+    (0.7, 0.4, 0.0, 0.0, 0.0),
+    (0.35, 0.6, 0.25, 0.0, 0.0),
+    (0.25, 0.45, 0.3, 0.15, 0.0),
+    (0.15, 0.3, 0.35, 0.2, 0.1),
 )
 
 
@@ -66,6 +107,8 @@ def add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu,
         Whether the stretch is touched.
     """
     det = vv * uu - vu * vu
+    if not (det > 0 and vv > 0 and vv + uu < 1e12 and abs(v0) + abs(u0) < 1e6):
+        return False
     qvv, qvu, quu = uu / det, -vu / det, vv / det
     peak = weight / (2 * math.pi * math.sqrt(det))
     half = 0.5 * scale
@@ -122,7 +165,7 @@ def _clear_padding(sums, rows, nx, stride):
 
 
 @compile_loop
-def correlate(image, ny, nx, stride, v0, u0, cvv, cvu, cuu, table, sums, matrix):
+def correlate(image, ny, nx, stride, v0, u0, mean, table, sums, matrix):
     """Sum over pixels the products of a model of unit flux, its derivatives, and the data.
 
     Parameters
@@ -132,8 +175,8 @@ def correlate(image, ny, nx, stride, v0, u0, cvv, cvu, cuu, table, sums, matrix)
     ny, nx, stride : int
     v0, u0 : float
         Centre.
-    cvv, cvu, cuu : float
-        Mean covariance of the galaxy.
+    mean : ndarray of float64, shape (3,)
+        Mean covariance of the galaxy: row-row, row-column, column-column.
     table : ndarray of float64, shape (k, 5)
         For each Gaussian: share of the flux, scale of the galaxy's covariance, covariance of the PSF.
     sums : ndarray of float64, shape (6 * SPAN,)
@@ -146,9 +189,12 @@ def correlate(image, ny, nx, stride, v0, u0, cvv, cvu, cuu, table, sums, matrix)
     bool
         Whether all covariances are positive definite; if not, nothing is filled.
     """
+    covariances = np.empty((len(table), 3))
     for k in range(len(table)):
-        vv, vu, uu = table[k, 1] * cvv + table[k, 2], table[k, 1] * cvu + table[k, 3], table[k, 1] * cuu + table[k, 4]
-        if table[k, 0] != 0 and not (vv > 0 and uu > 0 and vv * uu - vu * vu > 1e-10 * vv * uu):
+        for i in range(3):
+            covariances[k, i] = table[k, 1] * mean[i] + table[k, 2 + i]
+        vv, vu, uu = covariances[k]
+        if not (vv > 0 and uu > 0 and vv * uu - vu * vu > 1e-10 * vv * uu):
             return False
     matrix[:] = 0.0
     height = SPAN // stride
@@ -160,7 +206,7 @@ def correlate(image, ny, nx, stride, v0, u0, cvv, cvu, cuu, table, sums, matrix)
             weight, scale = table[k, 0], table[k, 1]
             if weight == 0:
                 continue
-            vv, vu, uu = scale * cvv + table[k, 2], scale * cvu + table[k, 3], scale * cuu + table[k, 4]
+            vv, vu, uu = covariances[k]
             touched |= add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu)
         if not touched:
             continue
@@ -190,6 +236,73 @@ def project(image, ny, nx, stride, v0, u0, vv, vu, uu, sums, totals):
             for n in range(rows * stride):
                 total += values[n] * data[n]
             totals[i] += total
+
+
+@compile_loop
+def weighted_moments(image, ny, nx, stride, variance, passes, sums, found):
+    """Find the Gaussian that an image looks like.
+
+    For a Gaussian image of covariance S and a Gaussian weight of covariance W, the weighted covariance M
+    obeys 1/M = 1/S + 1/W, and the weighted mean is M/S times the centre: that gives both exactly. The next
+    pass is weighted with what the last one found (adaptive moments: Bernstein & Jarvis 2002, AJ 123, 583,
+    section 3).
+
+    Parameters
+    ----------
+    image, ny, nx, stride, sums
+        See `correlate`.
+    variance : float
+        Of the first weight, which is round and central.
+    passes : int
+    found : ndarray of float64, shape (5,)
+        Filled: row, column, covariance.
+
+    Returns
+    -------
+    bool
+        Whether anything like a Gaussian was found.
+    """
+    totals = np.empty(6)
+    v0 = u0 = wvu = 0.0
+    wvv = wuu = variance
+    for _ in range(passes):
+        project(image, ny, nx, stride, v0, u0, wvv, wvu, wuu, sums, totals)
+        if not totals[0] > 0:
+            return False
+        # The derivatives hold the moments: the mean is W q, the second moment W + W h W.
+        qv, qu = totals[1] / totals[0], totals[2] / totals[0]
+        hvv, hvu, huu = 2 * totals[3] / totals[0], totals[4] / totals[0], 2 * totals[5] / totals[0]
+        dv, du = wvv * qv + wvu * qu, wvu * qv + wuu * qu
+        avv, avu = wvv * hvv + wvu * hvu, wvv * hvu + wvu * huu
+        auv, auu = wvu * hvv + wuu * hvu, wvu * hvu + wuu * huu
+        mvv = wvv + avv * wvv + avu * wvu - dv * dv
+        mvu = wvu + avv * wvu + avu * wuu - dv * du
+        muu = wuu + auv * wvu + auu * wuu - du * du
+        det_m, det_w = mvv * muu - mvu * mvu, wvv * wuu - wvu * wvu
+        if not (mvv > 0 and det_m > 0):
+            return False
+        ivv, ivu, iuu = muu / det_m - wuu / det_w, wvu / det_w - mvu / det_m, mvv / det_m - wvv / det_w
+        det = ivv * iuu - ivu * ivu
+        if not (ivv > 0 and det > 1e-3 * ivv * iuu and ivv + iuu > 8 / (ny * nx)):
+            return False
+        wvv, wvu, wuu = iuu / det, -ivu / det, ivv / det
+        fv, fu = (muu * dv - mvu * du) / det_m, (mvv * du - mvu * dv) / det_m
+        v0 += wvv * fv + wvu * fu
+        u0 += wvu * fv + wuu * fu
+        if not (abs(v0) < 0.25 * ny and abs(u0) < 0.25 * nx):
+            return False
+    found[0], found[1], found[2], found[3], found[4] = v0, u0, wvv, wvu, wuu
+    return True
+
+
+@compile_loop
+def shape_of(vv, vu, uu):
+    """Return (g1, g2) of a covariance; |g| is kept below 0.63, so that a fit can start there."""
+    e1, e2 = (uu - vv) / (uu + vv), 2 * vu / (uu + vv)
+    e = math.sqrt(e1 * e1 + e2 * e2)
+    kept = min(e, 0.9)
+    fall = kept / max(e, 1e-300) / (1 + math.sqrt(1 - kept * kept))
+    return fall * e1, fall * e2
 
 
 @compile_loop
@@ -283,3 +396,446 @@ def substitute(factor, vector):
         for k in range(i + 1, n):
             vector[i] -= factor[k, i] * vector[k]
         vector[i] /= factor[i, i]
+
+
+@compile_loop
+def _descend(factor, gradient, step):
+    """Fill the step that solves L L^T step = -gradient."""
+    for i in range(len(step)):
+        step[i] = -gradient[i]
+    substitute(factor, step)
+
+
+@compile_loop
+def _dot(a, b):
+    total = 0.0
+    for i in range(len(a)):
+        total += a[i] * b[i]
+    return total
+
+
+@compile_loop
+def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
+    """Fit PSF images with Gaussians that share centre and shape.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (m, ny, nx)
+    count : int
+        Gaussians, 1 to 5.
+    threshold : float
+        One Gaussian is kept where its residual is at most this share (rms) of the image.
+    mixtures : ndarray of float64, shape (m, count, 4)
+        Filled: share of the flux and covariance (row-row, row-column, column-column). Where fewer Gaussians
+        were kept the others have no flux.
+    core : ndarray of float64, shape (m, 3)
+        Filled: covariance of the one Gaussian that fits best.
+    residual : ndarray of float64, shape (m,)
+        Filled: rms of image minus mixture over rms of the image.
+    good : ndarray of bool, shape (m,)
+        Filled: whether one Gaussian could be fitted, and the mixture is no worse.
+    """
+    m, ny, nx = images.shape
+    stride = (nx + LANES - 1) // LANES * LANES
+    image = np.zeros(ny * stride)
+    sums = np.empty(6 * SPAN * count)
+    found = np.empty(5)
+    for i in range(m):
+        square = peak = 0.0
+        for row in range(ny):
+            for col in range(nx):
+                value = np.float64(images[i, row, col])
+                image[row * stride + col] = value
+                square += value * value
+                peak = max(peak, value)
+        good[i] = False
+        mixtures[i] = np.nan
+        core[i] = residual[i] = np.nan
+        if not (math.isfinite(square) and weighted_moments(image, ny, nx, stride, 4.0, 4, sums, found)):
+            continue
+        pars = np.empty(6)
+        pars[0], pars[1], pars[4] = found[0], found[1], found[2] + found[4]
+        pars[2], pars[3] = shape_of(found[2], found[3], found[4])
+        pars[5] = 2 * math.pi * math.sqrt(found[2] * found[4] - found[3] ** 2) * peak
+        cost, converged = _fit_psf(image, ny, nx, stride, square, pars, sums)
+        single = cost
+        covariance_of(pars[2], pars[3], pars[4], core[i])
+        kept = 1
+        if count > 1 and math.sqrt(cost / square) > threshold:
+            more = np.empty(4 + 2 * count)
+            for k in range(4):
+                more[k] = pars[k]
+            for k in range(count):
+                more[4 + k] = pars[4] * _SIZES[count - 1][k]
+                more[4 + count + k] = pars[5] * _FLUXES[count - 1][k]
+            cost, _ = _fit_psf(image, ny, nx, stride, square, more, sums)
+            pars, kept = more, count
+        total = 0.0
+        for k in range(kept):
+            total += pars[4 + kept + k]
+        residual[i] = math.sqrt(cost / square)
+        # Several Gaussians may creep along a valley of mixtures as good as each other: any of them will do.
+        good[i] = converged and total > 0 and cost <= single
+        mixtures[i] = 0.0
+        for k in range(count):
+            covariance_of(pars[2], pars[3], pars[4 + min(k, kept - 1)], mixtures[i, k, 1:])
+            mixtures[i, k, 0] = pars[4 + kept + k] / total if k < kept else 0.0
+
+
+@compile_loop
+def covariance_of(g1, g2, size, out):
+    """Fill the covariance (vv, vu, uu) of shape (g1, g2) and size T."""
+    fall, half = 2 / (1 + g1 * g1 + g2 * g2), 0.5 * size
+    out[0], out[1], out[2] = half * (1 - fall * g1), half * fall * g2, half * (1 + fall * g1)
+
+
+@compile_loop
+def _psf_products(image, ny, nx, stride, pars, sums, rows, matrix):
+    """Fill the products of the derivatives by the parameters, and of the residual (last)."""
+    count = (len(pars) - 4) // 2
+    n = len(pars)
+    jacobian, cov = np.empty((3, 3)), np.empty(3)
+    matrix[:] = 0.0
+    height = SPAN // stride
+    for top in range(0, ny, height):
+        tall = min(height, ny - top)
+        pixels = tall * stride
+        sums[:] = 0.0
+        rows[:] = 0.0
+        data = image[top * stride :]
+        for j in range(pixels):
+            rows[n, j] = -data[j]
+        for k in range(count):
+            size, flux = pars[4 + k], pars[4 + count + k]
+            part = sums[6 * SPAN * k : 6 * SPAN * (k + 1)]
+            covariance_of(pars[2], pars[3], size, cov)
+            add_gaussian(part, top, tall, ny, nx, stride, pars[0], pars[1], 1.0, 1.0, cov[0], cov[1], cov[2])
+            if stride > nx:
+                for row in range(tall):
+                    for quantity in range(6):
+                        start = quantity * SPAN + row * stride
+                        part[start + nx : start + stride] = 0.0
+            chain(pars[2], pars[3], size, jacobian)
+            for j in range(pixels):
+                value = part[VALUE * SPAN + j]
+                vv, vu, uu = part[VV * SPAN + j], part[VU * SPAN + j], part[UU * SPAN + j]
+                rows[0, j] += flux * part[ROW * SPAN + j]
+                rows[1, j] += flux * part[COL * SPAN + j]
+                rows[2, j] += flux * (vv * jacobian[0, 0] + vu * jacobian[1, 0] + uu * jacobian[2, 0])
+                rows[3, j] += flux * (vv * jacobian[0, 1] + vu * jacobian[1, 1] + uu * jacobian[2, 1])
+                rows[4 + k, j] = flux * (vv * jacobian[0, 2] + vu * jacobian[1, 2] + uu * jacobian[2, 2])
+                rows[4 + count + k, j] = value
+                rows[n, j] += flux * value
+        for a in range(n + 1):
+            for b in range(a + 1):
+                total = 0.0
+                for j in range(pixels):
+                    total += rows[a, j] * rows[b, j]
+                matrix[a, b] += total
+                matrix[b, a] = matrix[a, b]
+
+
+@compile_loop
+def _fit_psf(image, ny, nx, stride, square, pars, sums):
+    """Fit in place by Levenberg-Marquardt steps; return the residual's square and whether it converged."""
+    n = len(pars)
+    count = (n - 4) // 2
+    rows = np.empty((n + 1, SPAN))
+    matrix, trial_matrix = np.empty((n + 1, n + 1)), np.empty((n + 1, n + 1))
+    damped, factor, step, trial = np.empty((n, n)), np.empty((n, n)), np.empty(n), np.empty(n)
+    _psf_products(image, ny, nx, stride, pars, sums, rows, matrix)
+    damping = 1e-3
+    for _ in range(_PSF_EVALUATIONS):
+        for i in range(n):
+            step[i] = -matrix[i, n]
+            for j in range(n):
+                damped[i, j] = matrix[i, j]
+            damped[i, i] *= 1 + damping
+        if cholesky(damped, factor):
+            substitute(factor, step)
+            predicted = 0.0
+            allowed = True
+            for i in range(n):
+                predicted += step[i] * (damping * matrix[i, i] * step[i] - matrix[i, n])
+                trial[i] = pars[i] + step[i]
+                if 4 <= i < 4 + count:
+                    allowed &= trial[i] > 0
+            allowed &= trial[2] ** 2 + trial[3] ** 2 < 1
+            small = predicted <= _PSF_TOLERANCE * matrix[n, n] + _ROUNDING * square
+            if allowed:
+                _psf_products(image, ny, nx, stride, trial, sums, rows, trial_matrix)
+                fall = matrix[n, n] - trial_matrix[n, n]
+                if fall > 0:
+                    for i in range(n):
+                        pars[i] = trial[i]
+                    matrix, trial_matrix = trial_matrix, matrix
+                    damping *= 0.1 if fall > 0.5 * predicted else 1.0
+                    if small and fall <= 2 * predicted and damping < 1e-2:
+                        return matrix[n, n], True
+                    continue
+            if small:
+                return matrix[n, n], True
+        damping = 10 * max(damping, 1e-4)
+        if damping > 1e12:
+            break
+    return matrix[n, n], False
+
+
+@compile_loop
+def fit_stamps(
+    images, tables, psf, precision, prior, bounds, concentration, pars, covariances, quality, flags
+):
+    """Fit every stamp by itself.
+
+    Parameters
+    ----------
+    images : ndarray of float32, shape (n, ny, nx)
+    tables : ndarray of float64, shape (1 or n, k, 5)
+        The convolved Gaussians, see `shearbench.mixture.kernels.correlate`.
+    psf : ndarray of float64, shape (1 or n, 3)
+        Covariance of the PSF's core, which the fit starts from; NaN where the PSF could not be fitted.
+    precision : float
+        Inverse variance of a pixel.
+    prior : ndarray of float64, shape (3,)
+        1 or 0 for a prior or none, the width of its centre, and of its shape.
+    bounds : ndarray of float64, shape (4,)
+        Least and greatest T and flux allowed.
+    concentration : float
+        T of a galaxy over that of the Gaussian that fits it best, about.
+    pars : ndarray of float64, shape (n, 6)
+        Filled: row, col, g1, g2, T, flux; NaN where a fit fails.
+    covariances : ndarray of float64, shape (n, 6, 6)
+        Filled: their covariances.
+    quality : ndarray of float64, shape (n, 2)
+        Filled: chi^2 per degree of freedom, evaluations of the model.
+    flags : ndarray of int64, shape (n,)
+        Filled: `Flag` bits.
+    """
+    n, ny, nx = images.shape
+    stride = (nx + LANES - 1) // LANES * LANES
+    image = np.zeros(ny * stride)
+    sums = np.empty(6 * SPAN)
+    x = np.empty(5)
+    for i in range(n):
+        square = 0.0
+        for row in range(ny):
+            for col in range(nx):
+                value = np.float64(images[i, row, col])
+                image[row * stride + col] = value
+                square += value * value
+        table, core = tables[min(i, len(tables) - 1)], psf[min(i, len(psf) - 1)]
+        flags[i] = _BAD_PIXELS if math.isfinite(core[0]) else _FAILED
+        if math.isfinite(square) and math.isfinite(core[0]):
+            evaluations = 0.0
+            for attempt in range(_STARTS):
+                _start(attempt, image, ny, nx, stride, core, concentration, sums, x)
+                flags[i] = _fit_galaxy(
+                    image, ny, nx, stride, square, table, precision, prior, bounds, sums, x,
+                    pars[i], covariances[i], quality[i],
+                )  # fmt: skip
+                evaluations += quality[i, 1]
+                if flags[i] == _GOOD:
+                    break
+            quality[i, 1] = evaluations
+        if flags[i] != _GOOD:
+            pars[i] = np.nan
+            covariances[i] = np.nan
+            quality[i, 0] = np.nan
+
+
+@compile_loop
+def _start(attempt, image, ny, nx, stride, psf, concentration, sums, x):
+    """Fill x with the parameters (row, col, g1, g2, T) to start from.
+
+    First from weighted moments less the PSF's. Later attempts start from round galaxies at the centre, of the
+    PSF's size and of twice its size.
+    """
+    round_size = psf[0] + psf[2]
+    found = np.zeros(5)
+    x[:] = 0.0
+    x[4] = round_size * (1.0, 1.0, 4.0)[attempt]
+    if attempt > 0 or not weighted_moments(image, ny, nx, stride, 2 * round_size, _MOMENTS, sums, found):
+        return
+    vv, vu, uu = found[2] - psf[0], found[3] - psf[1], found[4] - psf[2]
+    size = vv + uu
+    x[0], x[1], x[4] = found[0], found[1], concentration * max(size, 0.1 * round_size)
+    if size > 0.1 * round_size:
+        x[2], x[3] = shape_of(vv, vu, uu)
+
+
+@compile_loop
+def _penalty(x, prior):
+    """Return -2 ln p: Gaussian in the centre; Bernstein & Armstrong 2014, eq. 24, in the shape."""
+    if prior[0] == 0:
+        return 0.0
+    gg = x[2] * x[2] + x[3] * x[3]
+    return (x[0] * x[0] + x[1] * x[1]) / prior[1] ** 2 + gg / prior[2] ** 2 - 4 * math.log1p(-gg)
+
+
+@compile_loop
+def _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix):
+    """Fill the matrix of products at x; return the best flux, NaN where x is not allowed."""
+    gg = x[2] * x[2] + x[3] * x[3]
+    if not (gg < 1 and bounds[0] <= x[4] <= bounds[1]):
+        return np.nan
+    mean = np.empty(3)
+    covariance_of(x[2], x[3], x[4], mean)
+    if not correlate(image, ny, nx, stride, x[0], x[1], mean, table, sums, matrix):
+        return np.nan
+    flux = matrix[VALUE, DATA] / matrix[VALUE, VALUE]
+    return flux if bounds[2] <= flux <= bounds[3] else np.nan
+
+
+@compile_loop
+def _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian):
+    """Fill half the gradient and half the Gauss-Newton Hessian of chi^2 + prior, shapes (6,) and (6, 6)."""
+    chain(x[2], x[3], x[4], jacobian)
+    basis[:] = 0.0
+    basis[0, ROW] = basis[1, COL] = flux
+    for i in range(3):
+        for j in range(3):
+            basis[2 + i, VV + j] = flux * jacobian[j, i]
+    basis[5, VALUE] = 1.0
+    for i in range(6):
+        gradient[i] = 0.0
+        for a in range(6):
+            if basis[i, a] != 0:
+                gradient[i] += precision * basis[i, a] * (flux * matrix[VALUE, a] - matrix[a, DATA])
+        for j in range(i + 1):
+            total = 0.0
+            for a in range(6):
+                if basis[i, a] != 0:
+                    for b in range(6):
+                        total += basis[i, a] * basis[j, b] * matrix[min(a, b), max(a, b)]
+            hessian[i, j] = hessian[j, i] = precision * total
+    gradient[5] = 0.0  # the flux is at its best; what is left is rounding
+    if prior[0] == 0:
+        return
+    for i in range(2):
+        gradient[i] += x[i] / prior[1] ** 2
+        hessian[i, i] += 1 / prior[1] ** 2
+    rest = 1 - x[2] * x[2] - x[3] * x[3]
+    pull = 1 / prior[2] ** 2 + 4 / rest
+    for i in range(2, 4):
+        gradient[i] += pull * x[i]
+        hessian[i, i] += pull
+        for j in range(2, 4):
+            hessian[i, j] += 8 * x[i] * x[j] / rest**2
+
+
+@compile_loop
+def _fit_galaxy(
+    image, ny, nx, stride, square, table, precision, prior, bounds, sums, x, pars, covariance, quality
+):
+    """Fit one stamp, starting from x.
+
+    The flux, in which the model is linear, is at its best for every x (variable projection, in Kaufman's
+    approximation: BIT 15, 49, 1975). The other parameters take damped Gauss-Newton steps (Marquardt 1963)
+    until the next one is below `_TOLERANCE` of the quoted errors, or below what chi^2 resolves. That step is
+    taken, unevaluated: so the result is a step more precise than the test.
+    """
+    quality[0] = quality[1] = np.nan
+    matrix, trial_matrix = np.empty((7, 7)), np.empty((7, 7))
+    basis, jacobian = np.empty((6, 6)), np.empty((3, 3))
+    gradient, hessian = np.empty(6), np.empty((6, 6))
+    damped, factor = np.empty((6, 6)), np.empty((6, 6))
+    step, trial = np.empty(6), np.empty(5)
+    freedom = ny * nx - 6
+    quality[1] = 1.0
+    flux = _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix)
+    if not math.isfinite(flux):
+        return _OUT_OF_RANGE
+    chi2 = precision * (square - flux * matrix[VALUE, DATA])
+    cost = chi2 + _penalty(x, prior)
+    _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian)
+    damping = 1e-4
+    for evaluation in range(2, _EVALUATIONS):
+        regular = cholesky(hessian, factor)
+        if regular:
+            _descend(factor, gradient, step)
+            decrement = -_dot(step, gradient)
+            if decrement <= _TOLERANCE**2 * chi2 / freedom + _ROUNDING * precision * square:
+                break
+        for i in range(6):
+            for j in range(i):
+                damped[i, j] = hessian[i, j]
+            damped[i, i] = hessian[i, i] * (1 + damping if i < 5 else 1)
+        if not cholesky(damped, factor):
+            damping = 10 * max(damping, 1e-3)
+            if damping > 1e12:
+                return _SINGULAR
+            continue
+        _descend(factor, gradient, step)
+        predicted = -_dot(step, gradient)
+        for i in range(5):
+            predicted += damping * hessian[i, i] * step[i] * step[i]
+            trial[i] = x[i] + step[i]
+        quality[1] = evaluation
+        trial_flux = _evaluate(image, ny, nx, stride, table, bounds, sums, trial, trial_matrix)
+        trial_chi2 = precision * (square - trial_flux * trial_matrix[VALUE, DATA])
+        fall = -1.0
+        if math.isfinite(trial_flux):
+            fall = cost - trial_chi2 - _penalty(trial, prior)
+        if fall > 0:
+            for i in range(5):
+                x[i] = trial[i]
+            flux, chi2 = trial_flux, trial_chi2
+            cost = chi2 + _penalty(x, prior)
+            matrix, trial_matrix = trial_matrix, matrix
+            _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian)
+            damping *= 0.1 if fall > 0.75 * predicted else (0.5 if fall > 0.25 * predicted else 2.0)
+            stalled = evaluation > _PATIENCE and max(fall, predicted) <= _STALL * cost
+        else:
+            damping = 10 * max(damping, 1e-3)
+            length = size = 0.0
+            for i in range(5):
+                length += hessian[i, i] * step[i] * step[i]
+                size += hessian[i, i] * x[i] * x[i]
+            stalled = length <= _STALL**2 * size
+        if stalled:
+            if not cholesky(hessian, factor):
+                return _SINGULAR
+            step[:] = 0.0
+            decrement = 0.0
+            break
+    else:
+        return _NOT_CONVERGED
+    before = _penalty(x, prior)
+    for i in range(5):
+        x[i] += step[i]
+        pars[i] = x[i]
+    pars[5] = flux + step[5]
+    gg = x[2] * x[2] + x[3] * x[3]
+    if not (gg < 1 and bounds[0] <= x[4] <= bounds[1] and bounds[2] <= pars[5] <= bounds[3]):
+        return _OUT_OF_RANGE
+    chi2 = max(chi2 - decrement + before - _penalty(x, prior), 0.0)
+    quality[0] = chi2 / freedom
+    if prior[0] != 0:
+        _quote_prior(x, prior, hessian)
+        if not cholesky(hessian, factor):
+            return _SINGULAR
+    for i in range(6):
+        step[:] = 0.0
+        step[i] = 1.0
+        substitute(factor, step)
+        for j in range(6):
+            covariance[i, j] = step[j] * quality[0]
+    return _GOOD
+
+
+@compile_loop
+def _quote_prior(x, prior, hessian):
+    """Replace the prior's curvature in the shape by the one that errors are quoted with.
+
+    As in ngmix, the shape's prior counts as one residual sqrt(-2 ln p) beside the pixels', which curves along
+    the shape but not across it.
+    """
+    gg = x[2] * x[2] + x[3] * x[3]
+    rest = 1 - gg
+    pull = 1 / prior[2] ** 2 + 4 / rest
+    minus_2_ln = gg / prior[2] ** 2 - 4 * math.log1p(-gg)
+    ratio = pull * pull / minus_2_ln if minus_2_ln > 0 else 0.0
+    for i in range(2, 4):
+        hessian[i, i] -= pull
+        for j in range(2, 4):
+            hessian[i, j] += (ratio - 8 / rest**2) * x[i] * x[j]

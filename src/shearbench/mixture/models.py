@@ -15,12 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Model = Literal["gauss", "exp", "dev"]
+from shearbench.mixture.kernels import WINDOW_END, WINDOW_START
 
-# Beyond a squared Mahalanobis distance of 20 a Gaussian is rolled off smoothly, to zero at 25, as ngmix does.
-# It belongs to the likelihood: without it sizes differ from ngmix's by 5e-6.
-WINDOW_START = 20.0
-WINDOW_END = 25.0
+Model = Literal["gauss", "exp", "dev"]
 
 # Hogg & Lang 2013, table 1: amplitudes and standard deviations, in half-light radii, of the exponential
 # (6 Gaussians) and de Vaucouleurs (10) profiles.
@@ -76,8 +73,8 @@ def model_image(
 ) -> NDArray[np.float64]:
     """Draw PSF-convolved models, evaluated at the centres of the pixels.
 
-    The pixel is not integrated over: a PSF image is convolved with the pixel already, and so is what is fitted
-    to it.
+    The pixel is not integrated over: a PSF image is convolved with the pixel already, and so is the mixture
+    that is fitted to it.
 
     Parameters
     ----------

@@ -7,13 +7,13 @@ options, and a recipe for its training. All of this is cheap to import: torch co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.networks.base import Architecture
-from shearbench.options import Options, discover, merge
+from shearbench.options import Options, discover, merge, validated
 from shearbench.training.recipe import Recipe
 
 
@@ -84,7 +84,7 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
         With a line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
     """
     at = f"variants.{name}"
-    given = _checked(VariantEntry, entry, at)
+    given = validated(VariantEntry, entry, (at,))
     if given.architecture is None:
         key, base, known = (f"{at}.base" if given.base else at), given.base or name, variant_presets()
     else:
@@ -100,34 +100,10 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
         )
     preset = known[base]
     cls = architecture_kinds()[preset["architecture"]]
-    options = _checked(cls, merge(preset["options"], given.options), f"{at}.options")
+    options = validated(cls, merge(preset["options"], given.options), (at, "options"))
     default = Recipe()
     common = {field: value for field, value in recipe if value != getattr(default, field)}
-    training = _checked(Recipe, merge(merge(preset["training"], common), given.training), f"{at}.training")
+    training = validated(Recipe, merge(merge(preset["training"], common), given.training), (at, "training"))
     return Variant(
         architecture=preset["architecture"], options=options.model_dump(mode="json"), training=training
     )
-
-
-T = TypeVar("T", bound=Options)
-
-
-def _checked(cls: type[T], values: Any, at: str) -> T:
-    """Return options made of `values`, or raise a `ConfigError` that names the keys at fault."""
-    try:
-        return cls.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_message(found, cls, at) for found in error.errors())) from None
-
-
-def _message(found: Any, cls: type[Options], at: str) -> str:
-    path = [str(part) for part in found["loc"]]
-    key = ".".join([at, *path])
-    if found["type"] == "extra_forbidden":
-        allowed = list(cls.model_fields)
-        return f"{key}: there is no such key{nearest(path[-1], allowed)}. Allowed here: {', '.join(allowed)}"
-    reason = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    shown = repr(found["input"])
-    if not path:
-        return f"{key}: {reason}"
-    return f"{key}: found {shown if len(shown) < 80 else shown[:76] + ' ...'}, {reason}"

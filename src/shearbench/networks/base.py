@@ -36,10 +36,11 @@ class Architecture(Options):
         description="Divide what is left of a stamp without the mean galaxy by one number for all pixels "
         "(global) or by the spread of each pixel, galaxies and noise together (pixel).",
     )
-    symmetrise: bool = Field(
-        False,
+    symmetrise: Literal["never", "test", "always"] = Field(
+        "never",
         description="Answer with the mean over the 8 rotations and mirrors of the stamp (and its PSF), "
-        "turned back: the shear's offset is then zero by symmetry, at 8 times the cost.",
+        "turned back: the shear's offset is then zero by symmetry, at 8 times the cost; `test` only where "
+        "shapes are measured, not in training.",
     )
 
     def refuses(self, shape: tuple[int, int]) -> str | None:

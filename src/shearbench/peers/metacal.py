@@ -16,10 +16,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from shearbench.estimators.base import Shapes
-from shearbench.noise import unit_noise
+from shearbench.peers.renoising import second_noise
 from shearbench.stamps import StampBatch
 
-_NOISE_SEED = 0x6D65746163616C  # no run's seed, so this noise is independent of that in the stamps
 _PSF_FLOOR = 1e-3  # modes that the PSF suppresses below this hold no information
 _TAPS = 7  # of the interpolation in Fourier space
 _BLOCK = 32  # stamps at once; their transforms fit a cache
@@ -92,18 +91,18 @@ class Kernel:
         if ny != nx:
             raise ValueError(f"metacalibration needs square stamps, not {ny}x{nx}")
         self.batch, self.size = batch, nx
-        noise = batch.sigma * unit_noise(_NOISE_SEED, batch.noise_id, (ny, nx))
-        self._images = np.concatenate([batch.images, np.rot90(noise, 1, axes=(1, 2))])
+        self._images = np.concatenate([batch.images, np.rot90(second_noise(batch), 1, axes=(1, 2))])
         psfs = batch.psf[None] if batch.constant_psf else batch.psf
         self._psfs = psfs
         self._width = gaussian_width(psfs) * (1 + 2 * step)
         self._n = n
         spectrum = np.abs(scipy.fft.fft2(psfs.astype(np.float64)))
         k = 2 * np.pi * scipy.fft.fftfreq(nx)
-        hidden = spectrum < _PSF_FLOOR * spectrum[:, :1, :1]
-        modulus = np.hypot(k[:, None], k)
-        # A disc, so that no direction is preferred, that ends before the first mode the PSF hides.
-        self._limit = np.where(hidden, modulus, modulus.max()).min(axis=(1, 2)) - np.pi / nx
+        visible = spectrum >= _PSF_FLOOR * spectrum[:, :1, :1]
+        # A disc, so that no direction is preferred. It ends short of the Nyquist frequency, where the
+        # transform of a PSF that is centred between pixels is 0.
+        seen = np.where(visible, np.hypot(k[:, None], k), 0).max(axis=(1, 2))
+        self._limit = np.minimum(seen, np.pi) * (1 - 0.5 / nx)
 
     @property
     def psf(self) -> NDArray[np.float32]:

@@ -80,7 +80,11 @@ def train(
     device = pick_device() if device is None else device
     shape, architecture = train_stamps.shape, variant.make()
     problem = architecture.refuses(shape) or variant.training.refuses(len(train_stamps))
-    if problem is None and (variant.training.d4 or architecture.symmetrise) and shape[0] != shape[1]:
+    if (
+        problem is None
+        and (variant.training.d4 or architecture.symmetrise != "never")
+        and shape[0] != shape[1]
+    ):
         problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
     if problem is not None:
         raise ConfigError(f"variants.{name}: {problem}")

@@ -1,0 +1,48 @@
+"""FPFS by AnaCal, the real package (X. Li, GPL-3.0): shapelet moments with an analytic response."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from shearbench.estimators.base import Estimator, Shapes
+
+if TYPE_CHECKING:
+    from shearbench.stamps import StampBatch
+
+
+class AnacalFpfs(Estimator):
+    """Fourier Power Function Shapelets (Li & Mandelbaum 2023, MNRAS 521, 4904), measured where the galaxy is.
+
+    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
+    mean response of an ensemble.
+    """
+
+    kind: ClassVar[str] = "anacal"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {"anacal-fpfs": {"label": "AnaCal FPFS"}}
+    ensemble_response: ClassVar[bool] = True
+
+    sigma_arcsec: float = Field(
+        0.52, gt=0, lt=3, description="width of the shapelets; wider than the PSF, or noise grows [arcsec]"
+    )
+    c0: float = Field(
+        0.5,
+        gt=0,
+        description="weight against faint galaxies in the ellipticity m22 / (m00 + c0), in units of m00: the "
+        "flux under the shapelets' Gaussian per arcsec^2",
+    )
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return how to get AnaCal where it is not importable."""
+        if importlib.util.find_spec("anacal") is not None:
+            return None
+        return "anacal is not importable: `pip install anacal`, or `conda install -c conda-forge anacal`"
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the ellipticity of every stamp of a batch, and its response."""
+        from shearbench.peers.fpfs import measure_fpfs
+
+        return measure_fpfs(batch, self.sigma_arcsec, self.c0)

@@ -1,0 +1,42 @@
+"""The built-in maximum-likelihood fit of Gaussian mixtures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from shearbench.estimators.base import Estimator, Shapes
+
+if TYPE_CHECKING:
+    from shearbench.stamps import StampBatch
+
+
+class Mixture(Estimator):
+    """Batched fits with ngmix's likelihood and priors, by code of this project (always there)."""
+
+    kind: ClassVar[str] = "mixture"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "mixture-exp": {"model": "exp", "label": "mixture fit (exp)"},
+        "mixture-gauss": {"model": "gauss", "label": "mixture fit (gauss)"},
+    }
+
+    model: Literal["gauss", "exp", "dev"] = Field(
+        "exp", description="galaxy profile: a Gaussian, or mixtures of 6 (exponential) or 10 (de Vaucouleurs)"
+    )
+    psf_model: Literal["auto", "gauss", "coellip1", "coellip2", "coellip3", "coellip4", "coellip5"] = Field(
+        "auto",
+        description="Gaussians of one centre and shape fitted to the PSF image: their number, or auto: one "
+        "where it leaves at most 1% (rms) of the image, three where it does not",
+    )
+    prior: Literal["ba", "none"] = Field(
+        "ba",
+        description="ba: Gaussian of 0.2 arcsec in the centroid, Bernstein & Armstrong (2014) of width 0.3 "
+        "in the shape, flat in size and flux, as ngmix-exp has it; none: the likelihood alone",
+    )
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the shape of every stamp of a batch."""
+        from shearbench.mixture.fit import measure_shapes
+
+        return measure_shapes(batch, self.model, self.psf_model, self.prior)

@@ -1,0 +1,78 @@
+"""AnaCal's FPFS, as this benchmark runs it."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import galsim
+import numpy as np
+import pytest
+from calibrated import assert_unbiased
+
+from shearbench.estimators.base import Flag
+from shearbench.estimators.fpfs import AnacalFpfs
+from shearbench.stamps import StampBatch
+
+needs_anacal = pytest.mark.skipif(
+    importlib.util.find_spec("anacal") is None, reason="anacal is not installed"
+)
+SCALE = 0.2
+
+
+def _batch(shifts, size=48, sigma=1e-6, psf=None):
+    psf = psf or galsim.Moffat(beta=3.5, fwhm=0.65).shear(g1=0.02, g2=-0.03)
+    galaxy = galsim.Exponential(half_light_radius=0.7, flux=2.0).shear(g1=0.2, g2=-0.1)
+    images = [
+        galsim.Convolve(galaxy.shift(*shift), psf).drawImage(nx=size, ny=size, scale=SCALE).array
+        for shift in shifts
+    ]
+    images = np.array(images) + sigma * np.random.default_rng(0).standard_normal((len(shifts), size, size))
+    ids = np.arange(len(images))
+    psf_image = psf.drawImage(nx=size, ny=size, scale=SCALE).array
+    return StampBatch(images.astype(np.float32), psf_image, sigma, SCALE, ids, ids)
+
+
+def test_how_to_get_it_where_it_is_not(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install anacal" in (AnacalFpfs.unavailable() or "")
+
+
+@needs_anacal
+def test_the_centroid_does_not_matter():
+    result = AnacalFpfs().measure(_batch([(0, 0), (0.1, 0), (0, -0.07), (0.05, 0.1)]))
+    assert (result.flag == 0).all()
+    for values in (result.g1, result.g2, result.extra["R11"], result.extra["R22"]):
+        # An exponential's cusp is aliased by pixels of this size, by 1e-4 of the response.
+        np.testing.assert_allclose(values, values[0], atol=1e-4)
+
+
+@needs_anacal
+def test_the_psf_is_taken_out():
+    round_psf = galsim.Moffat(beta=3.5, fwhm=0.65)
+    found = [
+        AnacalFpfs().measure(_batch([(0, 0)], psf=p)) for p in (round_psf, round_psf.shear(g1=0.05, g2=0.0))
+    ]
+    assert abs(found[0].g1[0] - found[1].g1[0]) < 2e-4
+
+
+@needs_anacal
+@pytest.mark.parametrize("sigma", [1e-5, 1e-3])
+@pytest.mark.parametrize("population", ["exp_gauss", "sersic_moffat"])
+def test_fpfs_is_unbiased(sigma, population):
+    assert_unbiased(AnacalFpfs(), 60, sigma, population)
+
+
+@needs_anacal
+def test_failures_are_flagged_and_touch_nobody_else():
+    batch = _batch([(0, 0), (0, 0), (0, 0)])
+    batch.images[1] = 0.0
+    result = AnacalFpfs().measure(batch)
+    assert result.flag.tolist() == [0, int(Flag.FAILED), 0]
+    alone = AnacalFpfs().measure(batch.select(slice(2, 3)))
+    assert alone.g1[0] == result.g1[2]
+
+
+@needs_anacal
+def test_stamps_must_be_square_and_even():
+    with pytest.raises(ValueError, match="even"):
+        AnacalFpfs().measure(_batch([(0, 0)], size=47))
