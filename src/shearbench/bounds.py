@@ -12,6 +12,7 @@ beyond its edge is lost.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -25,18 +26,15 @@ from scipy.special import gammaincinv, gammaln
 
 from shearbench.errors import ContractError
 from shearbench.files import read_table
-from shearbench.errors import ContractError
-from shearbench.files import read_table
-from shearbench.fourier import SERSIC_RANGE, Renderer, choose_grid, parameter_names
+from shearbench.fourier import SERSIC_RANGE, Grid, Renderer, choose_grid, parameter_names
 
-RULE = "cramer_rao"
 RULE = "cramer_rao"
 COLUMNS = {"flux": "flux", "x": "dx", "y": "dy", "hlr": "hlr", "g1": "g1", "g2": "g2", "n": "sersic_n"}
 """Where a catalog keeps each parameter."""
 
 _PROFILES = {"gaussian": "gaussian", "exponential": "exponential", "sersic": "sersic", "real": "sersic"}
-_LARGEST_PERIOD = 512
-_BATCH = 64
+_LARGEST_PERIOD = 1024
+_BATCH = 32
 
 
 def fisher(
@@ -45,7 +43,7 @@ def fisher(
     shape: tuple[int, int],
     psf: Mapping[str, Any] | None = None,
     psf_images: NDArray[np.floating[Any]] | None = None,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-8,
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the Fisher matrix of every galaxy for unit noise per pixel, from analytic derivatives.
 
@@ -59,10 +57,9 @@ def fisher(
         Rows and columns of a stamp.
     psf : mapping, optional
         Kind of PSF, as in the catalog's attribute ``psf``, which is the default.
-    psf_images : ndarray, shape (ny, nx) or (k, ny, nx), optional
-        The PSFs where their profile is ``image``: convolved with the pixel, centred, with the stamps' pixel
-        scale. One for all, one for each number in the catalog's column ``psf_index``, or where there is no
-        such column one for each galaxy.
+    psf_images : ndarray, shape (ny, nx) or (n, ny, nx), optional
+        The PSFs where their profile is ``image``, as a stamp file holds them: convolved with the pixel, centred,
+        one for all or one for each galaxy.
     tolerance : float
         Error of a pixel of the rendered images, as a fraction of the flux.
 
@@ -81,7 +78,7 @@ def fisher(
     psf = catalog.attrs.get("psf") if psf is None else psf
     if psf is None:
         raise ValueError("the kind of PSF is not known: the catalog has no attribute 'psf'")
-    images, which = _psf_images(psf, psf_images, catalog)
+    images = _psf_images(psf, psf_images, len(catalog))
     unknown = set(catalog["profile"]) - set(_PROFILES)
     if unknown:
         raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(_PROFILES)}")
@@ -95,8 +92,7 @@ def fisher(
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
         rows = catalog.iloc[chosen]
-        periods = _periods(profile, rows, pixel_scale, shape, tolerance)
-        grid = choose_grid(
+        bandwidth = choose_grid(
             profile,
             shape,
             pixel_scale,
@@ -107,17 +103,14 @@ def fisher(
             psf_fwhm=(rows["psf_fwhm"].min(), rows["psf_fwhm"].max()),
             psf_g_max=float(np.hypot(*rows[["psf_g1", "psf_g2"]].to_numpy(np.float64).T).max()),
             n=(rows["sersic_n"].min(), rows["sersic_n"].max()),
-            padded_size=int(periods.min()),
-        )
+        ).bandwidth
         count = len(parameter_names(profile))
+        periods = _periods(profile, rows, pixel_scale, shape, tolerance)
         for period in np.unique(periods):
             members = chosen[periods == period]
-            renderer = Renderer(
-                profile, shape, pixel_scale, grid._replace(padded_size=int(period)), torch.float64
-            )
-            matrices[members, :count, :count] = _fisher(
-                renderer, catalog.iloc[members], psf, images, which[members]
-            )
+            grid = _grid(int(period), max(shape), bandwidth)
+            renderer = Renderer(profile, shape, pixel_scale, grid, torch.float64)
+            matrices[members, :count, :count] = _fisher(renderer, catalog.iloc[members], psf, images, members)
     return matrices, names
 
 
@@ -126,9 +119,9 @@ def _fisher(
     rows: pd.DataFrame,
     psf: Mapping[str, Any],
     images: torch.Tensor | None,
-    which: NDArray[np.int64],
+    members: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the matrices of galaxies of one profile, a few at a time; `which` of the images they have."""
+    """Return the matrices of galaxies of one profile, a few at a time; `members` numbers them in the catalog."""
     columns = [COLUMNS[name] for name in renderer.names]
     parameters = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
     shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
@@ -138,7 +131,7 @@ def _fisher(
         for low in range(0, len(rows), _BATCH):
             part = slice(low, low + _BATCH)
             if images is not None:
-                psfs = renderer.psf_image(images if images.ndim == 2 else images[which[part]])
+                psfs = renderer.psf_image(images if images.ndim == 2 else images[members[part]])
             elif low == 0 or not constant:
                 psfs = renderer.psf(psf, *(shapes[:1] if constant else shapes[part]).unbind(1))
             derivatives = renderer.jacobian(parameters[part], psfs)[1].flatten(2)
@@ -147,20 +140,15 @@ def _fisher(
 
 
 def _psf_images(
-    psf: Mapping[str, Any], images: NDArray[np.floating[Any]] | None, catalog: pd.DataFrame
-) -> tuple[torch.Tensor | None, NDArray[np.int64]]:
-    """Return the PSF images, if there are any, and which of them each galaxy has."""
-    which = np.arange(len(catalog))
+    psf: Mapping[str, Any], images: NDArray[np.floating[Any]] | None, count: int
+) -> torch.Tensor | None:
     if psf["profile"] != "image":
-        return None, which
+        return None
     if images is None:
         raise ValueError("the PSFs are images, but psf_images was not given")
-    if "psf_index" in catalog:
-        which = catalog["psf_index"].to_numpy(np.int64)
-    if images.ndim not in (2, 3) or (images.ndim == 3 and which.max(initial=-1) >= len(images)):
-        wanted = f"(k, ny, nx) with k > {which.max(initial=-1)}"
-        raise ValueError(f"psf_images has shape {images.shape}, expected (ny, nx) or {wanted}")
-    return torch.from_numpy(np.asarray(images)), which
+    if images.ndim not in (2, 3) or (images.ndim == 3 and len(images) != count):
+        raise ValueError(f"psf_images has shape {images.shape}, expected (ny, nx) or ({count}, ny, nx)")
+    return torch.from_numpy(np.asarray(images))
 
 
 def _periods(
@@ -180,7 +168,14 @@ def _periods(
     decades = np.maximum(log_centre + 2 * math.log(pixel_scale) - math.log(tolerance), 0.0)
     radius = hlr * (decades / b) ** n * np.sqrt((1 + g) / (1 - g))
     needed = np.ceil((max(shape) / 2 + radius / pixel_scale) / 16) * 16
-    return np.clip(needed, math.ceil(max(shape) / 16) * 16 + 16, _LARGEST_PERIOD).astype(np.int64)
+    return np.clip(needed, math.ceil(max(shape) / 12) * 16, _LARGEST_PERIOD).astype(np.int64)
+
+
+def _grid(period: int, size: int, bandwidth: float) -> Grid:
+    """Return a grid of a period in pixels, for stamps of a size: a short one with wings where that is cheaper."""
+    short = math.ceil(size / 12) * 20
+    grids = [Grid(period, bandwidth), Grid(short, bandwidth, max(2, math.ceil(period / short)))]
+    return min(grids, key=lambda grid: sum(count**2 for count in grid.counts(size)))
 
 
 def cramer_rao(
@@ -228,16 +223,19 @@ def cramer_rao(
 
 
 def read_bounds(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read what `cramer_rao` made.
+    """Read a table of `cramer_rao` and check it.
 
     Raises
     ------
     ContractError
-        The file is unreadable, or lacks a column or the list of parameters.
+        Unreadable, or a column or an attribute is missing.
     """
     table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE)
-    if "parameters" not in table.attrs:
-        raise ContractError.of(path, "attribute 'parameters'", f"only {list(table.attrs)}", "a list", RULE)
+    for name in ("parameters", "population", "split", "digest"):
+        if name not in table.attrs:
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
+            )
     for name in _upper_triangle(table.attrs["parameters"]):
         if name not in table:
             raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)
@@ -318,20 +316,3 @@ def prior_limited(bounds: pd.DataFrame, catalog: pd.DataFrame, sigma: ArrayLike)
         inverse = np.linalg.inv(np.eye(len(names)) + scaled / level**2)
         row[:] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)[:, where]) * spread[where]
     return found[0] if np.ndim(sigma) == 0 else found
-
-
-def read_bounds(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table of `cramer_rao` and check it.
-
-    Raises
-    ------
-    ContractError
-        Unreadable, or a column or an attribute is missing.
-    """
-    table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE)
-    for name in ("parameters", "population", "split", "digest"):
-        if name not in table.attrs:
-            raise ContractError.of(
-                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
-            )
-    return table

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import gamma, gammaincinv, kv, loggamma
+from scipy.special import gamma, gammainc, gammaincc, gammaincinv, kv, loggamma
 from torch import Tensor
 
 PROFILES = ("gaussian", "exponential", "sersic")
@@ -45,6 +45,11 @@ _SERSIC_TABLE_RANGE = (0.29, 6.4)  # a little more than is used: its derivatives
 _SERSIC_Q0, _SERSIC_Q_MAX, _SERSIC_STEP, _SERSIC_TERMS = 0.02, 1000.0, 0.03, 32
 _MOFFAT_Z0, _MOFFAT_Z_MAX, _MOFFAT_STEP = 0.02, 60.0, 0.005
 
+# The wings are the galaxy smoothed by a kernel of transform Q(12, k^2 s^2/2), Q the upper incomplete gamma
+# function: it is 1 up to terms in k^24, so that what is left is compact. In units of s: where the kernel ends
+# (1e-8 of the flux), and where its transform does (1e-6).
+_WING_ORDER, _WING_REACH, _WING_CUT = 12, 7.0, 8.1
+
 _CACHED_BYTES = 2**19  # of one array of transforms: the batch that is fastest on a CPU's cache
 
 _KOLMOGOROV_K0 = 2.9207006078  # k0 times FWHM of exp(-(k/k0)^(5/3)): half the maximum of its transform
@@ -59,10 +64,26 @@ class Grid(NamedTuple):
         Period of the sum in pixels: copies of the galaxy lie this far away.
     bandwidth : float
         Largest frequency, in units of the Nyquist frequency pi / pixel_scale.
+    wings : int
+        Above 1, the lowest frequencies are summed apart, over a period this many times as long: the light
+        that reaches far out is smooth. For Sersic profiles of large n.
     """
 
     padded_size: int
     bandwidth: float = 1.0
+    wings: int = 1
+
+    def counts(self, size: int) -> tuple[int, ...]:
+        """Return the frequencies along an axis of each sum, for stamps of a size in pixels."""
+        full = math.ceil(self.bandwidth * self.padded_size / 2)
+        if self.wings == 1:
+            return (full,)
+        step = 2 * math.pi / (self.wings * self.padded_size)
+        return full, math.ceil(_WING_CUT / self.smoothing(size) / step)
+
+    def smoothing(self, size: int) -> float:
+        """Return the scale, in pixels, of the kernel that takes the wings of a galaxy apart."""
+        return (self.padded_size - size / 2) / _WING_REACH
 
 
 class PsfTransform(NamedTuple):
@@ -88,14 +109,14 @@ class Psfs:
     Made by `Renderer.psf` and `Renderer.psf_image`.
     """
 
-    def __init__(self, count: int, transform: Callable[[slice], PsfTransform]) -> None:
+    def __init__(self, count: int, transform: Callable[[slice], list[PsfTransform]]) -> None:
         self._count, self._transform = count, transform
         self._constant = transform(slice(None)) if count == 1 else None
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, galaxies: slice) -> PsfTransform:
+    def __getitem__(self, galaxies: slice) -> list[PsfTransform]:
         return self._transform(galaxies) if self._constant is None else self._constant
 
 
@@ -228,6 +249,130 @@ def _gaussian(u: Tensor) -> _Radial:
     return _Radial(value, value)
 
 
+def _sersic(u: Tensor, table: Tensor, by_index: Tensor | None) -> _Radial:
+    index, fraction = _locate(0.5 * torch.log(u), _SERSIC_STEP, table.shape[-1])
+    coefficients = _coefficients(table, index)
+    value = _cubic(coefficients, fraction)
+    if by_index is None:
+        return _Radial(value, u[:0])
+    _, c1, c2, c3 = coefficients
+    by_t = torch.addcmul(c1, fraction, 2 * c2 + 3 * fraction * c3)
+    slope = by_t / (2 * _SERSIC_STEP * u)
+    return _Radial(value, slope, _cubic(_coefficients(by_index, index), fraction))
+
+
+class _Sum(torch.nn.Module):
+    """A sum over the frequencies of one period, with weights that fall off towards low or high ones.
+
+    Buffers: ``k`` [K]; ``axis_x``, ``axis_y`` [2, K, size], cos and sin of k times the pixels' positions;
+    ``weight`` [K, K] without and ``window`` [K, K] with the pixel's response.
+    """
+
+    k: Tensor
+    axis_x: Tensor
+    axis_y: Tensor
+    weight: Tensor
+    window: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        pixel_scale: float,
+        period: int,
+        count: int,
+        weight: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pixel_scale = pixel_scale
+        step = 2 * math.pi / (period * pixel_scale)
+        k = (torch.arange(count, dtype=torch.float64) + 0.5) * step
+        # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
+        norm = math.sqrt(2) * step * pixel_scale / (2 * math.pi)
+        self._constant("k", k)
+        self._constant("axis_y", norm * self._trigonometry(k, shape[0]))
+        self._constant("axis_x", norm * self._trigonometry(k, shape[1]))
+        k_squared = k[:, None] ** 2 + k**2
+        weights = (
+            torch.ones_like(k_squared) if weight is None else torch.from_numpy(weight(k_squared.numpy()))
+        )
+        pixel = torch.sinc(k * pixel_scale / (2 * math.pi))
+        self._constant("weight", weights)
+        self._constant("window", weights * pixel[:, None] * pixel)
+
+    def _constant(self, name: str, value: Tensor) -> None:
+        self.register_buffer(name, value, persistent=False)
+
+    def _trigonometry(self, k: Tensor, size: int) -> Tensor:
+        positions = torch.arange(size, dtype=k.dtype, device=k.device) - (size - 1) / 2
+        phase = k[:, None] * (positions * self.pixel_scale)
+        return torch.stack([phase.cos(), phase.sin()])
+
+    def psf(self, spec: Mapping[str, Any], form: tuple[Tensor, Tensor, Tensor]) -> PsfTransform:
+        plus, minus = self.squared(form)
+        return PsfTransform(self.window * _psf_radial(spec, plus), self.window * _psf_radial(spec, minus))
+
+    def psf_image(self, images: Tensor) -> PsfTransform:
+        within = (self.k < math.pi / self.pixel_scale)[:, None]
+        cos_y, sin_y = within * self._trigonometry(self.k, images.shape[1])
+        cos_x, sin_x = within * self._trigonometry(self.k, images.shape[2])
+        along_cos, along_sin = images @ cos_x.T, images @ sin_x.T
+        cc, cs = self.weight * (cos_y @ along_cos), self.weight * (sin_y @ along_cos)
+        sc, ss = self.weight * (cos_y @ along_sin), self.weight * (sin_y @ along_sin)
+        return PsfTransform(cc - ss, cc + ss, sc + cs, sc - cs)
+
+    def squared(
+        self, form: tuple[Tensor, Tensor, Tensor], offset: float = 0.0, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return offset + scale (A kx^2 +- 2 B kx ky + C ky^2), each [m, K, K]."""
+        a, b, c = form
+        k2 = scale * self.k**2
+        square = (offset + a[:, None] * k2)[:, None, :] + (c[:, None] * k2)[:, :, None]
+        cross = (2 * scale * b[:, None] * self.k)[:, :, None]
+        return torch.addcmul(square, cross, self.k), torch.addcmul(square, cross, self.k, value=-1)
+
+    def waves(self, axis: Tensor, offset: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return cos and sin of k (x - offset) times a factor, each [m, K, size]."""
+        phase = self.k * offset[:, None]
+        cos, sin = phase.cos()[:, :, None], phase.sin()[:, :, None]
+        if factor is not None:
+            cos, sin = cos * factor[:, None, None], sin * factor[:, None, None]
+        return torch.addcmul(axis[0] * cos, axis[1], sin), torch.addcmul(axis[1] * cos, axis[0], -sin)
+
+    def image(
+        self, plus: _Radial, minus: _Radial, flux: Tensor, x: Tensor, y: Tensor, psf: PsfTransform
+    ) -> Tensor:
+        quadrant = _quadrant(plus.value, minus.value, psf)
+        return _sum_y(*_sum_x(quadrant, *self.waves(self.axis_x, x, flux)), *self.waves(self.axis_y, y))
+
+    def basis(self, plus: _Radial, minus: _Radial, x: Tensor, y: Tensor, psf: PsfTransform) -> Tensor:
+        """Return the image of unit flux and its derivatives by x, y, A, B, C and n, [m, 6 or 7, ny, nx].
+
+        A, B, C are those of the variable of the radial transform, u = offset + A kx^2 + 2 B kx ky + C ky^2.
+        """
+        k = self.k[:, None]
+        cos_x, sin_x = self.waves(self.axis_x, x)
+        cos_y, sin_y = self.waves(self.axis_y, y)
+        kcos_x, ksin_x, kcos_y, ksin_y = k * cos_x, k * sin_x, k * cos_y, k * sin_y
+
+        quadrant = _quadrant(plus.value, minus.value, psf)
+        along = _sum_x(quadrant, cos_x, sin_x)
+        slope = _quadrant(plus.slope, minus.slope, psf)
+        # kx ky changes sign with ky, which exchanges sums and differences of the two quadrants.
+        odd = _Quadrant(slope.ss, slope.cc, slope.cs, slope.sc)
+        images = [
+            _sum_y(*along, cos_y, sin_y),
+            _sum_y(*_sum_x(quadrant, ksin_x, -kcos_x), cos_y, sin_y),
+            _sum_y(*along, ksin_y, -kcos_y),
+            _sum_y(*_sum_x(slope, k * kcos_x, k * ksin_x), cos_y, sin_y),
+            _sum_y(*_sum_x(odd, kcos_x, ksin_x), 2 * kcos_y, 2 * ksin_y),
+            _sum_y(*_sum_x(slope, cos_x, sin_x), k * kcos_y, k * ksin_y),
+        ]
+        if plus.by_index is not None and minus.by_index is not None:
+            by_index = _quadrant(plus.by_index, minus.by_index, psf)
+            images.append(_sum_y(*_sum_x(by_index, cos_x, sin_x), cos_y, sin_y))
+        return torch.stack(images, dim=1)
+
+
 class Renderer(torch.nn.Module):
     """Images of galaxies of one profile, and their derivatives.
 
@@ -247,10 +392,6 @@ class Renderer(torch.nn.Module):
     device : torch.device or str
     """
 
-    _axis_x: Tensor
-    _axis_y: Tensor
-    _k: Tensor
-    _window: Tensor
     _table: Tensor
 
     def __init__(
@@ -264,32 +405,34 @@ class Renderer(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.names = parameter_names(profile)
-        self.profile, self.shape, self.pixel_scale, self.grid = (
-            profile,
-            tuple(shape),
-            float(pixel_scale),
-            grid,
-        )
-        count = math.ceil(grid.bandwidth * grid.padded_size / 2)
+        self.profile, self.shape, self.pixel_scale, self.grid = profile, shape, pixel_scale, grid
+        counts = grid.counts(max(shape))
+        if grid.wings == 1:
+            sums = [_Sum(shape, pixel_scale, grid.padded_size, counts[0])]
+        else:
+            scale = (pixel_scale * grid.smoothing(max(shape))) ** 2 / 2
+            sums = [
+                _Sum(
+                    shape,
+                    pixel_scale,
+                    grid.padded_size,
+                    counts[0],
+                    lambda k2: gammainc(_WING_ORDER, scale * k2),
+                ),
+                _Sum(
+                    shape,
+                    pixel_scale,
+                    grid.wings * grid.padded_size,
+                    counts[1],
+                    lambda k2: gammaincc(_WING_ORDER, scale * k2),
+                ),
+            ]
+        self._sums = torch.nn.ModuleList(sums)
+        table = _sersic_table() if profile == "sersic" else torch.zeros(0, dtype=torch.float64)
+        self.register_buffer("_table", table, persistent=False)
         # Galaxies rendered at once on a CPU: few enough for its cache. A GPU takes all at once.
-        self._batch = max(4, _CACHED_BYTES // (count**2 * dtype.itemsize))
-        step = 2 * math.pi / (grid.padded_size * pixel_scale)
-        k = (torch.arange(count, dtype=torch.float64) + 0.5) * step
-        # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
-        weight = math.sqrt(2) * step * pixel_scale / (2 * math.pi)
-        for name, size in (("_axis_y", self.shape[0]), ("_axis_x", self.shape[1])):
-            phase = k[:, None] * self._positions(size)
-            self._constant(name, weight * torch.stack([phase.cos(), phase.sin()]), dtype, device)
-        self._constant("_k", k, dtype, device)
-        pixel = torch.sinc(k * pixel_scale / (2 * math.pi))
-        self._constant("_window", pixel[:, None] * pixel, dtype, device)
-        self._constant("_table", _sersic_table() if profile == "sersic" else torch.zeros(0), dtype, device)
-
-    def _constant(self, name: str, value: Tensor, dtype: torch.dtype, device: torch.device | str) -> None:
-        self.register_buffer(name, value.to(dtype=dtype, device=device), persistent=False)
-
-    def _positions(self, size: int) -> Tensor:
-        return (torch.arange(size, dtype=torch.float64) - (size - 1) / 2) * self.pixel_scale
+        self._batch = max(4, _CACHED_BYTES // (max(counts) ** 2 * dtype.itemsize))
+        self.to(device=device, dtype=dtype)
 
     def psf(
         self,
@@ -314,15 +457,13 @@ class Renderer(torch.nn.Module):
         Psfs
             m PSFs, or one for all galaxies.
         """
-        values = (torch.as_tensor(v, dtype=self._k.dtype, device=self._k.device) for v in (fwhm, g1, g2))
+        like = self._table
+        values = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (fwhm, g1, g2))
         width, s1, s2 = torch.broadcast_tensors(*(v.reshape(-1) for v in values))
 
-        def transform(galaxies: slice) -> PsfTransform:
+        def transform(galaxies: slice) -> list[PsfTransform]:
             form = _shear_form(width[galaxies], s1[galaxies], s2[galaxies])
-            plus, minus = self._squared(*form)
-            return PsfTransform(
-                self._window * _psf_radial(spec, plus), self._window * _psf_radial(spec, minus)
-            )
+            return [part.psf(spec, form) for part in self._parts()]
 
         return Psfs(len(width), transform)
 
@@ -341,20 +482,10 @@ class Renderer(torch.nn.Module):
         -------
         Psfs
         """
-        images = images.to(self._k).reshape(-1, *images.shape[-2:])
-        within = self._k < math.pi / self.pixel_scale
-        tables = []
-        for size in images.shape[1:]:
-            phase = self._k[:, None] * self._positions(size).to(self._k)
-            tables.append((phase.cos() * within[:, None], phase.sin() * within[:, None]))
-        (cos_y, sin_y), (cos_x, sin_x) = tables
-
-        def transform(galaxies: slice) -> PsfTransform:
-            along_cos, along_sin = images[galaxies] @ cos_x.T, images[galaxies] @ sin_x.T
-            cc, cs, sc, ss = cos_y @ along_cos, sin_y @ along_cos, cos_y @ along_sin, sin_y @ along_sin
-            return PsfTransform(cc - ss, cc + ss, sc + cs, sc - cs)
-
-        return Psfs(len(images), transform)
+        images = images.to(self._table).reshape(-1, *images.shape[-2:])
+        return Psfs(
+            len(images), lambda galaxies: [part.psf_image(images[galaxies]) for part in self._parts()]
+        )
 
     def forward(self, parameters: Tensor, psf: Psfs) -> Tensor:
         """Render images; gradients flow to the parameters.
@@ -391,7 +522,10 @@ class Renderer(torch.nn.Module):
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
-    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform]]:
+    def _parts(self) -> list[_Sum]:
+        return [part for part in self._sums if isinstance(part, _Sum)]
+
+    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, list[PsfTransform]]]:
         count = len(parameters)
         if parameters.ndim != 2 or parameters.shape[1] != len(self.names):
             raise ValueError(
@@ -399,67 +533,44 @@ class Renderer(torch.nn.Module):
             )
         if len(psf) not in (1, count):
             raise ValueError(f"{len(psf)} PSFs for {count} galaxies")
-        parameters = parameters.to(self._k)
-        size = self._batch if parameters.device.type == "cpu" else count
-        for low in range(0, count, size):
+        parameters = parameters.to(self._table)
+        size = self._batch if parameters.device.type == "cpu" else max(count, 1)
+        for low in range(0, max(count, 1), size):
             galaxies = slice(low, low + size)
             yield parameters[galaxies], psf[galaxies]
 
-    def _image(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
+    def _image(self, parameters: Tensor, psf: list[PsfTransform]) -> Tensor:
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
-        plus, minus = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
-        quadrant = _quadrant(plus.value, minus.value, psf)
-        along = _sum_x(quadrant, *self._waves(self._axis_x, x, self._k, flux))
-        return _sum_y(*along, *self._waves(self._axis_y, y, self._k))
+        radial = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
+        images = [
+            part.image(plus, minus, flux, x, y, f)
+            for part, (plus, minus), f in zip(self._parts(), radial, psf)
+        ]
+        return functools.reduce(torch.add, images)
 
-    def _jacobian(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
+    def _jacobian(self, parameters: Tensor, psf: list[PsfTransform]) -> tuple[Tensor, Tensor]:
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         form = _shear_form(hlr, g1, g2)
-        plus, minus = self._radial(parameters, form, derivatives=True)
-        k = self._k[:, None]
-        cos_x, sin_x = self._waves(self._axis_x, x, self._k)
-        cos_y, sin_y = self._waves(self._axis_y, y, self._k)
-        kcos_x, ksin_x, kcos_y, ksin_y = k * cos_x, k * sin_x, k * cos_y, k * sin_y
-
-        quadrant = _quadrant(plus.value, minus.value, psf)
-        along = _sum_x(quadrant, cos_x, sin_x)
-        unit = _sum_y(*along, cos_y, sin_y)
-        by_x = _sum_y(*_sum_x(quadrant, ksin_x, -kcos_x), cos_y, sin_y)
-        by_y = _sum_y(*along, ksin_y, -kcos_y)
-
-        # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone. kx ky
-        # changes sign with ky, which exchanges sums and differences of the two quadrants.
-        slope = _quadrant(plus.slope, minus.slope, psf)
-        by_a = _sum_y(*_sum_x(slope, k * kcos_x, k * ksin_x), cos_y, sin_y)
-        by_c = _sum_y(*_sum_x(slope, cos_x, sin_x), k * kcos_y, k * ksin_y)
-        odd = _Quadrant(slope.ss, slope.cc, slope.cs, slope.sc)
-        by_b = 2 * _sum_y(*_sum_x(odd, kcos_x, ksin_x), kcos_y, ksin_y)
-
-        def form_image(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-            factor = (flux * self._affine[1])[:, None, None]
-            return factor * (a[:, None, None] * by_a + b[:, None, None] * by_b + c[:, None, None] * by_c)
-
-        squared = hlr**2 / (1 - g1**2 - g2**2) ** 2
-        scale = flux[:, None, None]
-        image = scale * unit
-        columns = [
-            unit,
-            scale * by_x,
-            scale * by_y,
-            form_image(*(2 * term / hlr for term in form)),
-            form_image(
-                2 * squared * ((1 + g1) ** 2 - g2**2),
-                4 * squared * g1 * g2,
-                -2 * squared * ((1 - g1) ** 2 - g2**2),
-            ),
-            form_image(
-                4 * squared * g2 * (1 + g1), 2 * squared * (1 - g1**2 + g2**2), 4 * squared * g2 * (1 - g1)
-            ),
+        radial = self._radial(parameters, form, derivatives=True)
+        bases = [
+            part.basis(plus, minus, x, y, f) for part, (plus, minus), f in zip(self._parts(), radial, psf)
         ]
-        if plus.by_index is not None and minus.by_index is not None:
-            by_n = _sum_y(*_sum_x(_quadrant(plus.by_index, minus.by_index, psf), cos_x, sin_x), cos_y, sin_y)
-            columns.append(scale * by_n)
-        return image, torch.stack(columns, dim=1)
+        basis = functools.reduce(torch.add, bases)
+
+        # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone.
+        scale = flux * self._affine[1]
+        squared = scale * hlr**2 / (1 - g1**2 - g2**2) ** 2
+        by_hlr = [2 * scale / hlr * term for term in form]
+        by_g1 = [2 * ((1 + g1) ** 2 - g2**2), 4 * g1 * g2, -2 * ((1 - g1) ** 2 - g2**2)]
+        by_g2 = [4 * g2 * (1 + g1), 2 * (1 - g1**2 + g2**2), 4 * g2 * (1 - g1)]
+        chain = torch.diag_embed(flux[:, None].expand(-1, len(self.names)).clone())
+        chain[:, 0, 0] = 1.0
+        for row, terms in enumerate(
+            (by_hlr, [squared * t for t in by_g1], [squared * t for t in by_g2]), start=3
+        ):
+            chain[:, row, 3:6] = torch.stack(terms, dim=1)
+        derivatives = (chain @ basis.flatten(2)).reshape(basis.shape)
+        return flux[:, None, None] * basis[:, 0], derivatives
 
     @property
     def _affine(self) -> tuple[float, float]:
@@ -470,29 +581,21 @@ class Renderer(torch.nn.Module):
             return 1.0, 1 / float(gammaincinv(2, 0.5)) ** 2
         return 1.0, 1 / _SERSIC_Q0**2
 
-    def _squared(
-        self, a: Tensor, b: Tensor, c: Tensor, offset: float = 0.0, scale: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """Return offset + scale (a kx^2 +- 2 b kx ky + c ky^2), each [m, K, K]."""
-        k2 = scale * self._k**2
-        square = (offset + a[:, None] * k2)[:, None, :] + (c[:, None] * k2)[:, :, None]
-        cross = (2 * scale * b[:, None] * self._k)[:, :, None]
-        return torch.addcmul(square, cross, self._k), torch.addcmul(square, cross, self._k, value=-1)
-
     def _radial(
         self, parameters: Tensor, form: tuple[Tensor, Tensor, Tensor], derivatives: bool
-    ) -> tuple[_Radial, _Radial]:
-        plus, minus = self._squared(*form, *self._affine)
-        if self.profile == "gaussian":
-            return _gaussian(plus), _gaussian(minus)
+    ) -> list[tuple[_Radial, _Radial]]:
+        """Return the radial transform at the frequencies (kx, +-ky) of each sum."""
+        transform: Callable[[Tensor], _Radial] = _gaussian
         if self.profile == "exponential":
-            return _exponential(plus, derivatives), _exponential(minus, derivatives)
-        table, slope = self._sersic_rows(parameters[:, 6])
-        by_index = slope if derivatives else None
-        return self._sersic(plus, table, by_index), self._sersic(minus, table, by_index)
+            transform = functools.partial(_exponential, derivatives=derivatives)
+        elif self.profile == "sersic":
+            table, by_index = self._sersic_tables(parameters[:, 6])
+            transform = functools.partial(_sersic, table=table, by_index=by_index if derivatives else None)
+        arguments = [part.squared(form, *self._affine) for part in self._parts()]
+        return [(transform(plus), transform(minus)) for plus, minus in arguments]
 
-    def _sersic_rows(self, n: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the radial tables of the indices n and their derivatives, each [m, 4, intervals]."""
+    def _sersic_tables(self, n: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the radial tables of the indices n and their derivatives by n, each [m, 4, intervals]."""
         n = n.clamp(*SERSIC_RANGE)[:, None]
         low, high = _SERSIC_TABLE_RANGE
         half = math.log(high / low) / 2
@@ -501,29 +604,6 @@ class Renderer(torch.nn.Module):
         rows = torch.cos(order * angle) @ self._table
         by_index = (order * torch.sin(order * angle) / (torch.sin(angle) * half * n)) @ self._table
         return rows.reshape(len(n), 4, -1), by_index.reshape(len(n), 4, -1)
-
-    @staticmethod
-    def _sersic(u: Tensor, table: Tensor, by_index: Tensor | None) -> _Radial:
-        index, fraction = _locate(0.5 * torch.log(u), _SERSIC_STEP, table.shape[-1])
-        coefficients = _coefficients(table, index)
-        value = _cubic(coefficients, fraction)
-        if by_index is None:
-            return _Radial(value, u[:0])
-        _, c1, c2, c3 = coefficients
-        by_t = torch.addcmul(c1, fraction, 2 * c2 + 3 * fraction * c3)
-        slope = by_t / (2 * _SERSIC_STEP * u)
-        return _Radial(value, slope, _cubic(_coefficients(by_index, index), fraction))
-
-    @staticmethod
-    def _waves(
-        axis: Tensor, offset: Tensor, frequency: Tensor, factor: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return cos and sin of k (x - offset) times a factor, each [m, K, size]."""
-        phase = frequency * offset[:, None]
-        cos, sin = phase.cos()[:, :, None], phase.sin()[:, :, None]
-        if factor is not None:
-            cos, sin = cos * factor[:, None, None], sin * factor[:, None, None]
-        return torch.addcmul(axis[0] * cos, axis[1], sin), torch.addcmul(axis[1] * cos, axis[0], -sin)
 
 
 def _shear_form(size: Tensor, g1: Tensor, g2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -593,7 +673,8 @@ def _sum_y(along_cos: Tensor, along_sin: Tensor, cos: Tensor, sin: Tensor) -> Te
     return torch.baddbmm(cos.mT @ along_cos, sin.mT, along_sin, alpha=-1)
 
 
-_PERIODS = (*range(64, 128, 8), *range(128, 256, 16), *range(256, 513, 64))
+_SIZES = (64, 72, 80, 88, 96, 104, 112, 120, 128, 144, 160)
+_WINGS = (1, 3, 4, 6, 8, 12)
 _BANDWIDTHS = (*np.arange(1.0, 2.0, 0.0625).tolist(), 2.0, 2.5, 3.0)
 
 
@@ -609,7 +690,6 @@ def choose_grid(
     psf_fwhm: tuple[float, float],
     psf_g_max: float = 0.0,
     n: tuple[float, float] = (1.0, 1.0),
-    padded_size: int | None = None,
 ) -> Grid:
     """Find the smallest grid whose images are exact to a tolerance over a population.
 
@@ -630,8 +710,6 @@ def choose_grid(
         Smallest and largest in the population, arcsec; n for Sersic galaxies only.
     g_max, psf_g_max : float
         Largest reduced shear of galaxies and of PSFs.
-    padded_size : int, optional
-        Keep to this period and choose the bandwidth only.
 
     Returns
     -------
@@ -654,29 +732,34 @@ def choose_grid(
         psfs = [(fwhm, g) for fwhm in sorted(set(psf_fwhm)) for g in sorted({-psf_g_max, psf_g_max})]
         return torch.stack([renderer(parameters, renderer.psf(spec, fwhm, g)) for fwhm, g in psfs])
 
-    def errors(grids: list[Grid], reference: Grid) -> dict[Grid, float]:
-        exact, found = images(reference), {}
-        for grid in grids:
-            found[grid] = float((images(grid) - exact).abs().max())
-            if found[grid] < tolerance / 10:
-                break
-        return found
+    def error(grid: Grid, exact: Tensor) -> float:
+        return float((images(grid) - exact).abs().max())
 
     with torch.no_grad():
-        fits = [size for size in _PERIODS if size >= max(shape)] or [2 * max(shape)]
-        if padded_size is None:
-            by_period = errors([Grid(size) for size in fits], Grid(2 * fits[-1]))
-        else:
-            by_period = {Grid(padded_size): 0.0}
+        sizes = [size for size in _SIZES if size >= 1.25 * max(shape)] or [2 * max(shape)]
         if psf["profile"] == "image":
-            by_bandwidth = {Grid(fits[0]): 0.0}
+            by_bandwidth = {1.0: 0.0}
         else:
-            by_bandwidth = errors([Grid(fits[0], b) for b in _BANDWIDTHS], Grid(fits[0], _BANDWIDTHS[-1] + 1))
-    pairs = [
-        Grid(long.padded_size, wide.bandwidth)
-        for long, period_error in by_period.items()
-        for wide, bandwidth_error in by_bandwidth.items()
-        if period_error + bandwidth_error <= tolerance
-    ]
-    largest = Grid(fits[-1], list(by_bandwidth)[-1].bandwidth)
-    return min(pairs, key=lambda grid: (grid.padded_size * grid.bandwidth, grid.padded_size), default=largest)
+            exact = images(Grid(sizes[0], _BANDWIDTHS[-1] + 1))
+            by_bandwidth = {}
+            for bandwidth in _BANDWIDTHS:
+                by_bandwidth[bandwidth] = error(Grid(sizes[0], bandwidth), exact)
+                if by_bandwidth[bandwidth] < tolerance / 10:
+                    break
+        grids = [
+            (Grid(size, bandwidth, wings), bandwidth_error)
+            for size in sizes
+            for wings in _WINGS
+            for bandwidth, bandwidth_error in by_bandwidth.items()
+            if bandwidth_error < tolerance
+        ]
+        grids.sort(key=lambda item: sum(count**2 for count in item[0].counts(max(shape))))
+        exact = images(Grid(sizes[-1], 1.0, _WINGS[-1]))
+        by_period: dict[tuple[int, int], float] = {}
+        for grid, bandwidth_error in grids:
+            period = (grid.padded_size, grid.wings)
+            if period not in by_period:
+                by_period[period] = error(grid._replace(bandwidth=1.0), exact)
+            if by_period[period] + bandwidth_error <= tolerance:
+                return grid
+    return Grid(sizes[-1], list(by_bandwidth)[-1], _WINGS[-1])

@@ -43,14 +43,6 @@ def convolution(
     ]
 
 
-def _initialise(module: nn.Module) -> None:
-    """Draw weights so that the signal keeps its size through rectified layers (He et al. 2015)."""
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
-
-
 class Skip(nn.Module):
     """Add what a module makes of its input to the input."""
 
@@ -100,7 +92,6 @@ class WithHead(nn.Module):
             dense += [nn.Linear(count, units), activation(act)]
             count = units
         self.head = nn.Sequential(*dense, nn.Linear(count, outputs))
-        self.apply(_initialise)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""

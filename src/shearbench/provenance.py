@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).parent
+# Logging and the wording of errors leave no trace in a result.
+_NO_RESULT = {"job.py", "errors.py"}
 
 
 @cache
@@ -39,7 +41,7 @@ def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop()
-        if path is None or path in seen:
+        if path in seen or path.name in _NO_RESULT:
             continue
         seen.add(path)
         waiting.extend(_imports(path))
@@ -71,9 +73,11 @@ def _normalised(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                body[:1] = [] if len(body) > 1 or isinstance(node, ast.Module) else [ast.Pass()]
+        if not (isinstance(body, list) and body and isinstance(body[0], ast.Expr)):
+            continue
+        first = body[0].value
+        if isinstance(first, ast.Constant) and isinstance(first.value, str):
+            body[:1] = [] if len(body) > 1 or isinstance(node, ast.Module) else [ast.Pass()]
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 

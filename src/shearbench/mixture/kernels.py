@@ -36,7 +36,8 @@ LANES = 8  # columns are taken in multiples of this
 SPAN = 512  # pixels of a stretch of rows, whole rows
 VALUE, ROW, COL, VV, VU, UU, DATA = range(7)  # of the matrix of sums
 _ROLL = 1 / (WINDOW_END - WINDOW_START)
-_SLOPE = 60 * _ROLL  # -2 dW/ds is 60 s^2 (1 - s)^2 of the step W(s) = s^3 (10 - 15 s + 6 s^2)
+# Of the roll-off W(s) = s^3 (10 - 15 s + 6 s^2): -2 dW/ddistance = _SLOPE s^2 (1 - s)^2.
+_SLOPE = 60 * _ROLL
 
 # exp(-d/2) = p(d/64)^32 with p of degree 7: relative error below 2e-11 on [0, 25].
 _GRID = WINDOW_END / 128 * (1 + np.cos(np.pi * (np.arange(512) + 0.5) / 512))
