@@ -94,11 +94,14 @@ class Cluster:
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("SLURM_")},
             "SLURM_CONF": str(self.folder / "slurm.conf"),
-            "PATH": _PATH,
+            "PATH": f"{self.folder}/bin:{_PATH}",
         }
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._on_sigterm: object = signal.SIG_DFL
 
     def __enter__(self) -> Cluster:
+        # A test run that is ended from outside takes its cluster with it.
+        self._on_sigterm = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             self._configure()
             self._start("munged", "--foreground", "--force", *self._munge_options())
@@ -120,6 +123,7 @@ class Cluster:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, self._on_sigterm)  # type: ignore[arg-type]
 
     def run(self, *command: str, timeout: float = 30) -> str:
         """Run a command on the cluster and return what it prints."""
@@ -177,7 +181,7 @@ class Cluster:
                     process.kill()
 
     def _configure(self) -> None:
-        for name in ("controller", "node"):
+        for name in ("controller", "node", "bin"):
             (self.folder / name).mkdir()
         for number in range(GPUS):
             # SLURM wants devices; these are /dev/null by another name.
@@ -198,6 +202,12 @@ class Cluster:
         (self.folder / "gres.conf").write_text(
             f"NodeName={self.host} Name=gpu Type=standin File={self.folder}/gpu[0-{GPUS - 1}]\n"
         )
+        # Snakemake's job steps drop SLURM_CONF, and would look for the machine's own cluster.
+        srun = self.folder / "bin/srun"
+        srun.write_text(
+            f"#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which('srun', path=_PATH)} \"$@\"\n"
+        )
+        srun.chmod(0o755)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
 
     def _munge_options(self) -> list[str]:
