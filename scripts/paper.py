@@ -16,7 +16,7 @@ with logged(snakemake.log[0]):
         pd.read_csv(snakemake.input[name]) for name in ("accuracy", "shear_bias", "throughput")
     )
     folder = os.path.dirname(snakemake.output.main)
-    results = snakemake.params.results
+    results = os.path.dirname(folder)
     caption = captions(accuracy, shear_bias)
     figures = [(os.path.relpath(path, folder), caption[kind]) for path, kind in snakemake.params.figures]
     tables = [os.path.relpath(path, folder) for path in snakemake.input.tables]

@@ -164,7 +164,7 @@ if slowly:
     take_step = loop.Training._step
     def slow_step(self, *arguments):
         take_step(self, *arguments)
-        time.sleep(0.05)
+        time.sleep(0.08)
     loop.Training._step = slow_step
 splits = [StampSet([f"{folder}/{split}.h5"]) for split in ("train", "validation")]
 catalogs = [read_table(f"{folder}/{s.split}.parquet", ["g1", "g2"], "sample_catalog") for s in splits]
@@ -212,7 +212,7 @@ def test_killed_and_terminated_it_ends_with_the_same_model_file(job, tmp_path, t
     wait_for(checkpoint.exists, process)
     first = checkpoint.stat().st_mtime_ns
     wait_for(lambda: checkpoint.stat().st_mtime_ns != first, process)
-    time.sleep(0.12)  # somewhere within an epoch
+    time.sleep(0.25)  # somewhere within an epoch
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     process.stderr.close()
@@ -222,7 +222,7 @@ def test_killed_and_terminated_it_ends_with_the_same_model_file(job, tmp_path, t
     process = job("slowly")
     line = process.stderr.readline()  # an epoch is over
     assert "epoch 1/5" not in line
-    time.sleep(0.2)
+    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     said = process.communicate()[1]
     assert process.returncode == 143, said

@@ -19,7 +19,9 @@ try:
     STUDIES = load_studies("config/studies")
     for name in CONFIG.studies:
         if name not in STUDIES:
-            raise ConfigError(f"studies: no file config/studies/{name}.yaml{nearest(name, STUDIES)}")
+            raise ConfigError(
+                f"studies: no file config/studies/{name}.yaml{nearest(name, STUDIES)}"
+            )
     STUDY_VARIANTS = {}
     for name, study in STUDIES.items():
         try:
@@ -30,17 +32,24 @@ try:
                 raise
     STUDIES = {name: STUDIES[name] for name in STUDY_VARIANTS}
 except ConfigError as error:
-    raise WorkflowError(f"The configuration is wrong, and nothing was started.\n{error}") from None
+    raise WorkflowError(
+        f"The configuration is wrong, and nothing was started.\n{error}"
+    ) from None
 
 RUN = f"results/{CONFIG.run}"
 
 # With --sdm conda, rules get the environments of envs/; where this process has the packages already (as in
 # the one that `make` builds), only ngmix, which is nowhere but on conda-forge, gets one.
-HERE = all(importlib.util.find_spec(name) for name in ("galsim", "h5py", "numba", "pyarrow", "torch"))
+WITH_CONDA = any(
+    method.name == "CONDA" for method in workflow.deployment_settings.deployment_method
+)
+HERE = all(
+    importlib.util.find_spec(name)
+    for name in ("galsim", "h5py", "numba", "pyarrow", "torch")
+)
 HAS_NGMIX = importlib.util.find_spec("ngmix") is not None
-ENVIRONMENT = None if HERE else "../../envs/shearbench.yaml"
+ENVIRONMENT = None if WITH_CONDA and HERE else "../../envs/shearbench.yaml"
 NGMIX_ENVIRONMENT = "../../envs/ngmix.yaml"
-WITH_CONDA = any(method.name == "CONDA" for method in workflow.deployment_settings.deployment_method)
 
 
 def sigma_label(sigma):
@@ -49,7 +58,10 @@ def sigma_label(sigma):
 
 
 SIGMA = {sigma_label(sigma): sigma for sigma in CONFIG.noise_levels}
-NOISE = {"test": list(SIGMA), "shear": [sigma_label(sigma) for sigma in CONFIG.shear_test.noise_levels]}
+NOISE = {
+    "test": list(SIGMA),
+    "shear": [sigma_label(sigma) for sigma in CONFIG.shear_test.noise_levels],
+}
 
 # An estimator that cannot run here, and that no environment will provide, is left out: said once.
 MISSING = {
@@ -69,7 +81,9 @@ def any_of(names):
 
 
 wildcard_constraints:
-    population=any_of({*CONFIG.populations, *(study.population for study in STUDIES.values())}),
+    population=any_of(
+        {*CONFIG.populations, *(study.population for study in STUDIES.values())}
+    ),
     split=any_of(SPLITS),
     noise=any_of(SIGMA),
     estimator=any_of(ESTIMATORS),
@@ -92,20 +106,81 @@ def stamps_in(split):
 def chunks(split):
     """Return the chunks a split is drawn in, as (start, stop)."""
     n = stamps_in(split)
-    return [(start, min(start + CONFIG.chunk_stamps, n)) for start in range(0, n, CONFIG.chunk_stamps)]
+    return [
+        (start, min(start + CONFIG.chunk_stamps, n))
+        for start in range(0, n, CONFIG.chunk_stamps)
+    ]
 
 
-def code_of(rule_name, modules=()):
-    """Return the digest of a rule's script and of all the code it uses."""
-    return code_digest(str(Path(workflow.basedir).parent / "scripts" / f"{rule_name}.py"), tuple(modules))
+def architecture_module(kind):
+    """Return the module of an architecture: its code is part of what its networks depend on."""
+    return architecture_kinds()[kind].__module__
 
 
-def file_stamp(path):
-    """Return what tells one version of an external file from another, without reading all of it."""
-    try:
-        return [str(path), os.stat(path).st_size]
-    except OSError as error:
-        raise WorkflowError(f"The configuration names a file that cannot be read: {error}") from None
+def needs_ngmix(estimator):
+    """Return whether an estimator runs in ngmix's own environment: with conda, and where ngmix is not here."""
+    return (
+        WITH_CONDA
+        and CONFIG.estimators[estimator]["kind"].startswith("ngmix")
+        and not HAS_NGMIX
+    )
+
+
+def stamps_of(split):
+    """Return the chunk files of a split, for any population."""
+    return [
+        f"{RUN}/stamps/{{population}}/{split}/{k}.h5" for k in range(len(chunks(split)))
+    ]
+
+
+def estimates_of(population, split, noise, estimators=None, networks=None):
+    """Return the files of estimates at one noise level: classical first, then each network and seed."""
+    folder = f"{RUN}/estimates/{population}/{split}/{noise}"
+    chosen = ESTIMATORS if estimators is None else estimators
+    # Where single shapes are judged, an estimator that answers only for ensembles has nothing to say.
+    names = [
+        name
+        for name in chosen
+        if split == "shear" or not CONFIG.estimator(name).ensemble_response
+    ]
+    for variant, seeds in (NETWORKS if networks is None else networks).items():
+        names += [f"{variant}.seed{seed}" for seed in seeds]
+    return [f"{folder}/{name}.parquet" for name in names]
+
+
+def all_estimates(split, noises=None):
+    """Return every file of estimates of a split that the run's metrics are made from."""
+    return [
+        path
+        for population in POPULATIONS
+        for noise in (noises or NOISE[split])
+        for path in estimates_of(population, split, noise)
+    ]
+
+
+def study_networks(study):
+    """Return the networks of a study with their seeds."""
+    return {variant: list(STUDIES[study].seeds) for variant in STUDY_VARIANTS[study]}
+
+
+def study_estimates(study):
+    """Return the estimates of a study's networks at every noise level."""
+    population = STUDIES[study].population
+    return [
+        path
+        for noise in NOISE["test"]
+        for path in estimates_of(population, "test", noise, [], study_networks(study))
+    ]
+
+
+def study_outputs(study):
+    """Return what a study leaves for a paper."""
+    return [
+        f"{METRICS}/studies/{study}.csv",
+        f"{METRICS}/studies/{study}_verdict.txt",
+        f"{RUN}/figures/study_{study}.pdf",
+        f"{RUN}/tables/study_{study}.tex",
+    ]
 
 
 onstart:

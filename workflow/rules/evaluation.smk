@@ -14,49 +14,27 @@ LOWEST = sigma_label(min(CONFIG.noise_levels))
 LABELS = {name: label for name, label in labels(CONFIG).items() if name in ESTIMATORS}
 
 
-def all_estimates(split, noises=None):
-    """Return every file of estimates of a split that the run's metrics are made from."""
-    return [
-        path
-        for population in POPULATIONS
-        for noise in (noises or NOISE[split])
-        for path in estimates_of(population, split, noise)
-    ]
-
-
-@functools.lru_cache(maxsize=None)
-def estimates_digest(split):
-    """Return what all these estimates depend on."""
-    return digest(
-        [
-            measure_digest(population, split, noise, estimator)
-            for population in POPULATIONS
-            for noise in NOISE[split]
-            for estimator in ESTIMATORS
-        ],
-        LABELS,
-        [predict_digest(population, split, variant, seed) for population, variant, seed in MODELS],
-        [bounds_digest(population, split) for population in POPULATIONS],
-    )
-
-
 rule evaluate_accuracy:
     input:
         estimates=all_estimates("test"),
-        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
-        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+        catalogs=expand(
+            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
+        ),
+        bounds=expand(
+            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
+        ),
     output:
         f"{RUN}/metrics/accuracy.csv",
-    params:
-        labels=LABELS,
-        resamples=CONFIG.bootstrap,
-        depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
     log:
         f"{RUN}/logs/evaluate_accuracy.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate_accuracy.tsv"
     conda:
         ENVIRONMENT
+    params:
+        labels=LABELS,
+        resamples=CONFIG.bootstrap,
+        depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
     script:
         "../../scripts/evaluate_accuracy.py"
 
@@ -64,19 +42,21 @@ rule evaluate_accuracy:
 rule evaluate_shear_bias:
     input:
         estimates=all_estimates("shear"),
-        catalogs=expand(f"{RUN}/catalogs/{{population}}/shear.parquet", population=POPULATIONS),
+        catalogs=expand(
+            f"{RUN}/catalogs/{{population}}/shear.parquet", population=POPULATIONS
+        ),
     output:
         f"{RUN}/metrics/shear_bias.csv",
-    params:
-        labels=LABELS,
-        resamples=CONFIG.bootstrap,
-        depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
     log:
         f"{RUN}/logs/evaluate_shear_bias.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate_shear_bias.tsv"
     conda:
         ENVIRONMENT
+    params:
+        labels=LABELS,
+        resamples=CONFIG.bootstrap,
+        depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
     script:
         "../../scripts/evaluate_shear_bias.py"
 
@@ -84,21 +64,25 @@ rule evaluate_shear_bias:
 rule evaluate_residuals:
     input:
         estimates=all_estimates("test", [LOWEST]),
-        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
-        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+        catalogs=expand(
+            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
+        ),
+        bounds=expand(
+            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
+        ),
     output:
         residuals=f"{RUN}/metrics/residuals.parquet",
         trends=f"{RUN}/metrics/trends.csv",
-    params:
-        labels=LABELS,
-        first_seed=CONFIG.seeds[0],
-        depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
     log:
         f"{RUN}/logs/evaluate_residuals.log",
     benchmark:
         f"{RUN}/benchmarks/evaluate_residuals.tsv"
     conda:
         ENVIRONMENT
+    params:
+        labels=LABELS,
+        first_seed=CONFIG.seeds[0],
+        depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
     script:
         "../../scripts/evaluate_residuals.py"
 
@@ -107,12 +91,24 @@ rule evaluate_residuals:
 rule evaluate_throughput:
     input:
         estimates=all_estimates("test"),
-        stamps=[path for p in POPULATIONS for path in expand(stamps_of("test"), population=p)],
-        bounds=expand(f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS),
+        stamps=[
+            path
+            for p in POPULATIONS
+            for path in expand(stamps_of("test"), population=p)
+        ],
+        bounds=expand(
+            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
+        ),
         histories=[f"{RUN}/models/{p}/{v}/seed{s}/history.csv" for p, v, s in MODELS],
     output:
         throughput=f"{RUN}/metrics/throughput.csv",
         training=f"{RUN}/metrics/training.csv",
+    log:
+        f"{RUN}/logs/evaluate_throughput.log",
+    benchmark:
+        f"{RUN}/benchmarks/evaluate_throughput.tsv"
+    conda:
+        ENVIRONMENT
     params:
         labels=LABELS,
         benchmarks=f"{RUN}/benchmarks",
@@ -120,22 +116,28 @@ rule evaluate_throughput:
         chunks=chunks("test"),
         models=MODELS,
         depends=digest(estimates_digest("test"), code_of("evaluate_throughput")),
-    log:
-        f"{RUN}/logs/evaluate_throughput.log",
-    benchmark:
-        f"{RUN}/benchmarks/evaluate_throughput.tsv"
-    conda:
-        ENVIRONMENT
     script:
         "../../scripts/evaluate_throughput.py"
 
 
 rule draw_gallery:
     input:
-        stamps=[path for p in POPULATIONS for path in expand(stamps_of("test"), population=p)],
-        catalogs=expand(f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS),
+        stamps=[
+            path
+            for p in POPULATIONS
+            for path in expand(stamps_of("test"), population=p)
+        ],
+        catalogs=expand(
+            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
+        ),
     output:
         f"{RUN}/metrics/gallery.h5",
+    log:
+        f"{RUN}/logs/draw_gallery.log",
+    benchmark:
+        f"{RUN}/benchmarks/draw_gallery.tsv"
+    conda:
+        ENVIRONMENT
     params:
         stamps=[expand(stamps_of("test"), population=p) for p in POPULATIONS],
         sigmas=sorted(CONFIG.noise_levels),
@@ -146,25 +148,5 @@ rule draw_gallery:
             CONFIG.seed,
             code_of("draw_gallery"),
         ),
-    log:
-        f"{RUN}/logs/draw_gallery.log",
-    benchmark:
-        f"{RUN}/benchmarks/draw_gallery.tsv"
-    conda:
-        ENVIRONMENT
     script:
         "../../scripts/draw_gallery.py"
-
-
-def metrics_digest(path):
-    """Return what a table of metrics depends on: that of the rule that makes it."""
-    made_by = {
-        "accuracy.csv": rules.evaluate_accuracy,
-        "shear_bias.csv": rules.evaluate_shear_bias,
-        "residuals.parquet": rules.evaluate_residuals,
-        "trends.csv": rules.evaluate_residuals,
-        "throughput.csv": rules.evaluate_throughput,
-        "training.csv": rules.evaluate_throughput,
-        "gallery.h5": rules.draw_gallery,
-    }
-    return made_by[os.path.basename(path)].params.depends

@@ -41,20 +41,25 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
                     f"{path}.png",
                     caption=f"../report/{figure}.rst",
                     category=category,
-                    labels={"figure": figure.replace("_", " "), "population": population},
+                    labels={
+                        "figure": figure.replace("_", " "),
+                        "population": population,
+                    },
                 )
-                for path, population in zip(paths, POPULATIONS if per_population else ["all"])
+                for path, population in zip(
+                    paths, POPULATIONS if per_population else ["all"]
+                )
             ],
-        params:
-            figure=figure,
-            populations=POPULATIONS if per_population else [],
-            depends=digest(metrics_digest(source), FIGURE_CODE[figure]),
         log:
             f"{RUN}/logs/figure_{figure}.log",
         benchmark:
             f"{RUN}/benchmarks/figure_{figure}.tsv"
         conda:
             ENVIRONMENT
+        params:
+            figure=figure,
+            populations=POPULATIONS if per_population else [],
+            depends=digest(metrics_digest(source), FIGURE_CODE[figure]),
         script:
             # Read when the job runs, when the loop has long ended: a name by way of params stays what it is.
             "../../scripts/figure_{params.figure}.py"

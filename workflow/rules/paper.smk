@@ -1,7 +1,12 @@
 """What a paper includes: tables, macros, numbers, a document that shows them all, and the manifest."""
 
-TABLES = [f"{RUN}/tables/{name}.tex" for name in ("accuracy", "shear_bias", "estimators", "throughput")]
-METRIC_TABLES = {name: f"{METRICS}/{name}.csv" for name in ("accuracy", "shear_bias", "throughput")}
+TABLES = [
+    f"{RUN}/tables/{name}.tex"
+    for name in ("accuracy", "shear_bias", "estimators", "throughput")
+]
+METRIC_TABLES = {
+    name: f"{METRICS}/{name}.csv" for name in ("accuracy", "shear_bias", "throughput")
+}
 METRICS_DIGEST = digest([metrics_digest(path) for path in METRIC_TABLES.values()])
 
 
@@ -10,14 +15,14 @@ rule tables:
         **METRIC_TABLES,
     output:
         **{os.path.basename(path).removesuffix(".tex"): path for path in TABLES},
-    params:
-        depends=digest(METRICS_DIGEST, code_of("tables")),
     log:
         f"{RUN}/logs/tables.log",
     benchmark:
         f"{RUN}/benchmarks/tables.tsv"
     conda:
         ENVIRONMENT
+    params:
+        depends=digest(METRICS_DIGEST, code_of("tables")),
     script:
         "../../scripts/tables.py"
 
@@ -32,21 +37,24 @@ rule paper:
         main=f"{RUN}/paper/main.tex",
         macros=f"{RUN}/paper/macros.tex",
         numbers=f"{RUN}/paper/numbers.json",
-    params:
-        run=CONFIG.run,
-        # Each figure's file and the kind whose caption it gets.
-        figures=[(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths],
-        studies={study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies},
-        results=RUN,
-        depends=digest(
-            METRICS_DIGEST, [study_digest(study) for study in CONFIG.studies], code_of("paper")
-        ),
     log:
         f"{RUN}/logs/paper.log",
     benchmark:
         f"{RUN}/benchmarks/paper.tsv"
     conda:
         ENVIRONMENT
+    params:
+        run=CONFIG.run,
+        # Each figure's file and the kind whose caption it gets.
+        figures=[(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths],
+        studies={
+            study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies
+        },
+        depends=digest(
+            METRICS_DIGEST,
+            [study_digest(study) for study in CONFIG.studies],
+            code_of("paper"),
+        ),
     script:
         "../../scripts/paper.py"
 
@@ -54,14 +62,14 @@ rule paper:
 rule save_config:
     output:
         f"{RUN}/config.yaml",
-    params:
-        config=CONFIG.dump(),
     log:
         f"{RUN}/logs/save_config.log",
     benchmark:
         f"{RUN}/benchmarks/save_config.tsv"
     conda:
         ENVIRONMENT
+    params:
+        config=CONFIG.dump(),
     script:
         "../../scripts/save_config.py"
 
@@ -81,12 +89,20 @@ rule manifest:
             path
             for split in SPLITS
             for p in POPULATIONS
-            for path in [f"{RUN}/catalogs/{p}/{split}.parquet", *expand(stamps_of(split), population=p)]
+            for path in [
+                f"{RUN}/catalogs/{p}/{split}.parquet",
+                *expand(stamps_of(split), population=p),
+            ]
         ],
     output:
         f"{RUN}/manifest.json",
+    log:
+        f"{RUN}/logs/manifest.log",
+    benchmark:
+        f"{RUN}/benchmarks/manifest.tsv"
+    conda:
+        ENVIRONMENT
     params:
-        results=RUN,
         seeds={"run": CONFIG.seed, "networks": list(CONFIG.seeds)},
         depends=digest(
             METRICS_DIGEST,
@@ -96,11 +112,5 @@ rule manifest:
             code_of("paper"),
             code_of("manifest"),
         ),
-    log:
-        f"{RUN}/logs/manifest.log",
-    benchmark:
-        f"{RUN}/benchmarks/manifest.tsv"
-    conda:
-        ENVIRONMENT
     script:
         "../../scripts/manifest.py"

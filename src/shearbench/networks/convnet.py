@@ -23,16 +23,7 @@ class ConvNet(Architecture):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "pooled": {"options": {"downsampling": "max"}},
         "dilated": {
-            "options": {
-                "downsampling": "dilated",
-                "fold": 4,
-                "width": 32,
-                "growth": 1,
-                "blocks": 1,
-                "skip": True,
-                "activation": "gelu",
-                "projection": 8,
-            }
+            "options": {"downsampling": "dilated", "fold": 4, "width": 32, "growth": 1, "skip": True}
         },
     }
 
@@ -48,10 +39,10 @@ class ConvNet(Architecture):
     stages: PositiveInt = Field(3, description="Stages; the view doubles between them.")
     blocks: NonNegativeInt = Field(1, description="Further convolutions in each stage, after its first.")
     skip: bool = Field(False, description="Whether each of these is added to what it was given.")
-    activation: Activation = Field("relu", description="The non-linearity.")
+    activation: Activation = Field("gelu", description="The non-linearity.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     projection: PositiveInt | None = Field(
-        None,
+        8,
         description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
     )
     hidden: list[PositiveInt] = Field([128], description="Units of the dense layers.")

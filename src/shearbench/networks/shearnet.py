@@ -16,7 +16,10 @@ class ShearNet(Architecture):
     """Two 3x3 convolutions, each with 2x2 average pooling, and two dense layers (ShearNet's ``cnn``)."""
 
     kind: ClassVar[str] = "shearnet"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {"shearnet": {}}
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        # Muon would spend more on the large dense layer than the whole network costs.
+        "shearnet": {"training": {"optimiser": "adamw"}}
+    }
 
     width: PositiveInt = Field(
         16, description="Channels of the first convolution; the second has twice as many."

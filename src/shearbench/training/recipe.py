@@ -32,7 +32,7 @@ class Recipe(Options):
         True,
         description="Show each stamp in a random one of its 8 orientations (quarter turns, mirrors).",
     )
-    epochs: PositiveInt = Field(12, description="Epochs; after each, validation and a checkpoint.")
+    epochs: PositiveInt = Field(8, description="Epochs; after each, validation and a checkpoint.")
     epoch_stamps: PositiveInt | None = Field(
         None, description="Stamps shown in an epoch; null: each training stamp once."
     )
@@ -43,7 +43,7 @@ class Recipe(Options):
         "all levels weigh alike.",
     )
     optimiser: Literal["adamw", "muon"] = Field(
-        "adamw",
+        "muon",
         description="AdamW for all weights, or Muon for the inner weight matrices and AdamW for the rest.",
     )
     learning_rate: PositiveFloat = Field(2e-3, description="At its highest.")
