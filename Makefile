@@ -48,6 +48,10 @@ format: .venv/ready  ## put the code in its layout
 	$(BIN)/ruff format $(LINTED)
 	$(BIN)/snakefmt workflow
 
+bench: .venv/ready  ## speed and memory beside the peers': results/bench/bench.csv (three minutes)
+	@echo "== bench"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m shearbench.benchmark
+
 docs: .venv/ready  ## write the config's schema and the table in config/README.md anew
 	$(BIN)/python -m shearbench.docs
 
