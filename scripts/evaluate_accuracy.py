@@ -1,7 +1,6 @@
 """Judge every estimator's accuracy on the test galaxies, against the bounds."""
 
 from shearbench.bounds import prior_limited, read_bounds
-
 from shearbench.catalog import read_catalog
 from shearbench.evaluation.accuracy import accuracy, accuracy_table
 from shearbench.files import write_csv

@@ -1,8 +1,8 @@
 """Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
 
 import pandas as pd
-from shearbench.bounds import read_bounds
 
+from shearbench.bounds import read_bounds
 from shearbench.catalog import read_catalog
 from shearbench.evaluation.residuals import residuals, trends
 from shearbench.files import write_csv, write_table

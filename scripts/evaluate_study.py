@@ -1,7 +1,6 @@
 """Judge the values of a study, and say what follows."""
 
 from shearbench.bounds import prior_limited, read_bounds
-
 from shearbench.catalog import read_catalog
 from shearbench.evaluation.accuracy import accuracy, accuracy_table
 from shearbench.evaluation.study import study_table, verdict

@@ -259,7 +259,7 @@ def simulation(name: str, stamps: int) -> Comparison[pd.DataFrame]:
     """Compare `draw_stamps` with the bare loop: equal images, and equal PSFs where they vary."""
     population, rows = _sample(name, stamps)
     return Comparison(
-        name=f"simulation {name}: with bare GalSim",
+        name=f"simulation {name} vs bare GalSim loop",
         unit="stamps/s",
         n=stamps,
         inputs=rows,
@@ -300,7 +300,7 @@ def rendering(name: str, stamps: int) -> Comparison[pd.DataFrame]:
             return renderer(torch.from_numpy(values), psf).numpy()
 
     return Comparison(
-        name=f"rendering {name}: Fourier with bare GalSim",
+        name=f"rendering {name} by Fourier vs bare GalSim loop",
         unit="stamps/s",
         n=stamps,
         inputs=rows,
@@ -313,7 +313,7 @@ def rendering(name: str, stamps: int) -> Comparison[pd.DataFrame]:
 def noise(stamps: int) -> Comparison[NDArray[np.int64]]:
     """Compare `unit_noise` with numpy's generator made for each stamp: equal fields."""
     return Comparison(
-        name="noise: with a numpy Generator per stamp",
+        name="noise vs a numpy Generator per stamp",
         unit="stamps/s",
         n=stamps,
         inputs=np.arange(stamps, dtype=np.int64),
@@ -329,7 +329,7 @@ def bounds(name: str, galaxies: int) -> Comparison[pd.DataFrame]:
 
     population, rows = _sample(name, galaxies)
     return Comparison(
-        name=f"bounds {name}: with differences of GalSim images",
+        name=f"bounds {name} vs differences of GalSim images",
         unit="galaxies/s",
         n=galaxies,
         inputs=rows,
@@ -342,12 +342,12 @@ def bounds(name: str, galaxies: int) -> Comparison[pd.DataFrame]:
 
 def fits(sigma: float, stamps: int) -> Comparison[StampBatch]:
     """Compare the mixture fit with ngmix: an exponential with ngmix's prior, on `exp_gauss`."""
-    return _measurement(f"fit exp, noise {sigma:g}: with ngmix", "mixture-exp", "ngmix-exp", sigma, stamps)
+    return _measurement(f"fit exp at noise {sigma:g} vs ngmix", "mixture-exp", "ngmix-exp", sigma, stamps)
 
 
 def metacalibration(stamps: int) -> Comparison[StampBatch]:
     """Compare metacalibration of the mixture fit with ngmix's own, both with a Gaussian."""
-    return _measurement("metacal gauss: with ngmix", "metacal-mixture-gauss", "ngmix-metacal", _SIGMA, stamps)
+    return _measurement("metacal gauss vs ngmix", "metacal-mixture-gauss", "ngmix-metacal", _SIGMA, stamps)
 
 
 def _measurement(name: str, ours: str, peer: str, sigma: float, stamps: int) -> Comparison[StampBatch]:
@@ -369,7 +369,7 @@ def psf_fits(psfs: int) -> Comparison[Images]:
 
     fitter = GalaxyFitter(Ngmix(psf_model="coellip3"), PIXEL_SCALE)
     return Comparison(
-        name="PSF fit coellip3, Moffat: with ngmix",
+        name="PSF fit coellip3 of Moffat vs ngmix",
         unit="PSFs/s",
         n=psfs,
         inputs=noisy_batch("sersic_moffat", _SIGMA, psfs).psf,
@@ -401,7 +401,7 @@ def inference(stamps: int) -> Comparison[StampBatch]:
             return torch.cat(parts).numpy()
 
     return Comparison(
-        name="inference, network 'pooled': with ngmix exp",
+        name="inference of network pooled vs ngmix exp",
         unit="stamps/s",
         n=stamps,
         inputs=batch,
@@ -433,7 +433,7 @@ def two_cores(folder: str | os.PathLike[str], stamps: int) -> Comparison[StampSe
         return work
 
     return Comparison(
-        name="fit exp: two cores with one, wall time",
+        name="fit exp on two cores vs one (wall time)",
         unit="stamps/s",
         n=stamps,
         inputs=StampSet([path] * 10),
@@ -457,7 +457,7 @@ def memory(folder: str | os.PathLike[str], stamps: int) -> Comparison[int]:
         ]
 
     return Comparison(
-        name="memory of a simulation: 4 n stamps with n",
+        name="memory of simulating 4 n stamps vs n",
         unit="MB",
         n=stamps,
         inputs=stamps,
@@ -550,10 +550,10 @@ def benchmark(output: str | os.PathLike[str], size: float = 1.0) -> pd.DataFrame
         print(f"   other work runs here (load {os.getloadavg()[0]:.1f}): ratios hold, 'two cores' may not")
     if missing := Ngmix.unavailable():
         print(f"   without its rows for fits, PSF fits, metacal and inference: {missing}")
-    print(f"{'':50s}{'ours':>10s}{'peer':>10s}{'ratio':>9s}  unit")
+    print(f"{'':54s}{'ours':>10s}{'peer':>10s}{'ratio':>9s}  unit")
     with torch_settings(1, SEED, torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
         for comparison in comparisons(folder, size):
-            print(f"{comparison.name:50s}", end="", flush=True)
+            print(f"{comparison.name:54s}", end="", flush=True)
             row = compare(comparison)
             rows.append(row)
             numbers = "".join(f"{_short(row[key]):>{width}s}" for key, width in _WIDTHS.items())

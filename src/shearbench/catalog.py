@@ -131,7 +131,7 @@ def read_catalog(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     ContractError
-        Unreadable, a column or attribute is missing, ids repeat, or the rows are not those it was written with.
+        Unreadable, a column or attribute is missing, ids repeat, or rows are not as they were written.
     """
     table = read_table(path, COLUMNS, RULE)
     for name in ("population", "split", "psf", "digest"):

@@ -96,7 +96,7 @@ class Config(Options):
     shear_test: ShearTest = ShearTest()
     chunk_stamps: int = Field(5000, ge=1, le=10**7, description="stamps one simulation job draws")
     populations: dict[Name, Population] = Field(
-        description="what is simulated: names of presets, or new names with `base: <preset>` and what they change"
+        description="what is simulated: presets, or new names with `base: <preset>` and what they change"
     )
     estimators: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
@@ -133,7 +133,8 @@ class Config(Options):
             needed = 6 * population.extent_arcsec
             if side < needed:
                 raise ValueError(
-                    f"stamps.size_pixels: {self.stamps.size_pixels} pixels of {self.stamps.pixel_scale_arcsec:g} arcsec "
+                    f"stamps.size_pixels: {self.stamps.size_pixels} pixels of "
+                    f"{self.stamps.pixel_scale_arcsec:g} arcsec "
                     f"are too small for population '{name}', whose largest galaxy has a half-light radius of "
                     f"{population.extent_arcsec:.2f} arcsec after the PSF: six of these need "
                     f"{int(-(-needed // self.stamps.pixel_scale_arcsec))} pixels"
@@ -216,9 +217,7 @@ def _mapping(section: str, value: Any) -> Mapping[str, Any]:
         )
     for name in value:
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"{section}: {shown(name)} cannot be a name: letters, digits, '-' and '_' only, no space, dot or slash"
-            )
+            raise ConfigError(f"{section}: {shown(name)} cannot be a name: letters, digits, '-' and '_' only")
     return value
 
 
@@ -238,7 +237,8 @@ def _entries(
             known = sorted(presets)
             raise ConfigError(
                 f"{section}.{name}: there is no preset '{base}'{nearest(str(base), known)}. Presets: "
-                f"{', '.join(known)}. A new name says which it is based on: '{name}: {{base: {known[0]}, ...}}'"
+                f"{', '.join(known)}. A new name says which it is "
+                f"based on: '{name}: {{base: {known[0]}, ...}}'"
             )
         yield name, {**merge(presets[base], entry), "base": base}
 
@@ -322,7 +322,7 @@ _EXACT = {"gauss": "gaussian", "exp": "exponential"}
 
 
 def labels(config: Config) -> dict[str, str]:
-    """Return how figures and tables call each estimator; one that assumes a galaxy model says where it is right."""
+    """Return how figures and tables call each estimator; a galaxy model says where it is the right one."""
     named = {}
     for name in config.estimators:
         estimator = config.estimator(name)

@@ -132,7 +132,8 @@ def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, 
             yield ".".join(filter(None, [key, reason]))
             continue
         choices = re.findall(r"'([^']*)'", reason) if found["type"] == "literal_error" else []
-        yield f"{key}: found {shown(found['input'])}, expected {reason}{nearest(str(found['input']), choices)}"
+        close = nearest(str(found["input"]), choices)
+        yield f"{key}: found {shown(found['input'])}, expected {reason}{close}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:

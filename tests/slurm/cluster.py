@@ -205,7 +205,7 @@ class Cluster:
         # Snakemake's job steps drop SLURM_CONF, and would look for the machine's own cluster.
         srun = self.folder / "bin/srun"
         srun.write_text(
-            f"#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which('srun', path=_PATH)} \"$@\"\n"
+            f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which("srun", path=_PATH)} "$@"\n'
         )
         srun.chmod(0o755)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")

@@ -15,9 +15,14 @@ from shearbench.runlock import hold_lock
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(OSError, match="disk full"), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk full")
+
+    def fill():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fill()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -51,7 +51,7 @@ def test_fields_are_unit_normal_and_independent():
     assert abs((fields[:, :, :-1] * fields[:, :, 1:]).mean()) < 5 / np.sqrt(n)
 
 
-@pytest.mark.parametrize("other", [dict(seed=2, noise_id=5), dict(seed=1, noise_id=6)])
+@pytest.mark.parametrize("other", [{"seed": 2, "noise_id": 5}, {"seed": 1, "noise_id": 6}])
 def test_another_seed_or_id_gives_other_noise(other):
     first = unit_noise(1, np.array([5]), (4, 4))
     assert not (first == unit_noise(other["seed"], np.array([other["noise_id"]]), (4, 4))).any()

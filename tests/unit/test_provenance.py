@@ -35,12 +35,16 @@ def fresh(package, modules=()):
     [
         ("shearbench/kernels.py", "x = 2\n", True),
         ("shearbench/kernels.py", "# why\nx  =  1  # same\n", False),
-        ("shearbench/fit.py", '"""Doc."""\n\n\ndef fit():\n    """Fit."""\n    from shearbench import kernels\n\n    return kernels.x\n', False),
+        (
+            "shearbench/fit.py",
+            '"""Doc."""\n\ndef fit():\n    """Fit."""\n    from shearbench import kernels\n    return kernels.x\n',
+            False,
+        ),
         ("shearbench/unused.py", "y = 2\n", False),
         ("shearbench/networks/pooled.py", "width = 4\n", False),
         ("script.py", "from shearbench.fit import fit\nimport numpy\nfit()\n", True),
     ],
-)  # fmt: skip
+)
 def test_code_counts_where_the_script_reaches_it(package, file, text, matters):
     before = fresh(package)
     (package / file).write_text(text)

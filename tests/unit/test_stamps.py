@@ -1,3 +1,5 @@
+import itertools
+
 import galsim
 import h5py
 import numpy as np
@@ -18,7 +20,7 @@ def make(folder, name="exp_gauss", galaxies=37, cuts=(0, 37), block=16, **change
     population = Population(**{**PRESETS[name], **changes})
     table = sample_catalog(population, name, "test", galaxies, 5, SCALE)
     paths = []
-    for k, (start, stop) in enumerate(zip(cuts[:-1], cuts[1:])):
+    for k, (start, stop) in enumerate(itertools.pairwise(cuts)):
         rows = table.iloc[start:stop]
         paths.append(folder / f"{k}.h5")
         write_stamps(
