@@ -13,6 +13,6 @@ with logged(snakemake.log[0]):
         pd.read_csv(snakemake.input.table),
         pd.read_csv(snakemake.input.accuracy),
         study.question,
-        study.axis or study.name,
+        study.name.replace("_", " "),
     )
     save(figure, snakemake.output.pdf, snakemake.output.png)

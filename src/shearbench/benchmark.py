@@ -513,7 +513,7 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
     yield noise(count(1000))
     for name in ("exp_gauss", "sersic_moffat"):
         yield rendering(name, count(256))
-    for name, galaxies in (("exp_gauss", 1024), ("sersic_moffat", 512)):
+    for name, galaxies in (("exp_gauss", 512), ("sersic_moffat", 384)):
         yield bounds(name, count(galaxies))
     if Ngmix.unavailable() is None:
         for sigma in NOISE_LEVELS:

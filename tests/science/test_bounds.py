@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from shearbench.bounds import COLUMNS, cramer_rao, fisher, marginal_variance, prior_limited, read_bounds
+from shearbench.bounds import COLUMNS, cramer_rao, marginal_variance, prior_limited, read_bounds
 from shearbench.errors import ContractError
 from shearbench.files import write_table
+from shearbench.fisher import fisher
 from shearbench.fourier import Grid, Renderer
 
 SHAPE, SCALE = (48, 48), 0.2
