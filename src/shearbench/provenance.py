@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).parent
-# Logging and the wording of errors leave no trace in a result.
-_NO_RESULT = {"job.py", "errors.py"}
+# Logging, the wording of errors and the checking of options leave no trace in a result (the options' values
+# are in the digests themselves).
+_NO_RESULT = {"job.py", "errors.py", "options.py"}
 
 
 @cache

@@ -105,7 +105,7 @@ class Cluster:
         try:
             self._configure()
             self._start("munged", "--foreground", "--force", *self._munge_options())
-            _until(lambda: (self.folder / "munge.socket").exists(), 10, "munged has not started")
+            until(lambda: (self.folder / "munge.socket").exists(), 10, "munged has not started")
             self.start_controller()
             self.start_node()
         except BaseException:
@@ -119,7 +119,7 @@ class Cluster:
                 self.run("scancel", "--signal=KILL", "--full", "--user=root", timeout=10)
         for name in list(self._daemons):
             self._stop(name)
-        for process in self.processes():
+        for process in self._all_processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -144,40 +144,40 @@ class Cluster:
         found = [i for i, s, k in rows if k.startswith(comment) and s.startswith(state)]
         return sorted(found, key=lambda name: int(name.split("_")[0]))
 
-    def processes(self, job_id: str | None = None) -> list[psutil.Process]:
-        """Return the processes of a job, or all of this cluster that are not its daemons."""
-        found = []
-        daemons = {process.pid for process in self._daemons.values()}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                environment = process.environ()
-                mine = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
-                if mine and job_id in (None, environment.get("SLURM_JOB_ID")) and process.pid not in daemons:
-                    found.append(process)
-        return [process for process in found if process.pid != os.getpid()]
+    def processes(self, job_id: str) -> list[psutil.Process]:
+        """Return the processes of a job."""
+        return [process for process in self._all_processes() if _variable(process, "SLURM_JOB_ID") == job_id]
+
+    def _all_processes(self) -> list[psutil.Process]:
+        """Return the processes of all jobs and what supervises them."""
+        daemons = {os.getpid(), *(process.pid for process in self._daemons.values())}
+        configuration = self.environment["SLURM_CONF"]
+        return [
+            process
+            for process in psutil.process_iter()
+            if process.pid not in daemons
+            and (_variable(process, "SLURM_CONF") == configuration or _holds(process, self.folder))
+        ]
 
     def start_controller(self) -> None:
         self._start("slurmctld", "-D")
-        _until(lambda: "UP" in self.run("scontrol", "ping"), 20, "slurmctld does not answer")
+        until(lambda: "UP" in self.run("scontrol", "ping"), 20, "slurmctld does not answer")
 
     def stop_controller(self) -> None:
         self._stop("slurmctld")
 
     def start_node(self) -> None:
         self._start("slurmd", "-D", "-N", self.host)
-        _until(lambda: self.run("sinfo", "-h", "-o", "%T").split()[0] in ("idle", "mixed"), 30, "no node")
+        until(lambda: self.run("sinfo", "-h", "-o", "%T").split()[0] in ("idle", "mixed"), 30, "no node")
 
     def crash_node(self) -> None:
         """Take the node away with all that runs on it, as a power cut would."""
-        self._daemons.pop("slurmd").kill()
-        for process in psutil.process_iter(["name"]):
-            with contextlib.suppress(psutil.Error):
-                stepd = process.info["name"] == "slurmstepd"
-                if stepd and str(self.folder) in " ".join([*process.cmdline(), *process.environ().values()]):
-                    process.kill()
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                if "SLURM_JOB_ID" in process.environ():
+        slurmd = self._daemons.pop("slurmd")
+        slurmd.kill()
+        slurmd.wait()
+        for process in self._all_processes():
+            if _variable(process, "SLURM_JOB_ID") or "slurmstepd" in process.name():
+                with contextlib.suppress(psutil.Error):
                     process.kill()
 
     def _configure(self) -> None:
@@ -234,16 +234,35 @@ class Cluster:
             process.wait()
 
 
+def _variable(process: psutil.Process, name: str) -> str | None:
+    """Return a variable of the environment a process was started with."""
+    try:
+        return process.environ().get(name)
+    except (psutil.Error, OSError):
+        return None
+
+
+def _holds(process: psutil.Process, folder: Path) -> bool:
+    """Return whether a process has a file of a folder open; slurmstepd overwrites its own environment."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(descriptor).startswith(f"{folder}/"):
+                    return True
+    return False
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _until(condition: Callable[[], bool], seconds: float, message: str) -> None:
+def until(condition: Callable[[], object], seconds: float, message: str) -> None:
+    """Wait for something to be true, or raise TimeoutError."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with contextlib.suppress(subprocess.SubprocessError, IndexError):
+        with contextlib.suppress(subprocess.SubprocessError, OSError, IndexError):
             if condition():
                 return
         time.sleep(0.2)
