@@ -335,6 +335,6 @@ def labels(config: Config) -> dict[str, str]:
                 if options.profile == _EXACT.get(model) and options.psf.profile == "gaussian"
             ]
             where = "" if len(right) == len(config.populations) else f" for {', '.join(right)}"
-            label += f", right model{where}" if right else ", wrong model"
+            label += f", matched{where}" if right else ", mismatched"
         named[name] = label
     return named

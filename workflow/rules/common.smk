@@ -15,7 +15,7 @@ from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
 
 try:
-    CONFIG = resolve(config)
+    CONFIG = resolve({key: value for key, value in config.items() if key != "left_out"})
     STUDIES = load_studies("config/studies")
     for name in CONFIG.studies:
         if name not in STUDIES:
@@ -70,6 +70,7 @@ MISSING = {
     if (reason := CONFIG.estimator(name).unavailable()) and not WITH_CONDA
 }
 ESTIMATORS = [name for name in CONFIG.estimators if name not in MISSING]
+config["left_out"] = ", ".join(MISSING)  # for the report
 VARIANTS = dict(CONFIG.variants)
 for variants in STUDY_VARIANTS.values():
     VARIANTS.update(variants)

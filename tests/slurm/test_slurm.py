@@ -1,0 +1,256 @@
+"""The workflow on a real SLURM: a throwaway cluster, with jobs, node and controller killed under it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from cluster import Cluster, missing, until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
+
+ROOT = Path(__file__).parents[2]
+PROFILE = Path("workflow/profiles/slurm")
+EPOCHS = 1000
+SEEDS = (1, 2, 3, 4)
+MODELS = [f"results/tiny/models/exp_gauss/shearnet/seed{seed}/model.pt" for seed in SEEDS]
+FIT = "results/tiny/estimates/exp_gauss/test/0.0001/hsm-regauss.parquet"
+DATA = [f"results/tiny/stamps/exp_gauss/{split}/0.h5" for split in ("train", "validation", "test")]
+ON_PURPOSE = 'raise RuntimeError("broken on purpose")\n'
+
+
+@dataclass
+class Ordeal:
+    """What happened in the run: the trainings' epochs and jobs, what was printed, what SLURM knew."""
+
+    folder: Path
+    output: str = ""
+    status: int = -1
+    lost_at: dict[str, dict[int, int]] = field(default_factory=dict)
+    resumed_at: dict[str, dict[int, int]] = field(default_factory=dict)
+    devices: list[str] = field(default_factory=list)
+    first: dict[str, dict[str, str]] = field(default_factory=dict)
+    last: dict[str, dict[str, str]] = field(default_factory=dict)
+    ended: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def ordeal(cluster, tmp_path_factory) -> Ordeal:
+    folder = tmp_path_factory.mktemp("slurm")
+    for name in ("workflow", "scripts", "config", "envs", "src"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tiny.yaml").write_text((Path(__file__).parent / "tiny.yaml").read_text())
+    site = yaml.safe_load((folder / PROFILE / "site.yaml").read_text())
+    site |= {"partition": "cpu", "gpu_partition": "gpu", "gpu_model": "standin"}
+    (folder / PROFILE / "site.yaml").write_text(yaml.safe_dump(site))
+    # The data are not what is tested, and are made faster without a scheduler.
+    subprocess.run(local(*DATA), cwd=folder, check=True, capture_output=True, timeout=200)
+    script = folder / "scripts/measure.py"
+    code = script.read_text()
+    script.write_text(ON_PURPOSE + code)
+    told = Ordeal(folder)
+    output = folder / "output.txt"
+    with open(output, "wb") as stream:
+        run = subprocess.Popen(
+            submit(*MODELS, FIT), cwd=folder, env=cluster.environment, stdout=stream, stderr=stream
+        )
+    try:
+        go_through(cluster, told)
+        told.status = run.wait(200)
+    except BaseException:
+        print(output.read_text()[-20000:])
+        raise
+    finally:
+        run.kill()
+        run.wait()
+        told.output = output.read_text()
+    script.write_text(code)
+    return told
+
+
+def go_through(cluster: Cluster, told: Ordeal) -> None:
+    """Do to the trainings what a cluster may do to them."""
+    jobs: dict[int, str] = {}
+
+    def found() -> bool:
+        for seed in SEEDS:
+            ids = cluster.jobs(f"rule_train_wildcards_exp_gauss_shearnet_{seed}")
+            jobs.update({seed: ids[-1]} if ids else {})
+        return len(jobs) == len(SEEDS)
+
+    def lost(event: str, *seeds: int) -> None:
+        told.lost_at[event] = {seed: epochs(told.folder, seed)[-1] for seed in seeds}
+
+    def resumed(event: str, *seeds: int, seconds: float = 90) -> None:
+        logs = {seed: log_of(told.folder, seed) for seed in seeds}
+        # The next attempt's log begins with a later epoch than the last one that was seen.
+        until(
+            lambda: all((epochs(told.folder, seed) or [0])[0] >= told.lost_at[event][seed] for seed in logs),
+            seconds,
+            f"not resumed after {event}: {[epochs(told.folder, seed)[:1] for seed in seeds]}",
+        )
+        told.resumed_at[event] = {seed: epochs(told.folder, seed)[0] for seed in seeds}
+
+    until(found, 40, "the trainings were not submitted")
+    cluster.run("scontrol", "update", f"JobId={jobs[4]}", "TimeLimit=1")
+    told.first = {str(seed): cluster.job(job) for seed, job in jobs.items()}
+    told.first["fit"] = cluster.job(cluster.jobs("rule_measure")[0])
+    until(lambda: all(len(epochs(told.folder, seed)) > 20 for seed in SEEDS), 60, "no training started")
+    told.devices = [device_of(cluster, jobs[seed]) for seed in SEEDS]
+
+    lost("cancel", 1)
+    cluster.run("scancel", jobs[1])
+    lost("kill", 2)
+    script_of(cluster, jobs[2]).kill()
+    lost("requeue", 3)
+    cluster.run("scontrol", "requeue", jobs[3])
+    resumed("cancel", 1)
+    resumed("kill", 2)
+    resumed("requeue", 3)
+
+    cluster.stop_controller()
+    time.sleep(8)
+    cluster.start_controller()
+
+    lost("timeout", 4)
+    until(lambda: cluster.job(jobs[4])["JobState"] == "TIMEOUT", 100, "no time limit")
+    lost("timeout", 4)
+    resumed("timeout", 4)
+
+    found()
+    lost("crash", *SEEDS)
+    cluster.crash_node()
+    until(lambda: not cluster.jobs("rule_train", "RUNNING"), 60, "the lost node was not noticed")
+    cluster.start_node()
+    resumed("crash", *SEEDS)
+    found()
+    told.last = {str(seed): cluster.job(job) for seed, job in jobs.items()}
+    told.ended = {job: cluster.job(job) for job in cluster.jobs("rule_measure")}
+
+
+def log_of(folder: Path, seed: int) -> Path:
+    return folder / f"results/tiny/logs/train/exp_gauss/shearnet/seed{seed}.log"
+
+
+def epochs(folder: Path, seed: int) -> list[int]:
+    """Return the epochs that the log of a training's present attempt names."""
+    with contextlib.suppress(FileNotFoundError):
+        return [int(number) for number in re.findall(r"epoch (\d+)/", log_of(folder, seed).read_text())]
+    return []
+
+
+def script_of(cluster: Cluster, job: str) -> psutil.Process:
+    for process in cluster.processes(job):
+        if "train.py" in " ".join(process.cmdline()) and "bash" not in process.name():
+            return process
+    raise LookupError(f"no training in job {job}")
+
+
+def device_of(cluster: Cluster, job: str) -> str:
+    return script_of(cluster, job).environ()["CUDA_VISIBLE_DEVICES"]
+
+
+def local(*arguments: str) -> list[str]:
+    files = ("--configfile", "config/tiny.yaml", "tiny.yaml")
+    return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments, *files]
+
+
+def submit(*arguments: str) -> list[str]:
+    quick = ("--seconds-between-status-checks", "3", "--slurm-init-seconds-before-status-checks", "3")
+    files = ("--configfile", "config/tiny.yaml", "tiny.yaml")
+    return [sys.executable, "-m", "snakemake", *arguments, "--workflow-profile", str(PROFILE), *quick, *files]
+
+
+def test_jobs_are_submitted_with_what_they_need(ordeal):
+    train, fit = ordeal.first["1"], ordeal.first["fit"]
+    assert train["Partition"] == "gpu"
+    assert train["TresPerJob"] == "gres:gpu:standin:1"
+    assert (train["NumTasks"], train["CPUs/Task"], train["NumNodes"]) == ("1", "1", "1")
+    assert train["TimeLimit"] == "12:00:00"
+    assert train["Requeue"] == "1"
+    assert fit["Partition"] == "cpu"
+    assert "TresPerJob" not in fit
+    assert (fit["NumTasks"], fit["CPUs/Task"], fit["TimeLimit"]) == ("1", "8", "08:00:00")
+    assert fit["MinMemoryNode"] == "12000M"
+
+
+def test_each_training_has_a_gpu_of_its_own(ordeal):
+    assert sorted(ordeal.devices) == ["0", "1", "2", "3"]
+
+
+def test_another_attempt_asks_for_more(ordeal):
+    first, second = ordeal.first["2"], ordeal.last["2"]
+    assert second["JobId"] != first["JobId"]
+    assert second["TimeLimit"] == "1-00:00:00"
+    assert int(second["MinMemoryNode"][:-1]) == 2 * int(first["MinMemoryNode"][:-1])
+
+
+@pytest.mark.parametrize("event", ["cancel", "kill", "requeue", "timeout", "crash"])
+def test_training_goes_on_from_its_last_epoch(ordeal, event):
+    for seed, epoch in ordeal.lost_at[event].items():
+        # A few epochs pass between the look at the log and the blow.
+        assert 0 <= ordeal.resumed_at[event][seed] - epoch <= 30, (event, seed)
+
+
+def test_what_was_requeued_is_the_same_job(ordeal):
+    assert ordeal.last["3"]["JobId"] == ordeal.first["3"]["JobId"]
+    assert int(ordeal.last["3"]["Restarts"]) == 2
+
+
+def test_every_epoch_was_trained_once(ordeal):
+    for model in MODELS:
+        history = pd.read_csv(ordeal.folder / Path(model).with_name("history.csv"))
+        assert history.epoch.tolist() == list(range(1, EPOCHS + 1))
+
+
+def test_a_failed_job_is_reported_at_once_with_rule_log_and_slurm_id_and_the_others_go_on(ordeal):
+    assert ordeal.status == 1
+    reports = re.findall(
+        r"\[(.*?)\]\nError in rule measure:(.*?)external_jobid: (\d+)\n(.*?)={10}", ordeal.output, re.DOTALL
+    )
+    assert [job for _, _, job, _ in reports] == list(ordeal.ended)
+    assert len(reports) == 4  # as `retries` says
+    for printed, _, job, log in reports:
+        assert "broken on purpose" in log
+        end = datetime.fromisoformat(ordeal.ended[job]["EndTime"])
+        assert (datetime.strptime(printed, "%a %b %d %H:%M:%S %Y") - end).total_seconds() < 20
+    assert all((ordeal.folder / model).is_file() for model in MODELS)
+
+
+def test_the_profile_asks_twice_a_minute_at_least():
+    text = (ROOT / PROFILE / "config.yaml").read_text()
+    assert int(re.search(r"^seconds-between-status-checks: (\d+)", text, re.MULTILINE)[1]) <= 30
+
+
+def test_a_second_call_does_only_the_rest(ordeal, cluster):
+    done = {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
+    before = cluster.jobs("")
+    again = subprocess.run(
+        submit(*MODELS, FIT),
+        cwd=ordeal.folder,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    new = [cluster.job(job)["Comment"] for job in cluster.jobs("") if job not in before]
+    assert new == ["rule_measure_wildcards_exp_gauss_test_0.0001_hsm-regauss"]
+    assert done == {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
