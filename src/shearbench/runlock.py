@@ -10,8 +10,11 @@ from typing import IO
 from shearbench.errors import ShearbenchError
 
 
+_held: list[IO[str]] = []  # a file that nobody keeps is closed, and its lock gone
+
+
 def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
-    """Take the lock of a run for as long as this process lives, or the file returned is open.
+    """Take the lock of a run for as long as this process lives, or until the file returned is closed.
 
     The kernel drops it when the process ends, however it ends, so there is nothing to unlock after a kill.
 
@@ -22,7 +25,6 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
     Returns
     -------
     file object
-        Keep it.
 
     Raises
     ------
@@ -43,4 +45,5 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}")
     file.flush()
+    _held.append(file)
     return file

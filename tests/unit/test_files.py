@@ -76,7 +76,7 @@ def test_a_damaged_table_is_refused_with_file_field_and_rule(tmp_path, damage):
 def test_a_run_is_locked_while_its_process_lives(tmp_path):
     code = (
         "import sys; from shearbench.runlock import hold_lock\n"
-        "lock = hold_lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+        "hold_lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     )
     path = tmp_path / "run" / ".lock"
     other = subprocess.Popen(

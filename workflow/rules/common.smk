@@ -186,7 +186,7 @@ def study_outputs(study):
 
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
-    RUN_LOCK = hold_lock(f"{RUN}/.lock")
+    hold_lock(f"{RUN}/.lock")
     for reason in dict.fromkeys(MISSING.values()):
         names = ", ".join(name for name, why in MISSING.items() if why == reason)
         logger.warning(f"Left out of this run: {names}. {reason}")
