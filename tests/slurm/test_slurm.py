@@ -27,7 +27,8 @@ SEEDS = (1, 2, 3, 4)
 MODELS = [f"results/tiny/models/exp_gauss/shearnet/seed{seed}/model.pt" for seed in SEEDS]
 FIT = "results/tiny/estimates/exp_gauss/test/0.0001/hsm-regauss.parquet"
 DATA = [f"results/tiny/stamps/exp_gauss/{split}/0.h5" for split in ("train", "validation", "test")]
-ON_PURPOSE = 'raise RuntimeError("broken on purpose")\n'
+OPENING = "with logged(snakemake.log[0]):\n"
+ON_PURPOSE = '    raise RuntimeError("broken on purpose")\n'
 
 
 @dataclass
@@ -64,7 +65,7 @@ def ordeal(cluster, tmp_path_factory) -> Ordeal:
     subprocess.run(local(*DATA), cwd=folder, check=True, capture_output=True, timeout=200)
     script = folder / "scripts/measure.py"
     code = script.read_text()
-    script.write_text(ON_PURPOSE + code)
+    script.write_text(code.replace(OPENING, OPENING + ON_PURPOSE))
     told = Ordeal(folder)
     output = folder / "output.txt"
     with open(output, "wb") as stream:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 
 import h5py
 import numpy as np
@@ -35,9 +36,13 @@ def assert_same_answers(one, other):
         pd.testing.assert_frame_equal(first[name], second[name], check_exact=True, obj=name)
 
 
-def start(folder):
+def start(folder, *arguments):
     return subprocess.Popen(
-        command(), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command(*arguments),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
@@ -59,14 +64,22 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp
     assert_same_answers(tmp_path, finished)
 
 
-def test_a_second_run_beside_the_first_is_turned_away(run):
-    from shearbench.runlock import hold_lock
-
-    with hold_lock(run / "results/tiny/.lock"):
-        output = snakemake(run, "--forcerun", "figure_cost", check=False)
+def test_a_second_run_beside_the_first_is_turned_away_until_that_is_killed(run):
+    lock = run / "results/tiny/.lock"
+    lock.unlink()
+    first = start(run, "--forceall", "figures")
+    try:
+        while not lock.exists() or not lock.read_text():
+            assert first.poll() is None
+            time.sleep(0.1)
+        output = snakemake(run, "figures", "--forcerun", "figure_cost", check=False)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert f"process {first.pid} on" in output
     assert "is working on this run" in output
     assert "Traceback" not in output
-    snakemake(run, "--forcerun", "figure_cost", "--allowed-rules", "figure_cost", "figures", "--", "figures")
+    snakemake(run, "figures", "--forcerun", "figure_cost", "--allowed-rules", "figure_cost", "figures")
 
 
 STAMPS = "results/tiny/stamps/exp_gauss/test/0.h5"

@@ -7,7 +7,7 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from shearbench.config import labels, load_studies, resolve, study_variants
-from shearbench.errors import ConfigError, nearest
+from shearbench.errors import ConfigError, ShearbenchError, nearest
 from shearbench.estimators import estimator_kinds
 from shearbench.networks import architecture_kinds
 from shearbench.runlock import hold_lock
@@ -186,7 +186,10 @@ def study_outputs(study):
 
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
-    hold_lock(f"{RUN}/.lock")
+    try:
+        hold_lock(f"{RUN}/.lock")
+    except ShearbenchError as error:
+        raise WorkflowError(str(error)) from None
     for reason in dict.fromkeys(MISSING.values()):
         names = ", ".join(name for name, why in MISSING.items() if why == reason)
         logger.warning(f"Left out of this run: {names}. {reason}")

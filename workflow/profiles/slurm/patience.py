@@ -27,4 +27,6 @@ def seconds_between_status_checks(self):
 
 
 Executor.check_active_jobs = check_active_jobs
-Executor.next_seconds_between_status_checks = property(seconds_between_status_checks, lambda self, value: None)
+Executor.next_seconds_between_status_checks = property(
+    seconds_between_status_checks, lambda self, value: None
+)
