@@ -9,7 +9,6 @@ from typing import IO
 
 from shearbench.errors import ShearbenchError
 
-
 _held: list[IO[str]] = []  # a file that nobody keeps is closed, and its lock gone
 
 

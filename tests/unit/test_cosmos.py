@@ -1,4 +1,4 @@
-"""The populations taken from GalSim's catalogues of real galaxies, on the small ones that ship with GalSim."""
+"""Populations taken from catalogues of real galaxies, on the small ones that ship with GalSim."""
 
 from pathlib import Path
 

@@ -37,7 +37,7 @@ def fresh(package, modules=()):
         ("shearbench/kernels.py", "# why\nx  =  1  # same\n", False),
         (
             "shearbench/fit.py",
-            '"""Doc."""\ndef fit():\n    """Fit."""\n    from shearbench import kernels\n    return kernels.x',
+            '"""Doc."""\ndef fit():\n  """Fit."""\n  from shearbench import kernels\n  return kernels.x',
             False,
         ),
         ("shearbench/unused.py", "y = 2\n", False),
