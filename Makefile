@@ -57,7 +57,7 @@ docs: .venv/ready  ## write the config's schema and the table in config/README.m
 
 lock: .venv/ready  ## resolve requirements.lock anew; torch stays where it is pinned
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --no-annotate --no-header \
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --no-annotate --no-header \
 	  --upgrade --constraint <(grep '^torch==' requirements.lock) --output-file .venv/new.lock
 	{ head -2 requirements.lock; grep -vE '^(nvidia-|cuda-|triton|torch==)' .venv/new.lock; \
 	  grep '^torch==' requirements.lock; } | sed 's/+cpu//' > .venv/sorted.lock && mv .venv/sorted.lock requirements.lock

@@ -1,8 +1,8 @@
 """A throwaway SLURM cluster of one node: own configuration, key, ports and spool, all in one folder.
 
-Nothing of an installed cluster is read or touched. Needs root, and Debian's packages `slurm-wlm` and `munge`
-or their like. The node claims more cores than the machine has, and its GPUs are stand-ins (null devices): they
-prove scheduling and CUDA_VISIBLE_DEVICES, not computing.
+Nothing of an installed cluster is read or touched. Needs root, and Debian's packages `slurm-wlm` and
+`munge` or their like. The node claims more cores than the machine has, and its GPUs are stand-ins (null
+devices): they prove scheduling and CUDA_VISIBLE_DEVICES, not computing.
 
     python tests/slurm/cluster.py COMMAND...    runs a command with a cluster around it
 """

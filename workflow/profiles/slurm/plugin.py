@@ -9,7 +9,7 @@
 
 from snakemake_executor_plugin_slurm import Executor
 
-LINES = 20
+LINES = 50
 
 _check_active_jobs = Executor.check_active_jobs
 _report_job_error = Executor.report_job_error

@@ -1,0 +1,51 @@
+"""The versions that results are made with are the same wherever they are written down."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+# What conda-forge calls some packages.
+CONDA_NAMES = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def lock():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return {
+        r.name.lower().replace("_", "-"): r.specifier
+        for r in map(Requirement, filter(lambda line: line and line[0] != "#", lines))
+    }
+
+
+def test_everything_is_pinned_once_and_to_one_version():
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line[0] != "#"]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    assert len(lock()) == len(lines)
+
+
+def test_the_lock_has_all_that_the_package_needs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    for requirement in map(Requirement, wanted):
+        pin = next(iter(lock()[requirement.name.lower()]))
+        assert requirement.specifier.contains(pin.version), requirement
+
+
+@pytest.mark.parametrize("name", ["shearbench", "ngmix"])
+def test_the_environments_pins_are_the_locks(name):
+    environment = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    pins = dict(line.split(" ==") for line in environment["dependencies"] if " ==" in line)
+    assert pins.pop("ngmix", "2.4.2") == "2.4.2"
+    for package, version in pins.items():
+        assert str(lock()[CONDA_NAMES.get(package, package)]) == f"=={version}", package
+
+
+def test_torch_is_pinned_in_the_lock_alone():
+    texts = [path.read_text() for path in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci/run")]
+    assert not any(re.search(r"torch==\d", text) for text in texts)
+    assert not any(re.search("nvidia|cuda", line) for line in lock())
