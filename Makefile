@@ -16,7 +16,7 @@ FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
 RUN = results/$(shell $(BIN)/python -c "from shearbench.config import load; print(load('config/config.yaml'$(if $(CONFIG),$(comma) '$(CONFIG)')).run)")
 comma := ,
 
-.PHONY: help results figures report test lint format bench docs lock clean
+.PHONY: help slurm test-slurm results figures report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the cores (now $(CORES)); CONFIG=config/paper.yaml takes another configuration"
@@ -24,6 +24,10 @@ help:  ## list the targets
 results: .venv/ready  ## run the default configuration: results/quick/ (takes up where it was interrupted)
 	@echo "== results: the workflow, on $(CORES) cores"
 	$(SNAKEMAKE)
+
+slurm: .venv/ready  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
+	@echo "== slurm: the workflow, submitted; docs/cluster.md says what to expect"
+	$(BIN)/snakemake --workflow-profile workflow/profiles/slurm $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 
 figures: .venv/ready  ## redraw every figure from the metrics alone
 	@echo "== figures: from the metrics, nothing else"
@@ -35,6 +39,12 @@ report: .venv/ready  ## Snakemake's report of the default run: results/quick/rep
 test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
 	@echo "== test"
 	$(BIN)/python -m pytest $(if $(SLOW),--slow)
+
+test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (installs Debian's packages)
+	@echo "== test-slurm"
+	@if [ "$$(id -u)" = 0 ] && ! command -v sbatch >/dev/null && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; fi
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: .venv/ready  ## style, types, and the workflow's own checks
 	$(BIN)/ruff check $(LINTED)

@@ -18,7 +18,8 @@ from shearbench.job import logged
 
 def job(*parts: str) -> dict[str, float]:
     """Return seconds and peak memory of a job; NaN for one made before this folder was."""
-    path = Path(snakemake.params.benchmarks, *parts).with_suffix(".tsv")
+    *folders, name = parts
+    path = Path(snakemake.params.benchmarks, *folders, f"{name}.tsv")
     return read_benchmark(path) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
 
 
@@ -66,7 +67,14 @@ with logged(snakemake.log[0]):
                 kind="network",
             )
         )
-    attributes = [read_table(path, (), "measure", rows=False).attrs for path in snakemake.input.estimates]
-    rows += measurement_throughput(attributes, snakemake.params.labels)
+    attributes, peaks = [], []
+    for path in map(Path, snakemake.input.estimates):
+        attributes.append(read_table(path, (), "measure", rows=False).attrs)
+        population, split, noise = path.parts[-4:-1]
+        # One job measures one noise level, or with a network all of them.
+        network = attributes[-1]["seed"] is not None
+        made_by = ["predict", population] if network else ["measure", population, split, noise]
+        peaks.append(job(*made_by, path.stem)["peak_mb"])
+    rows += measurement_throughput(attributes, snakemake.params.labels, peaks)
     write_csv(snakemake.output.throughput, throughput_table(rows))
     write_csv(snakemake.output.training, training_table(histories))
