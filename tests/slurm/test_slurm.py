@@ -64,7 +64,9 @@ class Ordeal:
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(request):
+    if "slurm" not in request.config.option.markexpr:
+        pytest.skip("starts daemons and takes four minutes: run with `make test-slurm`")
     with Cluster() as running:
         yield running
 

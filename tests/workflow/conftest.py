@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,28 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("workflow", "scripts", "config", "envs", "src")
 
 
-def snakemake(folder: Path, *arguments: str, check: bool = True, timeout: float = 600) -> str:
+def snakemake(
+    folder: Path, *options: str, targets: Sequence[str] = (), check: bool = True, timeout: float = 600
+) -> str:
     """Run snakemake on the tiny configuration in a folder, and return all that it printed."""
-    done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(
+        command(*options, targets=targets), cwd=folder, capture_output=True, text=True, timeout=timeout
+    )
     if check:
         assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
     return done.stdout + done.stderr
 
 
-def command(*arguments: str) -> list[str]:
+def command(*options: str, targets: Sequence[str] = ()) -> list[str]:
     """Return the command line of snakemake on the tiny configuration."""
-    return [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "config/tiny.yaml", *arguments]
+    start = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+    # Options that take several values end at the next one, and at `--`.
+    return [*start, "--configfile", "config/tiny.yaml", "--", *targets]
 
 
-def planned(folder: Path, *arguments: str) -> dict[str, int]:
+def planned(folder: Path, targets: Sequence[str] = ()) -> dict[str, int]:
     """Return how many jobs of each rule a dry run plans; empty if nothing is to be done."""
-    output = snakemake(folder, "--dry-run", *arguments)
+    output = snakemake(folder, "--dry-run", targets=targets)
     table = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", output, re.DOTALL | re.MULTILINE)
     if table is None:
         assert "Nothing to be done" in output, output[-4000:]

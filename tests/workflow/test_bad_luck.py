@@ -36,9 +36,9 @@ def assert_same_answers(one, other):
         pd.testing.assert_frame_equal(first[name], second[name], check_exact=True, obj=name)
 
 
-def start(folder, *arguments):
+def start(folder, *options, targets=()):
     return subprocess.Popen(
-        command(*arguments),
+        command(*options, targets=targets),
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -67,19 +67,19 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp
 def test_a_second_run_beside_the_first_is_turned_away_until_that_is_killed(run):
     lock = run / "results/tiny/.lock"
     lock.unlink()
-    first = start(run, "--forceall", "figures")
+    first = start(run, "--forceall", targets=["figures"])
     try:
         while not lock.exists() or not lock.read_text():
             assert first.poll() is None
             time.sleep(0.1)
-        output = snakemake(run, "figures", "--forcerun", "figure_cost", check=False)
+        output = snakemake(run, "--forcerun", "figure_cost", check=False)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()
     assert f"process {first.pid} on" in output
     assert "is working on this run" in output
     assert "Traceback" not in output
-    snakemake(run, "figures", "--forcerun", "figure_cost", "--allowed-rules", "figure_cost", "figures")
+    snakemake(run, "--forcerun", "figure_cost", targets=["figures"])
 
 
 STAMPS = "results/tiny/stamps/exp_gauss/test/0.h5"
@@ -106,20 +106,20 @@ def damage_missing(folder):
 @pytest.mark.parametrize("damage", [damage_truncate, damage_foreign, damage_missing])
 def test_damaged_stamps_are_named_with_the_rule_to_run_again(run, damage):
     path, field, rule = damage(run)
-    output = snakemake(run, ESTIMATES, "--force", check=False)
+    output = snakemake(run, "--force", targets=[ESTIMATES], check=False)
     assert path in output
     assert field in output
     assert f"rule '{rule}'" in output
     # What the message says is what mends it.
     (run / path).unlink()
-    snakemake(run, ESTIMATES, "--forcerun", rule, "measure", "--until", rule, "measure")
+    snakemake(run, "--forcerun", rule, "measure", targets=[ESTIMATES])
 
 
 def test_a_nan_pixel_costs_one_galaxy(run):
     with h5py.File(run / STAMPS, "a") as file:
         file["images"][3, 10, 10] = np.nan
     before = pd.read_parquet(run / ESTIMATES)
-    snakemake(run, ESTIMATES, "--force")
+    snakemake(run, "--force", targets=[ESTIMATES])
     after = pd.read_parquet(run / ESTIMATES)
     assert after.flag[3] == 1
     assert np.isnan(after.g1[3])
@@ -130,7 +130,7 @@ def test_a_model_of_another_variant_is_refused(run):
     models = run / "results/tiny/models/exp_gauss"
     (models / "pooled/seed1/model.pt").write_bytes((models / "shearnet/seed1/model.pt").read_bytes())
     target = "results/tiny/estimates/exp_gauss/test/0.01/pooled.seed1.parquet"
-    output = snakemake(run, target, "--force", check=False)
+    output = snakemake(run, "--force", targets=[target], check=False)
     assert "pooled/seed1/model.pt" in output
     assert "variant" in output
     assert "rule 'train'" in output

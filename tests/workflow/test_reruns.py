@@ -35,7 +35,7 @@ def test_comments_and_other_targets_do_not_count(run):
     for path in run.glob("src/shearbench/*.py"):
         path.write_text(f"# a remark\n{path.read_text()}\n# another\n")
     assert planned(run) == {}
-    assert planned(run, "figures") == {}
+    assert planned(run, ["figures"]) == {}
 
 
 def test_a_new_noise_level_trains_nothing(run):

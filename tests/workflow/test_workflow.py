@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import command, copy_workflow, planned, snakemake
+from conftest import copy_workflow, planned, snakemake
 
 ROOT = Path(__file__).parents[2]
 FIGURES = (
@@ -38,10 +38,11 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     accuracy = pd.read_csv(finished / "results/tiny/metrics/accuracy.csv")
     names = {"mixture-exp", "mixture-gauss", "hsm-regauss", "shearnet", "pooled"}
     assert names <= set(accuracy.estimator) <= names | {"ngmix-exp", "ngmix-gauss"}
-    assert set(accuracy.noise) == {1e-4, 1e-2}
+    assert set(accuracy.noise) == {1e-5, 1e-2}
     assert (accuracy.groupby("estimator").noise.nunique() == 2).all()
-    assert (accuracy.n + accuracy.n_failed == 96).all()
-    exact = accuracy[(accuracy.estimator == "mixture-exp") & (accuracy.noise == 1e-4)].iloc[0]
+    assert (accuracy.n == 96).all()
+    assert accuracy.n_failed.between(0, 95).all()
+    exact = accuracy[(accuracy.estimator == "mixture-exp") & (accuracy.noise == 1e-5)].iloc[0]
     # 96 galaxies: the model is right, so the fit sits on the bound, within its own bootstrap error.
     assert abs(exact.rmse_over_crb - 1) < 5 * exact.rmse_over_crb_err
     bias = pd.read_csv(finished / "results/tiny/metrics/shear_bias.csv")
@@ -84,7 +85,7 @@ def test_figures_are_redrawn_from_the_metrics_alone(finished, tmp_path):
     kept = tmp_path / "results/tiny"
     shutil.copytree(finished / "results/tiny/metrics", kept / "metrics", copy_function=shutil.copyfile)
     rules = [f"figure_{name}" for name in figure_rules()]
-    snakemake(tmp_path, "figures", "--forceall", "--allowed-rules", "figures", *rules)
+    snakemake(tmp_path, "--forceall", "--allowed-rules", "figures", *rules, targets=["figures"])
     for name in FIGURES:
         drawn = (kept / f"figures/{name}.png").read_bytes()
         assert drawn == (finished / f"results/tiny/figures/{name}.png").read_bytes(), name
@@ -98,7 +99,8 @@ def figure_rules():
 def test_chunks_do_not_change_a_pixel(finished, run):
     text = (run / "config/tiny.yaml").read_text()
     (run / "config/tiny.yaml").write_text(text.replace("chunk_stamps: 100", "chunk_stamps: 37"))
-    snakemake(run, *[f"results/tiny/stamps/exp_gauss/test/{k}.h5" for k in range(3)], "--force")
+    wanted = [f"results/tiny/stamps/exp_gauss/test/{k}.h5" for k in range(3)]
+    snakemake(run, "--force", targets=wanted)
 
     def pixels(folder):
         files = sorted((folder / "results/tiny/stamps/exp_gauss/test").glob("*.h5"))
@@ -127,21 +129,24 @@ def test_a_wrong_config_stops_before_any_job_without_a_traceback(tmp_path, text,
     assert not (tmp_path / "results").exists()
 
 
-def test_planning_needs_no_package_but_snakemakes_own(tmp_path):
+def test_planning_needs_none_of_the_packages_of_the_jobs():
     # With conda, the workflow is planned where torch, galsim and pandas are not.
-    copy_workflow(tmp_path)
-    heavy = "torch galsim pandas numpy numba h5py pyarrow matplotlib scipy ngmix anacal".split()
-    blocker = f"import sys\nsys.modules.update(dict.fromkeys({heavy}))\n"
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site/sitecustomize.py").write_text(blocker)
-    done = subprocess.run(
-        command("--dry-run"),
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    imports = [
+        line
+        for line in (ROOT / "workflow/rules/common.smk").read_text().splitlines()
+        if line.startswith("from shearbench")
+    ]
+    assert len(imports) > 5
+    heavy = ["torch", "galsim", "pandas", "numpy", "numba", "h5py", "pyarrow", "matplotlib", "scipy"]
+    lines = [
+        f"import sys; sys.modules.update(dict.fromkeys({heavy}))",
+        "from shearbench.config import load",
+        *imports,
+        "config = load('config/config.yaml', 'config/paper.yaml')",
+        "studies = [study_variants(s, config) for s in load_studies('config/studies').values()]",
+        "assert all(config.estimator(name).modules() for name in config.estimators) and studies",
+    ]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT, check=True)
 
 
 def test_the_workflow_is_lint_clean():
