@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -240,3 +241,24 @@ def test_options_need_no_heavy_package():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_just_compiled_and_loaded_from_the_cache_answer_alike(tmp_path):
+    code = (
+        "import numpy as np, sys; from shearbench.mixture.fit import fit_galaxies, fit_psf\n"
+        "y, x = np.mgrid[-15.5:16, -15.5:16]; psf = np.exp(-(x**2 + y**2) / 8); psf /= psf.sum()\n"
+        "noise = np.random.default_rng(1).normal(size=(20, 32, 32)) * 1e-4\n"
+        "images = np.exp(-(x**2 + 0.3 * x * y + 2 * y**2) / 40) / 100 + noise\n"
+        "fit = fit_galaxies(images, fit_psf(psf, 0.2), 1e-4, 0.2)\n"
+        "sys.stdout.write(fit.pars.tobytes().hex())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True
+        ).stdout
+        for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc")), "nothing was cached"
+    assert len(first) == 20 * 6 * 8 * 2
+    assert first == second

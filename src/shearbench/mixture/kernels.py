@@ -15,6 +15,7 @@ functions it calls.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -28,9 +29,15 @@ WINDOW_START = 20.0
 WINDOW_END = 25.0
 
 # NaN and infinity keep their meaning: only the order of sums, fused operations and signs of zero are free.
-compile_loop = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
-)
+_COMPILE: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+}
+# Parts are inlined into what calls them. Otherwise a process that has just compiled runs each part as compiled
+# by itself, one that loads from the cache as compiled with its caller: sums would differ in the last bit.
+compile_loop = numba.njit(forceinline=True, **_COMPILE)
+compile_entry = numba.njit(cache=True, **_COMPILE)
 
 LANES = 8  # columns are taken in multiples of this
 SPAN = 512  # pixels of a stretch of rows, whole rows
@@ -415,7 +422,7 @@ def _dot(a, b):
     return total
 
 
-@compile_loop
+@compile_entry
 def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
     """Fit PSF images with Gaussians that share centre and shape.
 
@@ -582,7 +589,7 @@ def _fit_psf(image, ny, nx, stride, square, pars, sums):
     return matrix[n, n], False
 
 
-@compile_loop
+@compile_entry
 def fit_stamps(
     images, tables, psf, precision, prior, bounds, concentration, pars, covariances, quality, flags
 ):
