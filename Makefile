@@ -31,7 +31,7 @@ slurm: .venv/ready  ## the same as SLURM jobs (site.yaml in workflow/profiles/sl
 
 figures: .venv/ready  ## redraw every figure from the metrics alone
 	@echo "== figures: from the metrics, nothing else"
-	$(SNAKEMAKE) figures --forceall --allowed-rules figures $(FIGURE_RULES)
+	$(SNAKEMAKE) --forceall --allowed-rules figures $(FIGURE_RULES) -- figures
 
 report: .venv/ready  ## Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html

@@ -34,8 +34,8 @@ _COMPILE: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
-# Parts are inlined into what calls them. Otherwise a process that has just compiled runs each part as compiled
-# by itself, one that loads from the cache as compiled with its caller: sums would differ in the last bit.
+# Parts are inlined into what calls them. Otherwise a process that has just compiled runs each part as it was
+# compiled by itself, one that loads from the cache as compiled with its caller: last bits would differ.
 compile_loop = numba.njit(forceinline=True, **_COMPILE)
 compile_entry = numba.njit(cache=True, **_COMPILE)
 
