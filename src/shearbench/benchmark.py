@@ -273,7 +273,7 @@ def rendering(name: str, stamps: int) -> Comparison[pd.DataFrame]:
     """Compare `shearbench.fourier`, accurate to 1e-6 of the flux, with GalSim's default accuracy."""
     import torch
 
-    from shearbench.bounds import COLUMNS as CATALOG
+    from shearbench.catalog import PARAMETER_COLUMNS as CATALOG
     from shearbench.fourier import Extremes, Renderer, choose_grid
 
     population, rows = _sample(name, stamps)

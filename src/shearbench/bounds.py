@@ -21,12 +21,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from shearbench.catalog import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
 from shearbench.files import read_table
 
 RULE = "cramer_rao"
-COLUMNS = {"flux": "flux", "x": "dx", "y": "dy", "hlr": "hlr", "g1": "g1", "g2": "g2", "n": "sersic_n"}
-"""Where a catalog keeps each parameter."""
 
 
 def cramer_rao(
@@ -162,7 +161,7 @@ def prior_limited(bounds: pd.DataFrame, catalog: pd.DataFrame, sigma: ArrayLike)
     matrices = np.zeros((len(bounds), len(names), len(names)))
     for name, (i, j) in _upper_triangle(names).items():
         matrices[:, i, j] = matrices[:, j, i] = bounds[name].fillna(0.0)
-    spread = catalog[[COLUMNS[name] for name in names]].std(ddof=0).to_numpy(np.float64)
+    spread = catalog[[PARAMETER_COLUMNS[name] for name in names]].std(ddof=0).to_numpy(np.float64)
     # With S = C^(1/2): (F/sigma^2 + C^-1)^-1 = S (1 + S F S/sigma^2)^-1 S, also if a parameter is constant.
     scaled = matrices * np.outer(spread, spread)
     levels = np.atleast_1d(np.asarray(sigma, np.float64))

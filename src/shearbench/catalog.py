@@ -28,6 +28,16 @@ COLUMNS = (
     "galaxy_id noise_id pair_id rotation shear1 shear2 e1 e2 g1 g2 hlr flux sersic_n profile dx dy "
     "psf_fwhm psf_g1 psf_g2"
 ).split()
+PARAMETER_COLUMNS = {
+    "flux": "flux",
+    "x": "dx",
+    "y": "dy",
+    "hlr": "hlr",
+    "g1": "g1",
+    "g2": "g2",
+    "n": "sersic_n",
+}
+"""Where a catalog keeps each parameter of a galaxy's model."""
 
 
 def shear_shape(

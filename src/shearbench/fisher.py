@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import gammaincinv, gammaln
 
-from shearbench.bounds import COLUMNS
+from shearbench.catalog import PARAMETER_COLUMNS
 from shearbench.fourier import (
     SERSIC_RANGE,
     Extremes,
@@ -115,7 +115,7 @@ def _fisher(
 
     Images are float32: rounding changes no bound by more than 1e-6, as the sums over pixels are float64.
     """
-    columns = [COLUMNS[name] for name in renderer.names]
+    columns = [PARAMETER_COLUMNS[name] for name in renderer.names]
     parameters = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
     shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
     constant = len(torch.unique(shapes, dim=0)) == 1

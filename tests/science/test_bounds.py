@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from shearbench.bounds import COLUMNS, cramer_rao, marginal_variance, prior_limited, read_bounds
+from shearbench.bounds import cramer_rao, marginal_variance, prior_limited, read_bounds
+from shearbench.catalog import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
 from shearbench.files import write_table
 from shearbench.fisher import fisher
@@ -70,7 +71,7 @@ def difference_fisher(row, psf, names):
     step, derivatives = 0.01, []
     for name in names:
 
-        def moved(by, column=COLUMNS[name]):
+        def moved(by, column=PARAMETER_COLUMNS[name]):
             return galsim_image(row._replace(**{column: getattr(row, column) + by}), psf).ravel()
 
         near, far = moved(step) - moved(-step), moved(2 * step) - moved(-2 * step)
@@ -106,7 +107,7 @@ def test_maximum_likelihood_scatters_as_the_bound_says(profile):
     bounds = cramer_rao(galaxies, SCALE, SHAPE)[["crb_g1", "crb_g2"]].to_numpy()
     renderer = Renderer(profile, SHAPE, SCALE, Grid(96, 1.0625), torch.float64)
     psf = renderer.psf(GAUSSIAN, 0.6)
-    columns = [COLUMNS[name] for name in renderer.names]
+    columns = [PARAMETER_COLUMNS[name] for name in renderer.names]
     generator = torch.Generator().manual_seed(3)
     pulls, steps = [], []
     for values, bound in zip(galaxies[columns].to_numpy(np.float64), bounds):
@@ -236,7 +237,7 @@ def test_the_prior_limits_noisy_shapes_and_leaves_precise_ones_alone():
     # The textbook form, for one galaxy.
     names = bounds.attrs["parameters"]
     matrix = fisher(galaxies, SCALE, SHAPE)[0][0] / 1e-2
-    variance = galaxies[[COLUMNS[name] for name in names]].var(ddof=0).to_numpy()
+    variance = galaxies[[PARAMETER_COLUMNS[name] for name in names]].var(ddof=0).to_numpy()
     expected = np.sqrt(np.diag(np.linalg.inv(matrix + np.diag(1 / variance))))[4:6]
     np.testing.assert_allclose(limited[2, 0], expected, rtol=1e-6)
     # A parameter that is the same for all is a known one.
@@ -251,9 +252,9 @@ def test_prior_limited_scatter_of_a_linear_gaussian_world():
     bounds = cramer_rao(galaxies, SCALE, SHAPE)
     population = catalog("gaussian", GAUSSIAN, 500, seed=11)
     renderer = Renderer("gaussian", SHAPE, SCALE, Grid(96), torch.float64)
-    row = torch.tensor(galaxies[[COLUMNS[name] for name in renderer.names]].to_numpy(np.float64))
+    row = torch.tensor(galaxies[[PARAMETER_COLUMNS[name] for name in renderer.names]].to_numpy(np.float64))
     j = renderer.jacobian(row, renderer.psf(GAUSSIAN, 0.6))[1][0].flatten(1).numpy()
-    spread = population[[COLUMNS[name] for name in renderer.names]].std(ddof=0).to_numpy()
+    spread = population[[PARAMETER_COLUMNS[name] for name in renderer.names]].std(ddof=0).to_numpy()
     rng = np.random.default_rng(12)
     sigma = 0.05
     truth = spread * rng.standard_normal((20_000, 6))
