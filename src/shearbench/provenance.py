@@ -65,11 +65,6 @@ def _module_file(name: str) -> Path:
 
 
 @cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-
-
-@cache
 def _normalised(path: Path) -> str:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -85,8 +80,9 @@ def _normalised(path: Path) -> str:
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
     """Return the files of this package that a file imports when it runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     found: set[Path] = set()
-    for name in _imported_names(_tree(path).body):
+    for name in _imported_names(tree.body):
         parts = name.split(".")
         if parts[0] != _SOURCE.name:
             continue

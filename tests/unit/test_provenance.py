@@ -25,7 +25,7 @@ def package(tmp_path, monkeypatch):
 
 
 def fresh(package, modules=()):
-    for cached in (code_digest, provenance._tree, provenance._normalised, provenance._imports):
+    for cached in (code_digest, provenance._normalised, provenance._imports):
         cached.cache_clear()
     return code_digest(str(package / "script.py"), tuple(modules))
 
