@@ -16,7 +16,7 @@ FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
 RUN = results/$(shell $(BIN)/python -c "from shearbench.config import load; print(load('config/config.yaml'$(if $(CONFIG),$(comma) '$(CONFIG)')).run)")
 comma := ,
 
-.PHONY: help slurm test-slurm results figures report test lint format bench docs lock clean
+.PHONY: help slurm test-slurm scaling results figures report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the cores (now $(CORES)); CONFIG=config/paper.yaml takes another configuration"
@@ -43,8 +43,12 @@ test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
 test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (installs Debian's packages)
 	@echo "== test-slurm"
 	@if [ "$$(id -u)" = 0 ] && ! command -v sbatch >/dev/null && command -v apt-get >/dev/null; then \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null; fi
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null \
+	  || echo "SLURM could not be installed"; fi
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+scaling: .venv/ready  ## write the tables of docs/scaling.md anew, from the rates of the run of CONFIG
+	$(BIN)/python -m shearbench.scaling $(RUN) docs/scaling.md config/paper.yaml config/large.yaml
 
 lint: .venv/ready  ## style, types, and the workflow's own checks
 	$(BIN)/ruff check $(LINTED)

@@ -4,12 +4,13 @@ from shearbench.bounds import cramer_rao
 from shearbench.catalog import read_catalog
 from shearbench.files import write_table
 from shearbench.job import logged
-from shearbench.stamps import StampSet
+from shearbench.stamps import StampSet, read_index
 
 with logged(snakemake.log[0]):
     shape = (snakemake.params.size, snakemake.params.size)
     catalog = read_catalog(snakemake.input.catalog)
     # PSFs that are images are taken from the stamps, as every estimator sees them.
-    images = StampSet(snakemake.input.stamps).noiseless()[1] if snakemake.input.stamps else None
+    index = snakemake.input.stamps
+    images = StampSet(read_index(index)).noiseless()[1] if index else None
     table = cramer_rao(catalog, snakemake.params.pixel_scale, shape, psf_images=images)
     write_table(snakemake.output[0], table, table.attrs)

@@ -6,13 +6,13 @@ from shearbench.catalog import read_catalog
 from shearbench.evaluation.gallery import make_gallery, write_gallery
 from shearbench.job import logged
 from shearbench.mixture.fit import fitted_images
-from shearbench.stamps import StampSet
+from shearbench.stamps import StampSet, read_index
 
 with logged(snakemake.log[0]):
     catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
     galleries = []
-    for files in snakemake.params.stamps:
-        stamps = StampSet(files)
+    for index in snakemake.input.stamps:
+        stamps = StampSet(read_index(index))
         galleries.append(
             make_gallery(
                 stamps,

@@ -8,6 +8,7 @@ import pandas as pd
 from shearbench.evaluation.throughput import (
     measurement_throughput,
     read_benchmark,
+    read_gpu_use,
     throughput,
     throughput_table,
     training_table,
@@ -17,10 +18,11 @@ from shearbench.job import logged
 
 
 def job(*parts: str) -> dict[str, float]:
-    """Return seconds and peak memory of a job; NaN for one made before this folder was."""
+    """Return seconds, peak memory and use of the GPU of a job; NaN for one made before this folder was."""
     *folders, name = parts
     path = Path(snakemake.params.benchmarks, *folders, f"{name}.tsv")
-    return read_benchmark(path) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
+    times = read_benchmark(path) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
+    return times | read_gpu_use(path.with_name(f"{name}.gpu.csv"))
 
 
 with logged(snakemake.log[0]):
@@ -55,6 +57,7 @@ with logged(snakemake.log[0]):
     histories = []
     for (population, variant, seed), path in zip(snakemake.params.models, snakemake.input.histories):
         history = pd.read_csv(path)
+        made_by = job("train", population, variant, f"seed{seed}")
         histories.append((population, variant, seed, history))
         rows.append(
             throughput(
@@ -63,18 +66,18 @@ with logged(snakemake.log[0]):
                 variant,
                 stamps=int(history["views"].iloc[-1]),
                 seconds=float(history["seconds"].iloc[-1]),
-                peak_mb=job("train", population, variant, f"seed{seed}")["peak_mb"],
                 kind="network",
+                **{key: made_by[key] for key in ("peak_mb", "gpu_mb", "gpu_percent")},
             )
         )
-    attributes, peaks = [], []
+    attributes, jobs = [], []
     for path in map(Path, snakemake.input.estimates):
         attributes.append(read_table(path, (), "measure", rows=False).attrs)
         population, split, noise = path.parts[-4:-1]
-        # One job measures one noise level, or with a network all of them.
+        # One job measures one noise level, or with all networks of a variant all of them.
         network = attributes[-1]["seed"] is not None
         made_by = ["predict", population] if network else ["measure", population, split, noise]
-        peaks.append(job(*made_by, path.stem)["peak_mb"])
-    rows += measurement_throughput(attributes, snakemake.params.labels, peaks)
+        jobs.append(job(*made_by, attributes[-1]["estimator"]))
+    rows += measurement_throughput(attributes, snakemake.params.labels, jobs)
     write_csv(snakemake.output.throughput, throughput_table(rows))
     write_csv(snakemake.output.training, training_table(histories))

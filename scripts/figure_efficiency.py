@@ -7,4 +7,4 @@ from shearbench.figures.style import save
 from shearbench.job import logged
 
 with logged(snakemake.log[0]):
-    save(draw(pd.read_csv(snakemake.input[0])), snakemake.output.pdf[0], snakemake.output.png[0])
+    save(draw(*map(pd.read_csv, snakemake.input)), snakemake.output.pdf[0], snakemake.output.png[0])

@@ -4,9 +4,11 @@ import os
 
 from shearbench.job import logged
 from shearbench.paper.manifest import make_manifest, write_manifest
+from shearbench.stamps import read_index
 
 with logged(snakemake.log[0]):
+    outputs = [*snakemake.input, *(chunk for index in snakemake.input.stamps for chunk in read_index(index))]
     manifest = make_manifest(
-        snakemake.input, os.path.dirname(snakemake.output[0]), snakemake.params.seeds, repository="."
+        outputs, os.path.dirname(snakemake.output[0]), snakemake.params.seeds, repository="."
     )
     write_manifest(snakemake.output[0], manifest)

@@ -1,16 +1,23 @@
-"""Measure the shapes of one split with one trained network, at every noise level."""
+"""Measure the shapes of one split with the trained networks of a variant, at every noise level."""
 
+from itertools import product
+
+from shearbench.gpu_use import gpu_use
 from shearbench.job import logged
 from shearbench.measurement import estimates_table, write_estimates
-from shearbench.stamps import StampSet
+from shearbench.stamps import StampSet, read_index
 from shearbench.training.model_file import load_model
 from shearbench.training.prediction import predict
 
-with logged(snakemake.log[0]):
-    variant, seed = snakemake.wildcards.variant, int(snakemake.wildcards.seed)
-    stamps = StampSet(snakemake.input.stamps)
-    model = load_model(snakemake.input.model, variant, snakemake.wildcards.population, seed)
-    for sigma, path in zip(snakemake.params.sigmas, snakemake.output):
+with logged(snakemake.log[0]), gpu_use(snakemake.params.gpu_use):
+    population, variant = snakemake.wildcards.population, snakemake.wildcards.variant
+    stamps = StampSet(read_index(snakemake.input.stamps))
+    models = [
+        load_model(path, variant, population, seed)
+        for seed, path in zip(snakemake.params.seeds, snakemake.input.models)
+    ]
+    wanted = product(zip(snakemake.params.seeds, models), snakemake.params.sigmas)
+    for ((seed, model), sigma), path in zip(wanted, snakemake.output):
         shapes, seconds = predict(model, stamps, sigma, snakemake.params.seed, threads=snakemake.threads)
         table = estimates_table(shapes, stamps, sigma, "network", seconds)
         write_estimates(path, table, variant, seed)

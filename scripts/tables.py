@@ -4,7 +4,13 @@ import pandas as pd
 
 from shearbench.files import write_text
 from shearbench.job import logged
-from shearbench.paper.tables import accuracy_tex, estimators_tex, shear_bias_tex, throughput_tex
+from shearbench.paper.tables import (
+    accuracy_tex,
+    estimators_tex,
+    networks_tex,
+    shear_bias_tex,
+    throughput_tex,
+)
 
 with logged(snakemake.log[0]):
     accuracy = pd.read_csv(snakemake.input.accuracy)
@@ -13,3 +19,4 @@ with logged(snakemake.log[0]):
     write_text(snakemake.output.shear_bias, shear_bias_tex(shear_bias))
     write_text(snakemake.output.estimators, estimators_tex(accuracy, shear_bias))
     write_text(snakemake.output.throughput, throughput_tex(pd.read_csv(snakemake.input.throughput)))
+    write_text(snakemake.output.networks, networks_tex(pd.read_csv(snakemake.input.networks)))

@@ -515,7 +515,7 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
         yield rendering(name, count(256))
     for name, galaxies in (("exp_gauss", 512), ("sersic_moffat", 384)):
         yield bounds(name, count(galaxies))
-    if Ngmix.unavailable() is None:
+    if Ngmix().unavailable() is None:
         for sigma in NOISE_LEVELS:
             yield fits(sigma, count(128))
         yield psf_fits(count(64))
@@ -548,7 +548,7 @@ def benchmark(output: str | os.PathLike[str], size: float = 1.0) -> pd.DataFrame
     print(f"== bench: {here['cpu']}, {here['cores']} cores; ratio = ours / peer, medians over rounds")
     if os.getloadavg()[0] > 0.5:
         print(f"   other work runs here (load {os.getloadavg()[0]:.1f}): ratios hold, 'two cores' may not")
-    if missing := Ngmix.unavailable():
+    if missing := Ngmix().unavailable():
         print(f"   without its rows for fits, PSF fits, metacal and inference: {missing}")
     print(f"{'':54s}{'ours':>10s}{'peer':>10s}{'ratio':>9s}  unit")
     with torch_settings(1, SEED, torch.device("cpu")), tempfile.TemporaryDirectory() as folder:

@@ -75,6 +75,7 @@ def sample_catalog(
     pixel_scale: float,
     shear: float = 0.02,
     rotations: int = 2,
+    first_block: int = 0,
 ) -> pd.DataFrame:
     """Draw the galaxies of one split.
 
@@ -88,9 +89,12 @@ def sample_catalog(
         The population's name; part of the seed.
     split : {'train', 'validation', 'test', 'shear'}
     galaxies : int
-        Galaxies to draw. The shear split has ``rotations * 4`` stamps of each: intrinsic shapes rotated by
-        180/rotations degrees, each sheared by (+s, 0), (-s, 0), (0, +s), (0, -s). The four members of a
-        rotation share everything else, the noise too.
+        Galaxies to draw. The shear split has ``rotations * 8`` stamps of each: intrinsic shapes rotated by
+        180/rotations degrees, each sheared by (+s, 0), (-s, 0), (0, +s), (0, -s), and each of these with a
+        noise field and with its negative. All else is the same, the noise of the four shears too.
+        ``rotation`` numbers the rotations and signs of the noise together. Shapes cancel in the mean over
+        rotations and, to first order, noise in the mean over its signs; what is of second order, as the
+        bias that noise causes, is left as it is.
     seed : int
         The run's seed.
     pixel_scale : float
@@ -99,6 +103,8 @@ def sample_catalog(
         The applied shear s of the shear split.
     rotations : {2, 4}
         Rotations of the shear split.
+    first_block : int
+        Number of the random stream that the galaxies begin with, for others of the same split.
 
     Returns
     -------
@@ -112,7 +118,7 @@ def sample_catalog(
     """
     blocks = [
         _sample_block(population, name, split, block, seed, pixel_scale)
-        for block in range((galaxies + _BLOCK - 1) // _BLOCK)
+        for block in range(first_block, first_block + (galaxies + _BLOCK - 1) // _BLOCK)
     ]
     table = pd.concat(blocks, ignore_index=True).iloc[:galaxies].reset_index(drop=True)
     table["pair_id"] = np.arange(galaxies, dtype=np.int64)
@@ -120,8 +126,10 @@ def sample_catalog(
         table = _pair(table, shear, rotations)
     n = len(table)
     table["galaxy_id"] = np.arange(n, dtype=np.int64)
-    realisation = table["pair_id"] * rotations + table["rotation"] if split == "shear" else table["galaxy_id"]
-    table["noise_id"] = realisation.astype(np.int64) + (SPLITS.index(split) << 40)
+    shear_split = split == "shear"
+    realisation = table["pair_id"] * rotations + table["rotation"] // 2 if shear_split else table["galaxy_id"]
+    noise_id = realisation.to_numpy(np.int64) + (SPLITS.index(split) << 40)
+    table["noise_id"] = np.where(table["rotation"] % 2 == 0, noise_id, ~noise_id)
     table["g1"], table["g2"] = shear_shape(table["e1"], table["e2"], table["shear1"], table["shear2"])
     extra = [column for column in table.columns if column not in COLUMNS]
     table = table[COLUMNS + extra]
@@ -332,17 +340,15 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
 
 
 def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
-    """Give each galaxy its rotated and sheared partners, partners side by side."""
+    """Give each galaxy its rotated and sheared partners; those alike but for the noise are side by side."""
     n = len(table)
-    members = rotations * 4
-    paired = table.loc[np.repeat(np.arange(n), members)].reset_index(drop=True)
-    rotation = np.tile(np.repeat(np.arange(rotations), 4), n)
-    turn = np.exp(2j * np.pi * rotation / rotations)
-    e = (paired["e1"] + 1j * paired["e2"]).to_numpy() * turn
-    paired["rotation"] = rotation
+    paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
+    rotation, member, sign = (np.tile(index.ravel(), n) for index in np.indices((rotations, 4, 2)))
+    e = (paired["e1"] + 1j * paired["e2"]).to_numpy() * np.exp(2j * np.pi * rotation / rotations)
+    paired["rotation"] = 2 * rotation + sign
     paired["e1"], paired["e2"] = e.real, e.imag
     if "angle" in paired:
         paired["angle"] += np.pi * rotation / rotations
-    paired["shear1"] = np.tile(np.array([shear, -shear, 0.0, 0.0]), n * rotations)
-    paired["shear2"] = np.tile(np.array([0.0, 0.0, shear, -shear]), n * rotations)
+    paired["shear1"] = np.array([shear, -shear, 0.0, 0.0])[member]
+    paired["shear2"] = np.array([0.0, 0.0, shear, -shear])[member]
     return paired

@@ -63,7 +63,9 @@ class Galaxies(Options):
     validation: Count = Field(2000, description="galaxies that decide when to stop and calibrate errors")
     test: Count = Field(2000, description="galaxies every estimator is judged on")
     shear: Annotated[int, Field(ge=2, le=10**8)] = Field(
-        500, description="galaxies that measure m and c; each gives 4 x `rotations` stamps"
+        500,
+        description="galaxies that measure m and c; each gives 8 x `rotations` stamps: under 4 shears, with "
+        "each noise field and with its negative",
     )
 
 
@@ -81,6 +83,17 @@ class ShearTest(Options):
     )
 
 
+class BayesFloor(Options):
+    """How the Bayes floor, the least RMSE of any estimator that knows the population, is computed."""
+
+    galaxies: int = Field(
+        200, ge=0, le=10**7, description="test galaxies whose posterior is sampled; 0 leaves the floor out"
+    )
+    samples: int = Field(
+        240, ge=60, le=10**6, description="samples of each galaxy's posterior at each noise level"
+    )
+
+
 class Config(Options):
     """One run."""
 
@@ -94,6 +107,7 @@ class Config(Options):
     stamps: Stamps = Stamps()
     galaxies: Galaxies = Galaxies()
     shear_test: ShearTest = ShearTest()
+    bayes_floor: BayesFloor = BayesFloor()
     chunk_stamps: int = Field(5000, ge=1, le=10**7, description="stamps one simulation job draws")
     populations: dict[Name, Population] = Field(
         description="what is simulated: presets, or new names with `base: <preset>` and what they change"
@@ -125,6 +139,14 @@ class Config(Options):
             )
         if not self.populations:
             raise ValueError(f"populations: at least one is needed; there are {sorted(POPULATION_PRESETS)}")
+        for name in self.estimators:
+            network = getattr(self.estimator(name), "network", None)
+            if network is not None and network not in self.variants:
+                known = sorted(self.variants)
+                raise ValueError(
+                    f"estimators.{name}.network: '{network}' is no variant of this run"
+                    f"{nearest(network, known)}; it has {', '.join(known) or 'none'}"
+                )
         both = set(self.estimators) & set(self.variants)
         if both:
             raise ValueError(f"variants: '{min(both)}' is an estimator's name already")
@@ -151,6 +173,8 @@ class Config(Options):
         Entries that were left out are in it as null: laid over the default, it must leave them out again.
         """
         plain = self.model_dump(mode="json")
+        # What is said for all networks overrules presets, which what is left unsaid must not.
+        plain["training"] = self.training.model_dump(mode="json", exclude_unset=True)
         for section, names in self._left_out.items():
             plain[section].update(dict.fromkeys(names))
         return plain
@@ -290,7 +314,7 @@ def load_studies(folder: str | os.PathLike[str]) -> dict[str, Study]:
 
 
 def study_variants(study: Study, config: Config) -> dict[str, Variant]:
-    """Return the networks of a study, by name; its base is one of the run's variants, or a preset.
+    """Return the networks of a study, by name; a base is one of the run's variants, or a preset.
 
     Raises
     ------
@@ -310,31 +334,42 @@ def study_variants(study: Study, config: Config) -> dict[str, Variant]:
         )
     variants = {}
     for name, entry in study.variants().items():
-        if study.base in config.variants:
-            base = config.variants[study.base].model_dump(mode="json")
+        if entry["base"] in config.variants:
+            base = config.variants[entry["base"]].model_dump(mode="json")
             entry = merge(base, {key: value for key, value in entry.items() if key != "base"})
         variants[name] = resolve_variant(name, entry, config.training)
     return variants
 
 
-# The profiles that a model of NGMix is exact for; its PSF models are exact for Gaussian PSFs alone.
-_EXACT = {"gauss": "gaussian", "exp": "exponential"}
+# The profiles that a model is exact for. Mixtures are so under Gaussian PSFs alone; a Spergel profile, which
+# with nu = 1/2 is the exponential, is drawn with the PSF as it is.
+_EXACT = {"gauss": "gaussian", "exp": "exponential", "spergel": "exponential"}
+_ONE_GAUSSIAN = ("gauss", "coellip1")
 
 
 def labels(config: Config) -> dict[str, str]:
-    """Return how figures and tables call each estimator; a galaxy model says where it is the right one."""
+    """Return how figures and tables call each estimator; a fit says where its galaxy and PSF are right."""
     named = {}
     for name in config.estimators:
         estimator = config.estimator(name)
         label = estimator.label or name
         model = getattr(estimator, "model", None)
         if model is not None and not estimator.ensemble_response:
+            one_gaussian = getattr(estimator, "psf_model", None) in _ONE_GAUSSIAN
+            populations = config.populations.items()
+            gaussian = [name for name, options in populations if options.psf.profile == "gaussian"]
             right = [
-                population
-                for population, options in config.populations.items()
-                if options.profile == _EXACT.get(model) and options.psf.profile == "gaussian"
+                name
+                for name, options in populations
+                if options.profile == _EXACT.get(model) and (name in gaussian or model == "spergel")
             ]
-            where = "" if len(right) == len(config.populations) else f" for {', '.join(right)}"
-            label += f", matched{where}" if right else ", mismatched"
+            label += f", matched{_where(right, config)}" if right else ", mismatched"
+            blurred = [name for name, _ in populations if name not in gaussian]
+            if one_gaussian and model != "spergel" and blurred:
+                label += f", wrong PSF{_where(blurred, config)}"
         named[name] = label
     return named
+
+
+def _where(populations: list[str], config: Config) -> str:
+    return "" if len(populations) == len(config.populations) else f" for {', '.join(populations)}"

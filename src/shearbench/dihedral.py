@@ -14,6 +14,8 @@ transposed            (-g1, g2)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,60 @@ def signs(element: int) -> tuple[float, float]:
     return turn, -turn if element >= 4 else turn
 
 
+def product(first: int, second: int) -> int:
+    """Return the element that applies `second` and, after it, `first`."""
+    turns = first % 4 + (-second if first >= 4 else second) % 4
+    return turns % 4 + 4 * ((first >= 4) != (second >= 4))
+
+
+def inverse(element: int) -> int:
+    """Return the element that undoes another: a mirror, together with any turn, is its own inverse."""
+    return element if element >= 4 else -element % 4
+
+
 def transform_shapes(shapes: Tensor, element: int) -> Tensor:
     """Apply an element of the group to shapes [n, 2] = (g1, g2)."""
     return shapes * shapes.new_tensor(signs(element))
 
 
-def augment(images: Tensor, psf: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> Tensor:
+    """Apply an element of the group to what a network answers, or to true parameters.
+
+    Parameters
+    ----------
+    answer : Tensor, shape (n, T) or (n, T + 3)
+        The targets and, behind them, the entries l11, l21, l22 of a matrix that whitens (g1, g2).
+    element : int
+    targets : tuple of str
+        Their names; the positions are x and y.
+
+    Returns
+    -------
+    Tensor, of the same shape
+    """
+    by_g1, by_g2 = signs(element)
+    columns = list(answer.unbind(1))
+    at = {name: k for k, name in enumerate(targets)}
+    columns[at["g1"]] = columns[at["g1"]] * by_g1
+    columns[at["g2"]] = columns[at["g2"]] * by_g2
+    if "x" in at:
+        x, y = columns[at["x"]], columns[at["y"]]
+        x = -x if element >= 4 else x
+        for _ in range(element % 4):
+            x, y = y, -x
+        columns[at["x"]], columns[at["y"]] = x, y
+    if len(columns) > len(targets):
+        columns[len(targets) + 1] = columns[len(targets) + 1] * (by_g1 * by_g2)
+    return torch.stack(columns, 1)
+
+
+def augment(
+    images: Tensor,
+    psf: Tensor,
+    parameters: Tensor,
+    targets: tuple[str, ...],
+    counts: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Turn and mirror a batch: its i-th eighth by the i-th element of the group.
 
     In a batch in random order that is a random element for each stamp, at the price of a copy.
@@ -49,16 +99,22 @@ def augment(images: Tensor, psf: Tensor, shapes: Tensor) -> tuple[Tensor, Tensor
     images : Tensor, shape (n, ny, nx)
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
         One PSF for all stays as it is: it has no part in what the network sees.
-    shapes : Tensor, shape (n, 2)
+    parameters : Tensor, shape (n, T)
+        The true targets.
+    targets : tuple of str
+        Their names.
+    counts : sequence of int, optional
+        How many stamps each element turns; by default as equal as can be.
 
     Returns
     -------
-    images, psf, shapes : Tensor
+    images, psf, parameters : Tensor
     """
+    sizes = [len(part) for part in parameters.tensor_split(ORDER)] if counts is None else list(counts)
 
     def turned(stack: Tensor) -> Tensor:
-        return torch.cat([transform_images(part, k) for k, part in enumerate(stack.tensor_split(ORDER))])
+        return torch.cat([transform_images(part, k) for k, part in enumerate(stack.split(sizes))])
 
-    parts = shapes.tensor_split(ORDER)
-    shapes = torch.cat([transform_shapes(part, k) for k, part in enumerate(parts)])
-    return turned(images), turned(psf) if psf.ndim == 3 else psf, shapes
+    parts = parameters.split(sizes)
+    parameters = torch.cat([transform_answer(part, k, targets) for k, part in enumerate(parts)])
+    return turned(images), turned(psf) if psf.ndim == 3 else psf, parameters

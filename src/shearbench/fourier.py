@@ -209,6 +209,12 @@ def _moffat_table(nu: float) -> Tensor:
     return _spline(t, values[None])[0]
 
 
+@functools.cache
+def _moffat_table_on(nu: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return that table where it is needed: copied there once."""
+    return _moffat_table(nu).to(device, dtype)
+
+
 def _spline(t: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]]) -> Tensor:
     """Return cubic polynomials in the fraction of an interval, [m, 4, intervals], lowest power first."""
     step = t[1] - t[0]
@@ -528,6 +534,35 @@ class Renderer(torch.nn.Module):
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
+    def normal_equations(self, parameters: Tensor, psf: Psfs, stamps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what a Gauss-Newton step needs, faster than by way of the derivatives.
+
+        Parameters
+        ----------
+        parameters : Tensor, shape (m, P)
+        psf : Psfs
+        stamps : Tensor, shape (m, ny, nx)
+            What is fitted.
+
+        Returns
+        -------
+        information : Tensor, shape (m, P, P)
+            Sums over pixels of the products of two derivatives: the Fisher matrix of unit noise.
+        force : Tensor, shape (m, P)
+            Sums of the derivatives times what the image leaves of the stamp.
+        """
+        found, low = [], 0
+        for part, transform in self._batches(parameters, psf):
+            basis, chain = self._basis(part, transform)
+            basis = basis.flatten(2)
+            # Subtracted before it is summed: at high signal-to-noise, float32 needs that.
+            rest = torch.addcmul(stamps[low : low + len(part)].flatten(1), part[:, :1], basis[:, 0], value=-1)
+            information = chain @ (basis @ basis.mT) @ chain.mT
+            found.append((information, (chain @ (basis @ rest[:, :, None]))[:, :, 0]))
+            low += len(part)
+        matrices, forces = zip(*found)
+        return torch.cat(matrices), torch.cat(forces)
+
     def _parts(self) -> list[_Sum]:
         return [part for part in self._sums if isinstance(part, _Sum)]
 
@@ -555,6 +590,15 @@ class Renderer(torch.nn.Module):
         return functools.reduce(torch.add, images)
 
     def _jacobian(self, parameters: Tensor, psf: list[PsfTransform]) -> tuple[Tensor, Tensor]:
+        basis, chain = self._basis(parameters, psf)
+        derivatives = (chain @ basis.flatten(2)).reshape(basis.shape)
+        return parameters[:, 0, None, None] * basis[:, 0], derivatives
+
+    def _basis(self, parameters: Tensor, psf: list[PsfTransform]) -> tuple[Tensor, Tensor]:
+        """Return images [m, P, ny, nx] and the matrices [m, P, P] that take them to the derivatives.
+
+        The first is the galaxy's of unit flux.
+        """
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         form = _shear_form(hlr, g1, g2)
         radial = self._radial(parameters, form, derivatives=True)
@@ -575,8 +619,7 @@ class Renderer(torch.nn.Module):
             (by_hlr, [squared * t for t in by_g1], [squared * t for t in by_g2]), start=3
         ):
             chain[:, row, 3:6] = torch.stack(terms, dim=1)
-        derivatives = (chain @ basis.flatten(2)).reshape(basis.shape)
-        return flux[:, None, None] * basis[:, 0], derivatives
+        return basis, chain
 
     @property
     def _affine(self) -> tuple[float, float]:
@@ -647,7 +690,7 @@ def _moffat(beta: float, z_squared: Tensor) -> Tensor:
                 math.factorial(2 * order) * math.factorial(j) * math.factorial(order - j)
             )
         return torch.exp(-z) * series
-    table = _moffat_table(nu).to(z_squared)
+    table = _moffat_table_on(nu, z_squared.dtype, z_squared.device)
     t = 0.5 * torch.log1p(z_squared / _MOFFAT_Z0**2)
     index, fraction = _locate(t, _MOFFAT_STEP, table.shape[-1])
     return _cubic(_coefficients(table.expand(len(t), -1, -1), index), fraction)

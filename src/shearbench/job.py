@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 import time
@@ -15,25 +16,26 @@ from shearbench.errors import ShearbenchError
 
 
 class _Tee:
-    """A text stream that writes to several others."""
+    """A text stream with a copy in a file, as far as the file's disk has room."""
 
-    def __init__(self, *streams: IO[str]) -> None:
-        self._streams = streams
+    def __init__(self, stream: IO[str], copy: IO[str]) -> None:
+        self._stream, self._copy = stream, copy
 
     def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(text)
-        return len(text)
+        with contextlib.suppress(OSError):
+            self._copy.write(text)
+        return self._stream.write(text)
 
     def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
+        with contextlib.suppress(OSError):
+            self._copy.flush()
+        self._stream.flush()
 
     def isatty(self) -> bool:
-        return self._streams[0].isatty()
+        return self._stream.isatty()
 
     def fileno(self) -> int:
-        return self._streams[0].fileno()
+        return self._stream.fileno()
 
 
 @contextlib.contextmanager
@@ -54,19 +56,22 @@ def logged(log: str) -> Iterator[None]:
     path = Path(log)
     path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with open(path, "w", encoding="utf-8", buffering=1) as file:
-        stderr, stdout = sys.stderr, sys.stdout
-        sys.stderr = sys.stdout = _Tee(stderr, file)
-        handler = logging.StreamHandler(sys.stderr)
+    stderr, stdout = sys.stderr, sys.stdout
+    # Unbuffered: what a full disk refuses is lost at once, and does not come back when the file is closed.
+    with open(path, "wb", buffering=0) as raw, io.TextIOWrapper(raw, "utf-8", write_through=True) as file:
+        sys.stderr = sys.stdout = tee = _Tee(stderr, file)
+        handler = logging.StreamHandler(tee)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
         try:
             yield
-            file.write(f"done in {time.monotonic() - started:.1f} s\n")
+            with contextlib.suppress(OSError):
+                file.write(f"done in {time.monotonic() - started:.1f} s\n")
         except (ShearbenchError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            traceback.print_exc(file=file)
+            with contextlib.suppress(OSError):
+                traceback.print_exc(file=file)
             sys.exit(1)
         except Exception:
             traceback.print_exc()

@@ -49,8 +49,9 @@ def measure_stamps(
     seed: int,
     processes: int = 1,
     batch: int | None = None,
+    stamps: int | None = None,
 ) -> pd.DataFrame:
-    """Measure every stamp of a split with noise of standard deviation `sigma`.
+    """Measure every stamp of a split, or the first ones, with noise of standard deviation `sigma`.
 
     Stamps with NaN or infinite pixels (or PSF) never reach the estimator. If it raises on a batch, the
     batch is measured again stamp by stamp, so that only the stamp at fault is lost. Neither `batch` nor
@@ -69,6 +70,8 @@ def measure_stamps(
         opened by itself.
     batch : int, optional
         Stamps that the estimator gets at once; by default 512, fewer if there are few for each process.
+    stamps : int, optional
+        How many to measure, from the first; all by default.
 
     Returns
     -------
@@ -86,7 +89,7 @@ def measure_stamps(
     unavailable = getattr(estimator, "unavailable", lambda: None)()
     if unavailable:
         raise ShearbenchError(unavailable)
-    n = len(stamp_set)
+    n = len(stamp_set) if stamps is None else min(stamps, len(stamp_set))
     if batch is None:
         batch = max(1, min(_BATCH, -(-n // (4 * processes))))
     spans = [(start, min(start + batch, n)) for start in range(0, n, batch)]
@@ -128,10 +131,10 @@ def estimates_table(
 def _labelled(
     table: pd.DataFrame, stamp_set: StampSet, sigma: float, kind: str, seconds: float
 ) -> pd.DataFrame:
-    table.insert(0, "galaxy_id", stamp_set.galaxy_id)
+    table.insert(0, "galaxy_id", stamp_set.galaxy_id[: len(table)])
     table.attrs = {
         "seconds": seconds,
-        "n": len(stamp_set),
+        "n": len(table),
         "kind": kind,
         "population": stamp_set.population,
         "split": stamp_set.split,

@@ -18,7 +18,8 @@ def unit_noise(seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]) -
     seed : int
         The run's seed, >= 0.
     noise_id : ndarray of int64, shape (n,)
-        Which realisation each stamp has. Equal numbers give equal noise.
+        Which realisation each stamp has. Equal numbers give equal noise, and ``~k`` (which is negative) the
+        negative of what ``k`` gives.
     shape : (int, int)
         Rows and columns of a stamp.
 
@@ -32,7 +33,7 @@ def unit_noise(seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]) -
     bits = np.random.Philox(key=0)
     generator = np.random.Generator(bits)
     state = bits.state
-    for field, number in zip(fields, ids.tolist()):
+    for field, number in zip(fields, np.maximum(ids, ~ids).tolist()):
         # Setting the state is several times cheaper than making a generator for each stamp.
         state["state"]["counter"][:] = 0
         state["state"]["key"][:] = (seed, number)
@@ -40,4 +41,5 @@ def unit_noise(seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]) -
         state["has_uint32"] = 0
         bits.state = state
         generator.standard_normal(out=field, dtype=np.float32)
+    fields[(ids < 0).ravel()] *= -1
     return fields

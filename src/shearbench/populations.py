@@ -18,8 +18,8 @@ SPLITS = ("train", "validation", "test", "shear")
 
 
 def stamp_count(split: str, galaxies: int, rotations: int) -> int:
-    """Return how many stamps a split has: each galaxy once, or with its partners under +-shear."""
-    return galaxies * rotations * 4 if split == "shear" else galaxies
+    """Return how many stamps a split has: each galaxy once, or with all its partners (`sample_catalog`)."""
+    return galaxies * rotations * 8 if split == "shear" else galaxies
 
 
 def _as_range(value: Any) -> Any:

@@ -100,7 +100,15 @@ def draw_stamps(
         part = rows.iloc[start : start + block]
         images = np.zeros((len(part), ny, nx), np.float32)
         psfs = None if population.psf.constant else np.zeros_like(images)
+        # Neighbours that differ in noise alone have the same noiseless stamp.
+        drawn = part.drop(columns=["galaxy_id", "noise_id", "rotation"])
+        repeats = (drawn == drawn.shift()).all(axis=1).to_numpy()
         for index, row in enumerate(part.itertuples(index=False)):
+            if repeats[index]:
+                images[index] = images[index - 1]
+                if psfs is not None:
+                    psfs[index] = psfs[index - 1]
+                continue
             psf = constant or psf_object(row, population.psf)
             if population.psf.constant and constant is None:
                 constant = psf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -41,8 +42,9 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
         raise ShearbenchError(
             f"{Path(path).parent}: {holder} is working on this run; wait for it or stop it"
         ) from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {os.uname().nodename}")
-    file.flush()
+    # Who holds it is for people to read: a full disk, of which a job will tell, need not stop the run here.
+    with contextlib.suppress(OSError):
+        os.truncate(path, 0)
+        os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
     _held.append(file)
     return file

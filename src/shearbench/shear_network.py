@@ -5,23 +5,54 @@ enough at a signal-to-noise of 2e4 and nothing overflows at one of 2:
 
 1. Flux. With the mean galaxy m of unit flux as aperture, A = <m, I> / <m, m> has noise s_A = sigma / |m|.
    The stamp is divided by a = sqrt(A^2 + s_A^2): the flux where there is one, the noise where there is none.
-2. The mean galaxy. What is left is d = (I - A m) / a.
-3. Spread. d is divided by sqrt(sd^2 + (sigma / a)^2), sd being the spread of d over the noiseless galaxies:
-   of each pixel, or one number for all.
-4. Level. The network is told log10(s_A / a) and log10(s_A / median flux).
-5. Shapes. Its answers are multiplied by the spread of the true shapes.
+2. The mean galaxy. What is left is d = (I - A m) / a; what becomes of it is the body's (`shearbench.bodies`).
+3. Level. The network is told log10(s_A / a) and log10(s_A / median flux).
+4. Targets. Its answers are multiplied by the spread of the true ones (the flux's are in units of a).
+5. Refinement by a forward model, where the architecture has one (`shearbench.refinement`).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from shearbench import dihedral
+from shearbench.bodies import Normalised, symmetric
 from shearbench.networks.base import Architecture
 
 _FIT_STAMPS = 8192  # galaxies that the scaling is measured on
 _LEVEL_CENTRE, _LEVEL_SPREAD = -2.5, 1.5  # log10 of the noise over the flux, from 1e-5 to 1
+
+
+class Answer(NamedTuple):
+    """What a network says of n stamps.
+
+    Attributes
+    ----------
+    shapes : Tensor, shape (n, 2)
+        g1, g2.
+    error : Tensor, shape (n, 2)
+        Of each component, as the network or its forward model has it: not yet calibrated; 1 where it says
+        nothing of its errors.
+    snr : Tensor, shape (n,)
+        The observed signal-to-noise of the flux in the aperture of the mean galaxy, 1 where all is noise.
+    standard : Tensor, shape (n, T)
+        All targets before any refinement, of order one: what `ShearNetwork.standardise` makes of them.
+    precision : Tensor or None, shape (n, 3)
+        Entries l11, l21, l22 of the lower triangular L that whitens the error of the shape, for a Gaussian
+        head: the covariance is (L' L)^-1.
+    refined : int
+        How many of the stamps, from the first, a forward model refined.
+    """
+
+    shapes: Tensor
+    error: Tensor
+    snr: Tensor
+    standard: Tensor
+    precision: Tensor | None
+    refined: int
 
 
 class ShearNetwork(nn.Module):
@@ -32,69 +63,86 @@ class ShearNetwork(nn.Module):
     architecture : Architecture
     shape : (int, int)
         Rows and columns of a stamp.
+    pixel_scale : float
+        Arcsec.
     per_galaxy_psf : bool
-        Whether the PSF differs from galaxy to galaxy: then its image is a second channel.
+        Whether the PSF differs from galaxy to galaxy: then its image is an input.
     """
 
-    def __init__(self, architecture: Architecture, shape: tuple[int, int], per_galaxy_psf: bool) -> None:
+    def __init__(
+        self, architecture: Architecture, shape: tuple[int, int], pixel_scale: float, per_galaxy_psf: bool
+    ) -> None:
         super().__init__()
         self.per_galaxy_psf = per_galaxy_psf
         self.symmetrise = architecture.symmetrise
-        self.per_pixel = architecture.input_scaling == "pixel"
-        self.network = architecture.build(1 + per_galaxy_psf, shape, 2)
-        for name in ("mean", "spread", "psf_mean"):
-            self.register_buffer(name, torch.zeros(shape))
-        for name in ("median_flux", "psf_spread", "shape_spread"):
-            self.register_buffer(name, torch.ones(()))
+        self.targets = architecture.targets
+        self.gaussian = architecture.head == "gaussian"
+        count = len(self.targets)
+        self.body = architecture.body(shape, per_galaxy_psf, self.targets, count + 3 * self.gaussian)
+        self.refinement = architecture.refinement(shape, pixel_scale)
+        self.refining = True
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("median_flux", torch.ones(()))
+        self.register_buffer("target_centre", torch.zeros(count))
+        self.register_buffer("target_spread", torch.ones(count))
         # Errors: see `calibrate`. Rows are noise levels.
         self.register_buffer("error_sigma", torch.zeros(0))
         self.register_buffer("error_snr", torch.zeros(0, 0))
         self.register_buffer("error", torch.zeros(0, 0))
 
     mean: Tensor
-    spread: Tensor
-    psf_mean: Tensor
     median_flux: Tensor
-    psf_spread: Tensor
-    shape_spread: Tensor
+    target_centre: Tensor
+    target_spread: Tensor
     error_sigma: Tensor
     error_snr: Tensor
     error: Tensor
 
+    @property
+    def shape_spread(self) -> Tensor:
+        """Standard deviation of a component of the true shapes."""
+        return self.target_spread[self.targets.index("g1")]
+
     @torch.no_grad()
-    def fit_scaling(self, images: Tensor, psf: Tensor, shapes: Tensor) -> None:
+    def fit_scaling(self, images: Tensor, psf: Tensor, parameters: Tensor) -> None:
         """Measure the scaling of inputs and outputs on noiseless training stamps.
 
-        The mean galaxy and the spreads are made symmetric under the dihedral group, so that turned
-        stamps are as good as new ones.
+        The mean galaxy, the spreads and the centres are made symmetric under the dihedral group, so that
+        turned stamps are as good as new ones.
 
         Parameters
         ----------
         images : Tensor, shape (n, ny, nx)
         psf : Tensor, shape (ny, nx) or (n, ny, nx)
-        shapes : Tensor, shape (n, 2)
+        parameters : Tensor, shape (n, T)
+            The true targets.
         """
         images, psf = images[:_FIT_STAMPS], psf[:_FIT_STAMPS] if psf.ndim == 3 else psf
         flux = images.sum((1, 2))
         self.median_flux.copy_(flux.median())
-        self.mean.copy_(_symmetric((images / flux[:, None, None]).mean(0)))
-        amplitude = self._amplitude(images)[:, None, None]
-        square = _symmetric(((images - amplitude * self.mean) / amplitude).square().mean(0))
-        typical = square.mean().sqrt()
-        # The floor keeps pixels that hardly vary from being blown up beyond what float32 can tell.
-        self.spread.copy_(
-            square.sqrt().clamp_min(1e-3 * typical) if self.per_pixel else typical.expand_as(square)
-        )
-        if psf.ndim == 3:
-            self.psf_mean.copy_(_symmetric(psf.mean(0)))
-            self.psf_spread.copy_((psf - self.psf_mean).square().mean().sqrt())
-        self.shape_spread.copy_(shapes.square().mean().sqrt())
+        self.mean.copy_(symmetric((images / flux[:, None, None]).mean(0)))
+        stamps = self.normalise(images, psf, images.new_zeros(()))
+        relative = self._relative(parameters[:_FIT_STAMPS], stamps.scale)
+        rms = relative.square().mean(0).sqrt()
+        for k, name in enumerate(self.targets):
+            if name in ("x", "y", "g1", "g2"):  # vectors: no centre, and one spread for both components
+                pair = [self.targets.index(one) for one in (("x", "y") if name in "xy" else ("g1", "g2"))]
+                self.target_spread[k] = rms[pair].square().mean().sqrt()
+            else:
+                self.target_centre[k] = relative[:, k].mean()
+                self.target_spread[k] = relative[:, k].std().clamp_min(1e-3 * relative[:, k].mean().abs())
+        self.body.fit(stamps)
+        if self.refinement is not None:
+            self.refinement.fit(self.target_spread, self.target_centre)
 
-    def _amplitude(self, images: Tensor) -> Tensor:
-        return (images * self.mean).sum((1, 2)) / self.mean.square().sum()
+    def _relative(self, parameters: Tensor, scale: Tensor) -> Tensor:
+        """Return targets with the flux in units of the scale."""
+        if self.targets[0] != "flux":
+            return parameters
+        return torch.cat([parameters[:, :1] / scale[:, None], parameters[:, 1:]], 1)
 
-    def scale_inputs(self, images: Tensor, psf: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the architecture sees: channels, level, and the observed signal-to-noise.
+    def normalise(self, images: Tensor, psf: Tensor, sigma: Tensor) -> Normalised:
+        """Find the flux of stamps roughly, and the noise relative to it.
 
         Parameters
         ----------
@@ -102,72 +150,87 @@ class ShearNetwork(nn.Module):
         psf : Tensor, shape (ny, nx) or (n, ny, nx)
         sigma : Tensor, shape (n,) or ()
             Noise per pixel.
-
-        Returns
-        -------
-        x : Tensor, shape (n, channels, ny, nx)
-        level : Tensor, shape (n, LEVELS)
-        snr : Tensor, shape (n,)
-            Of the flux in the aperture of the mean galaxy; about 1 where there is only noise.
         """
-        sigma = sigma.expand(len(images))
-        amplitude = self._amplitude(images)
-        noise = (sigma / self.mean.square().sum().sqrt()).clamp_min(1e-7 * self.median_flux)
+        square = self.mean.square().sum()
+        amplitude = images.flatten(1) @ self.mean.flatten() / square
+        noise = (sigma.expand(len(images)) / square.sqrt()).clamp_min(1e-7 * self.median_flux)
         scale = (amplitude.square() + noise.square()).sqrt()
-        left = (images - amplitude[:, None, None] * self.mean) / scale[:, None, None]
-        if self.per_pixel:
-            channels = left * (self.spread.square() + (sigma / scale).square()[:, None, None]).rsqrt()
-        else:
-            channels = left * (self.spread[0, 0].square() + (sigma / scale).square()).rsqrt()[:, None, None]
-        x = channels[:, None]
-        if self.per_galaxy_psf:
-            x = torch.stack([channels, (psf - self.psf_mean) / self.psf_spread], 1)
         relative = torch.stack([noise / scale, noise / self.median_flux], 1).log10()
-        return x, (relative - _LEVEL_CENTRE) / _LEVEL_SPREAD, scale / noise
+        level = (relative - _LEVEL_CENTRE) / _LEVEL_SPREAD
+        return Normalised(images, psf, self.mean, amplitude, scale, sigma / scale, level)
 
-    def forward(self, images: Tensor, psf: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    def standardise(self, parameters: Tensor, images: Tensor, psf: Tensor, sigma: Tensor) -> Tensor:
+        """Return true targets as the network is to answer them, of order one."""
+        scale = self.normalise(images, psf, sigma).scale
+        return (self._relative(parameters, scale) - self.target_centre) / self.target_spread
+
+    def forward(self, images: Tensor, psf: Tensor, sigma: Tensor, refine: int | None = None) -> Answer:
         """Estimate shapes.
 
         Parameters
         ----------
         images, psf, sigma
-            As for `scale_inputs`.
+            As for `normalise`.
+        refine : int, optional
+            How many of the stamps, from the first, a forward model refines where there is one; by default
+            all, and in training a part.
 
         Returns
         -------
-        shapes : Tensor, shape (n, 2)
-            g1, g2.
-        snr : Tensor, shape (n,)
-            The observed signal-to-noise, for the errors.
+        Answer
         """
-        x, level, snr = self.scale_inputs(images, psf, sigma)
-        x = x.contiguous(memory_format=torch.channels_last)
+        sigma = sigma.expand(len(images))
+        stamps = self.normalise(images, psf, sigma)
         if self.symmetrise == "always" or (self.symmetrise == "test" and not self.training):
             turned = [
-                dihedral.transform_shapes(self.network(dihedral.transform_images(x, k), level), k)
+                dihedral.transform_answer(self.body(_turned(stamps, k)), dihedral.inverse(k), self.targets)
                 for k in range(dihedral.ORDER)
             ]
-            answer = torch.stack(turned).mean(0)
+            raw = torch.stack(turned).mean(0)
         else:
-            answer = self.network(x, level)
-        return answer * self.shape_spread, snr
+            raw = self.body(stamps)
+        count = len(self.targets)
+        parameters = self.target_centre + self.target_spread * raw[:, :count]
+        if self.targets[0] == "flux":
+            parameters = torch.cat([parameters[:, :1] * stamps.scale[:, None], parameters[:, 1:]], 1)
+        at = self.targets.index("g1")
+        shapes, error = parameters[:, at : at + 2], torch.ones_like(parameters[:, :2])
+        snr = self.mean.norm() / stamps.noise
+        precision = None
+        if self.gaussian:
+            precision = self._precision(raw[:, count:], snr)
+            error = _errors(precision)
+        refined = 0
+        if self.refinement is not None and self.refining:
+            refined = self.refinement.count(len(images)) if self.training else len(images)
+            refined = refined if refine is None else refine
+            shapes, better = self.refinement(parameters[:refined], _first(stamps, refined))
+            shapes = torch.cat([shapes, parameters[refined:, at : at + 2]])
+            error = torch.cat([better, error[refined:]])
+        return Answer(shapes, error, snr, raw[:, :count], precision, refined)
+
+    def _precision(self, raw: Tensor, snr: Tensor) -> Tensor:
+        """Return l11, l21, l22 from raw answers: factors of a guess, 1/error^2 = 1/spread^2 + (S/N)^2."""
+        guess = (self.shape_spread**-2 + snr.square()).sqrt()
+        first, cross, second = raw.unbind(1)
+        diagonal = torch.stack([first, second], 1).clamp(-8, 8).exp()
+        return guess[:, None] * torch.stack([diagonal[:, 0], cross, diagonal[:, 1]], 1)
 
     @torch.no_grad()
-    def calibrate(
-        self, sigmas: list[float], residuals: list[Tensor], snrs: list[Tensor], bins: int = 8
-    ) -> None:
+    def calibrate(self, sigmas: list[float], pulls: list[Tensor], snrs: list[Tensor], bins: int = 8) -> None:
         """Measure the errors on validation stamps.
 
         At each noise level the stamps are sorted by observed signal-to-noise into bins of equal number;
-        a bin's error is the 68.27% quantile of abs(estimate - truth) of both components, which is sigma for
-        a normal distribution and covers 68% for any other.
+        a bin's factor is the 68.27% quantile of abs(estimate - truth) / error of both components: after it,
+        1 sigma covers 68% whatever the distribution. Where the network says nothing of its errors
+        (`Answer.error` is 1), the factor is the error.
 
         Parameters
         ----------
         sigmas : list of float
             Noise levels.
-        residuals : list of Tensor, shape (n, 2)
-            Estimates minus true shapes, for each level.
+        pulls : list of Tensor, shape (n, 2)
+            Estimates minus true shapes, over `Answer.error`, for each level.
         snrs : list of Tensor, shape (n,)
             The observed signal-to-noise, as `forward` returns it.
         bins : int
@@ -179,28 +242,29 @@ class ShearNetwork(nn.Module):
             parts = rank.tensor_split(min(bins, len(rank)))
             centres.append(torch.stack([snrs[level][part].median() for part in parts]))
             errors.append(
-                torch.stack([residuals[level][part].abs().flatten().quantile(0.6827) for part in parts])
+                torch.stack([pulls[level][part].abs().flatten().quantile(0.6827) for part in parts])
             )
         device = self.mean.device
         self.error_sigma = torch.tensor([sigmas[level] for level in order], device=device)
         self.error_snr = torch.stack(centres).to(device)
         self.error = torch.stack(errors).clamp_min(1e-12).to(device)
 
-    def errors(self, snr: Tensor, sigma: float) -> Tensor:
-        """Return the error of each component, shape (n,): `calibrate`'s, log-linear in both arguments.
+    def errors(self, answer: Answer, sigma: float) -> Tensor:
+        """Return the error of each component, shape (n, 2): `calibrate`'s factor, log-linear in both.
 
         Beyond the calibrated range the nearest value holds.
         """
         grid, position = self.error_sigma.log(), torch.log(self.error_sigma.new_tensor(sigma))
         at = [
-            _interpolate(snr.log(), centres.log(), values.log())
+            _interpolate(answer.snr.log(), centres.log(), values.log())
             for centres, values in zip(self.error_snr, self.error)
         ]
         curves = torch.stack(at, 1)  # [n, levels]
         high = int(torch.searchsorted(grid, position).clamp(1, len(grid) - 1)) if len(grid) > 1 else 0
         low = max(high - 1, 0)
         weight = 0.0 if high == low else ((position - grid[low]) / (grid[high] - grid[low])).clamp(0, 1)
-        return (curves[:, low] + weight * (curves[:, high] - curves[:, low])).exp()
+        factor = (curves[:, low] + weight * (curves[:, high] - curves[:, low])).exp()
+        return factor[:, None] * answer.error
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
@@ -212,7 +276,18 @@ def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return values[high - 1] + weight * (values[high] - values[high - 1])
 
 
-def _symmetric(image: Tensor) -> Tensor:
-    """Return the mean of an image over the dihedral group."""
-    turned = [dihedral.transform_images(image, element) for element in range(dihedral.ORDER)]
-    return torch.stack(turned).mean(0)
+def _turned(stamps: Normalised, element: int) -> Normalised:
+    psf = stamps.psf if stamps.psf.ndim == 2 else dihedral.transform_images(stamps.psf, element)
+    return stamps._replace(images=dihedral.transform_images(stamps.images, element), psf=psf)
+
+
+def _first(stamps: Normalised, count: int) -> Normalised:
+    """Return the first stamps."""
+    images, psf, mean, *rest = stamps
+    return Normalised(images[:count], psf if psf.ndim == 2 else psf[:count], mean, *(q[:count] for q in rest))
+
+
+def _errors(precision: Tensor) -> Tensor:
+    """Return the errors [n, 2] of a covariance (L' L)^-1, from l11, l21, l22."""
+    first, cross, second = precision.unbind(1)
+    return torch.stack([1 / first, torch.hypot(1 / second, cross / (first * second))], 1)

@@ -1,11 +1,12 @@
 """Stamps: noiseless images and their PSFs in HDF5 files, read with the noise added.
 
-A split is stored as one file per chunk. `StampSet` reads any number of them as one; what it hands out
-does not depend on how the split was cut.
+A split is stored as one file per chunk, and an index that names them. `StampSet` reads any number of them as
+one; what it hands out does not depend on how the split was cut.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.errors import ContractError
-from shearbench.files import atomic
+from shearbench.files import atomic, write_text
 from shearbench.noise import unit_noise
 
 RULE = "simulate_stamps"
+INDEX_RULE = "index_stamps"
 _ATTRIBUTES = ("population", "split", "pixel_scale", "catalog_digest")
 
 
@@ -118,6 +120,60 @@ def write_stamps(
         file["galaxy_id"] = np.asarray(galaxy_id, np.int64)
         file["noise_id"] = np.asarray(noise_id, np.int64)
         file.attrs.update(attributes)
+
+
+def write_index(path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike[str]]) -> None:
+    """Write the index of a split: its chunk files in order, with the size of each, as JSON.
+
+    What uses a split depends on this one file, however many chunks there are.
+
+    Parameters
+    ----------
+    path : path-like
+        In the folder of the chunks or above it.
+    chunks : sequence of path-like
+
+    Raises
+    ------
+    ContractError
+        A chunk is damaged, or does not go with the first: nothing is written.
+    """
+    StampSet(chunks)
+    folder = Path(path).parent
+    entries = [{"file": os.path.relpath(chunk, folder), "bytes": os.stat(chunk).st_size} for chunk in chunks]
+    write_text(path, json.dumps({"chunks": entries}, indent=1) + "\n")
+
+
+def read_index(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the chunk files of a split, in order.
+
+    Parameters
+    ----------
+    path : path-like
+        What `write_index` wrote.
+
+    Returns
+    -------
+    list of pathlib.Path
+
+    Raises
+    ------
+    ContractError
+        It is no such index, or a chunk is not there, or not of the size it had.
+    """
+    path = Path(path)
+    try:
+        entries = [
+            (path.parent / entry["file"], int(entry["bytes"]))
+            for entry in json.loads(path.read_text(encoding="utf-8"))["chunks"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ContractError.of(path, "chunks", repr(error), "an index of stamps", INDEX_RULE) from error
+    for chunk, size in entries:
+        found = f"{chunk.stat().st_size} bytes" if chunk.is_file() else "nothing"
+        if found != f"{size} bytes":
+            raise ContractError.of(chunk, "file", found, f"{size} bytes, as in {path}", RULE)
+    return [chunk for chunk, _ in entries]
 
 
 class StampSet:

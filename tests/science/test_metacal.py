@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+from types import SimpleNamespace
 from typing import ClassVar
 
 import galsim
 import numpy as np
 import pytest
+import torch
 from calibrated import assert_unbiased
 
+from shearbench.config import resolve
+from shearbench.errors import ConfigError
 from shearbench.estimators.base import Estimator, Flag, Shapes
 from shearbench.estimators.metacal import Metacal
 from shearbench.peers.metacal import Kernel, gaussian_width, measure_response
+from shearbench.peers.network import NetworkMeasurer
 from shearbench.stamps import StampBatch
 
 SCALE, SIZE = 0.2, 48
@@ -175,9 +181,42 @@ def test_wrong_options_are_refused(options, message):
         Metacal(**options)
 
 
-@pytest.mark.parametrize(("galaxies", "sigma"), [(40, 1e-5), (40, 1e-3)])
-def test_metacal_is_unbiased(galaxies, sigma):
-    assert_unbiased(Metacal(estimator="hsm-regauss"), galaxies, sigma)
+@pytest.mark.parametrize(("estimator", "sigma"), [("hsm-regauss", 1e-5), ("mixture-gauss", 1e-3)])
+def test_metacal_is_unbiased(tmp_path, estimator, sigma):
+    assert_unbiased(tmp_path, Metacal(estimator=estimator), 10 if sigma < 1e-4 else 40, sigma)
+
+
+def test_a_network_is_measured_like_any_estimator():
+    class Network(torch.nn.Module):
+        """`Moments`, as a network gives its answers."""
+
+        def forward(self, images, psf, sigma):
+            assert psf.shape == images.shape[1:]
+            ids = np.arange(len(images)) + 4
+            stamps = StampBatch(images.numpy(), psf.numpy(), float(sigma), SCALE, ids, ids)
+            found = Moments().measure(stamps)
+            return SimpleNamespace(shapes=torch.from_numpy(np.stack([found.g1, found.g2], 1)))
+
+    batch = _batch(_galaxies(3), PSFS["gaussian"])
+    found = measure_response(NetworkMeasurer(Network()), batch)
+    expected = measure_response(Moments(), batch)
+    assert (found.flag == 0).all()
+    np.testing.assert_allclose(found.g1, expected.g1, atol=1e-7)
+    np.testing.assert_allclose(found.extra["R22"], expected.extra["R22"], atol=1e-4)
+
+
+def test_a_network_must_be_one_of_the_run():
+    given = {"populations": {"exp_gauss": {}}, "variants": {"pooled": {}}}
+    with pytest.raises(ConfigError, match="did you mean 'pooled'"):
+        resolve({**given, "estimators": {"metacal-network": {"network": "poled"}}})
+    config = resolve({**given, "estimators": {"metacal-network": {}}})
+    assert config.estimator("metacal-network").unavailable() is None
+
+
+def test_it_is_available_where_the_estimator_inside_is(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "conda" in (Metacal(estimator="ngmix-gauss").unavailable() or "")
+    assert Metacal(estimator="mixture-gauss").unavailable() is None
 
 
 @pytest.mark.ngmix
@@ -228,9 +267,16 @@ def test_the_response_is_that_of_ngmix():
 
 
 @pytest.mark.ngmix
-@pytest.mark.slow
-@pytest.mark.parametrize("sigma", [1e-5, 1e-3])
-def test_metacal_of_ngmix_is_unbiased(sigma):
+@pytest.mark.parametrize(
+    ("galaxies", "sigma"),
+    [
+        (4, 1e-5),
+        pytest.param(40, 1e-5, marks=pytest.mark.slow),
+        pytest.param(100, 1e-3, marks=pytest.mark.slow),
+    ],
+)
+def test_metacal_of_ngmix_is_unbiased(tmp_path, galaxies, sigma):
     from shearbench.estimators.ngmix import NgmixMetacal
 
-    assert_unbiased(NgmixMetacal(model="gauss"), 30, sigma)
+    estimator = NgmixMetacal(**NgmixMetacal.presets["ngmix-metacal"])
+    assert_unbiased(tmp_path, estimator, galaxies, sigma, precision=1e-3)

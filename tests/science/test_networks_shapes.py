@@ -14,16 +14,16 @@ from shearbench.training.prediction import predict
 from shearbench.training.recipe import Recipe
 from shearbench.training.train import train
 
+EXP_GAUSS = Population(**PRESETS["exp_gauss"])
 BOUND = 11.5  # rms Cramer-Rao bound over sigma of exp_gauss on 48x48 pixels of 0.2 arcsec
 
 
 def make_split(folder, split, n, side, scale):
-    population = Population(**PRESETS["exp_gauss"])
-    table = sample_catalog(population, "exp_gauss", split, n, 5, scale)
+    table = sample_catalog(EXP_GAUSS, "exp_gauss", split, n, 5, scale)
     path = folder / f"{split}.h5"
     write_stamps(
         path,
-        draw_stamps(table, population, (side, side), scale),
+        draw_stamps(table, EXP_GAUSS, (side, side), scale),
         table.galaxy_id.to_numpy(),
         table.noise_id.to_numpy(),
         (side, side),
@@ -44,7 +44,14 @@ def trained(folder, name, side, scale, galaxies, **training):
         make_split(folder, *split, side, scale) for split in zip(("train", "validation", "test"), galaxies)
     ]
     variant = resolve_variant(name, {"training": training}, Recipe())
-    content, _ = train(*(s for s, _ in sets[:2]), *(t for _, t in sets[:2]), variant, name=name, seed=1)
+    content, _ = train(
+        *(s for s, _ in sets[:2]),
+        *(t for _, t in sets[:2]),
+        variant,
+        population=EXP_GAUSS,
+        name=name,
+        seed=1,
+    )
     save_model(folder / "model.pt", content)
     return load_model(folder / "model.pt"), *sets[2]
 

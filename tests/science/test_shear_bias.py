@@ -9,7 +9,16 @@ import pandas as pd
 import pytest
 
 from shearbench.errors import ContractError
-from shearbench.evaluation.shear_bias import SHEAR_BIAS, shear_bias, shear_bias_table, unbiased
+from shearbench.evaluation.shear_bias import (
+    BINS,
+    SHEAR_BIAS,
+    SHEAR_BIAS_BINS,
+    shear_bias,
+    shear_bias_bins,
+    shear_bias_bins_table,
+    shear_bias_table,
+    unbiased,
+)
 
 SHEAR = 0.02
 
@@ -240,3 +249,105 @@ def test_images_of_sheared_galaxies_measured_by_their_moments():
         assert row[name] == pytest.approx(0, abs=1e-4)  # 2e-6 / (2 * 0.02)
     for name in ("c1", "c2"):
         assert row[name] == pytest.approx(0, abs=2e-6)
+
+
+def with_flux(catalog, seed):
+    """Give each base galaxy a flux, on which a response may depend."""
+    flux = np.random.default_rng(seed).uniform(0.5, 5, catalog["pair_id"].max() + 1)
+    found = catalog.assign(flux=flux[catalog["pair_id"]])
+    found.attrs = catalog.attrs
+    return found
+
+
+def responds(catalog, rng, noise=0.02):
+    """Return shapes whose response rises with the flux from 0.4 to 0.8."""
+    response = 1 - 0.6 / (0.5 + catalog["flux"].to_numpy())
+    return [
+        response * catalog[name].to_numpy() + part
+        for name, part in zip(("g1", "g2"), paired_noise(catalog, rng, noise).T)
+    ]
+
+
+def test_regression_brings_both_halves_to_one_composition_and_quotes_honest_errors():
+    """Errors a third of those without the flux, and m = 0 within one of them 68 times in 100."""
+    inside, errors, plain = [], [], []
+    for seed in range(60):
+        catalog = with_flux(shear_split(240, seed=seed), seed)
+        estimates = answer(catalog, *responds(catalog, np.random.default_rng(seed), 0.001))
+        row = shear_bias(estimates, catalog, resamples=100)[1]
+        inside += [abs(row[name]) < row[f"{name}_err"] for name in ("m1", "m2")]
+        errors.append(row["m1_err"])
+        if seed < 5:
+            plain.append(shear_bias(estimates, catalog.drop(columns="flux"), resamples=100)[1]["m1_err"])
+    assert np.mean(plain) > 3 * np.mean(errors)
+    assert abs(np.mean(inside) - 0.6827) < 4 * math.sqrt(0.68 * 0.32 / 120)
+
+
+def observed(catalog, rng):
+    """Return estimates whose error depends on the flux, and a little on how elongated the galaxy looks."""
+    g1, g2 = responds(catalog, rng, 0.005)
+    error = 0.1 / catalog["flux"] * (1 + 0.5 * (catalog["g1"] ** 2 + catalog["g2"] ** 2))
+    return answer(catalog, g1, g2).assign(g1_err=error, g2_err=error)
+
+
+def test_response_at_the_observed_error_calibrates_every_bin():
+    catalog = with_flux(shear_split(1500, rotations=4), 1)
+    estimates = observed(catalog, np.random.default_rng(2))
+    estimates.attrs = answer(catalog).attrs
+    table = shear_bias_bins_table(shear_bias_bins(estimates, catalog))
+    assert list(table) == SHEAR_BIAS_BINS
+    assert len(table) == 3 * (BINS + 1)
+    m = table.set_index(["calibration", "bin"])
+    faint, bright = m.loc[("none", 1)], m.loc[("none", BINS)]
+    assert faint["error"] > bright["error"]
+    assert bright["m1"] - faint["m1"] > 0.2
+    # Elongated galaxies look fainter: the shear moves what it elongates out of the brightest bin.
+    assert bright["S1"] < -3 * bright["m1_err"] / 10
+    assert m.loc[("none", 0)]["share"] == pytest.approx(1)
+    assert m.loc["none"].loc[1:, "share"].sum() == pytest.approx(1)
+    mean = m.loc[("response", 0)]
+    assert unbiased(mean["m1"], mean["m1_err"], 0)
+    assert not unbiased(m.loc[("response", 1)]["m1"], m.loc[("response", 1)]["m1_err"], 0)
+    for k in range(BINS + 1):
+        row = m.loc[("binned", k)]
+        for name in ("m1", "m2"):
+            assert unbiased(row[name], row[f"{name}_err"], 0, 3.5), (k, name)
+            assert row[f"{name}_err"] < 0.05
+
+
+def test_selection_response_is_that_of_finite_differences():
+    """Exactly: all shapes respond fully, and what is left of m in a bin is what the weights do."""
+    catalog = with_flux(shear_split(400, rotations=4), 3)
+    estimates = answer(catalog).assign(g1_err=1 + catalog["g1"] ** 2, g2_err=1 + catalog["g1"] ** 2)
+    estimates.attrs = answer(catalog).attrs
+    table = shear_bias_bins_table(shear_bias_bins(estimates, catalog))
+    raw = table[table["calibration"] == "none"]
+    assert raw["m1"].to_numpy() == pytest.approx(raw["S1"].to_numpy(), abs=1e-12)
+    bins = raw[raw["bin"] > 0]
+    # a positive shear elongates those along the first axis: they leave the bin of small errors
+    assert bins["S1"].iloc[-1] < 0 < bins["S1"].iloc[0]
+    assert (bins["share"] * 1).sum() == pytest.approx(1)
+    assert raw["m1"].iloc[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_no_bins_without_errors_of_single_stamps():
+    catalog = shear_split(40)
+    assert shear_bias_bins(answer(catalog), catalog) == []  # one error for all
+    nothing = answer(catalog).assign(g1_err=np.nan)
+    nothing.attrs = answer(catalog).attrs
+    assert shear_bias_bins(nothing, catalog) == []
+    assert shear_bias_bins(answer(catalog, R11=1.0, R22=1.0), catalog) == []
+
+
+def test_bins_are_drawn_for_every_noise_level_and_calibration():
+    from shearbench.figures.shear_bias_bins import draw
+
+    catalog = with_flux(shear_split(100), 1)
+    estimates = observed(catalog, np.random.default_rng(2))
+    tables = []
+    for sigma in (1e-5, 1e-3):
+        estimates.attrs = answer(catalog).attrs | {"sigma": sigma}
+        tables += shear_bias_bins(estimates, catalog)
+    figure = draw(shear_bias_bins_table(tables), "toy")
+    assert len(figure.axes) == 6
+    assert [text.get_text() for text in figure.axes[-1].get_xticklabels()] == ["1", "2", "3", "4", "all"]

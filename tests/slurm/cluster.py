@@ -29,6 +29,7 @@ TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "setpr
 CPUS = 16
 GPUS = 4
 MEMORY_MB = 200_000
+PATIENCE = 6
 
 CONFIGURATION = """\
 ClusterName=throwaway
@@ -46,6 +47,8 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 StateSaveLocation={folder}/controller
@@ -63,7 +66,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 MailProg=/bin/true
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:standin:{gpus} State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
-PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes={host} MaxTime=INFINITE State=UP PriorityTier=2
 """
 
 
@@ -259,8 +263,8 @@ def _free_port() -> int:
 
 
 def until(condition: Callable[[], object], seconds: float, message: str) -> None:
-    """Wait for something to be true, or raise TimeoutError."""
-    end = time.monotonic() + seconds
+    """Wait for something to be true, or raise TimeoutError; on a busy machine all takes longer."""
+    end = time.monotonic() + PATIENCE * seconds
     while time.monotonic() < end:
         with contextlib.suppress(subprocess.SubprocessError, OSError, IndexError):
             if condition():

@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
-from cluster import Cluster, missing, until
+from cluster import GPUS, Cluster, missing, until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -24,13 +24,19 @@ ROOT = Path(__file__).parents[2]
 PROFILE = Path("workflow/profiles/slurm")
 EPOCHS = 400
 SEEDS = (1, 2, 3, 4)
-MODELS = [f"results/tiny/models/exp_gauss/shearnet/seed{seed}/model.pt" for seed in SEEDS]
+
+
+def model_of(seed: int) -> str:
+    return f"results/tiny/models/exp_gauss/shearnet/seed{seed}/model.pt"
+
+
+MODELS = [model_of(seed) for seed in SEEDS]
 FIT = "results/tiny/estimates/exp_gauss/test/0.0001/hsm-regauss.parquet"
 PREDICTIONS = [FIT.replace("hsm-regauss", f"shearnet.seed{seed}") for seed in SEEDS]
-DATA = [f"results/tiny/stamps/exp_gauss/{split}/0.h5" for split in ("train", "validation", "test")]
+DATA = [f"results/tiny/stamps/exp_gauss/{split}/index.json" for split in ("train", "validation", "test")]
 # Before anything is written to the rule's log: the report has to take it from SLURM's.
 ON_PURPOSE = 'raise RuntimeError("broken on purpose")\n'
-# While this file is there, an epoch takes half a second or more, on a machine of any speed.
+# While this file is there, an epoch takes a second or more, on a machine of any speed.
 SLOW = "slow"
 PACE = f"""
 _line = ProgressLine.line
@@ -38,7 +44,7 @@ _line = ProgressLine.line
 
 def _paced(self, *status):
     if os.path.exists("{SLOW}"):
-        time.sleep(0.5)
+        time.sleep(1)
     _line(self, *status)
 
 
@@ -72,21 +78,27 @@ def cluster(request):
 
 
 @pytest.fixture(scope="module")
-def ordeal(cluster, tmp_path_factory) -> Ordeal:
+def folder(tmp_path_factory) -> Path:
+    """Return a folder with the workflow for this cluster, its data, and trainings that can be slowed down."""
     folder = tmp_path_factory.mktemp("slurm")
     for name in ("workflow", "scripts", "config", "envs", "src"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tiny.yaml").write_text((Path(__file__).parent / "tiny.yaml").read_text())
     site = yaml.safe_load((folder / PROFILE / "site.yaml").read_text())
-    site |= {"partition": "cpu", "gpu_partition": "gpu", "gpu_model": "standin"}
+    site |= {"partition": "cpu", "gpu_partition": "gpu", "gpu_model": "standin", "trainings_per_job": 1}
     (folder / PROFILE / "site.yaml").write_text(yaml.safe_dump(site))
     # The data are not what is tested, and are made faster without a scheduler.
-    subprocess.run(local(*DATA), cwd=folder, check=True, capture_output=True, timeout=200)
+    subprocess.run(local(*DATA), cwd=folder, check=True, capture_output=True, timeout=600)
+    with open(folder / "src/shearbench/training/progress.py", "a") as source:
+        source.write(PACE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ordeal(cluster, folder) -> Ordeal:
     script = folder / "scripts/measure.py"
     code = script.read_text()
     script.write_text(ON_PURPOSE + code)
-    with open(folder / "src/shearbench/training/progress.py", "a") as source:
-        source.write(PACE)
     (folder / SLOW).touch()
     told = Ordeal(folder)
     output = folder / "output.txt"
@@ -97,7 +109,7 @@ def ordeal(cluster, tmp_path_factory) -> Ordeal:
     try:
         go_through(cluster, told)
         (folder / SLOW).unlink()
-        told.status = run.wait(200)
+        told.status = run.wait(600)
     except BaseException:
         print(output.read_text()[-20000:])
         raise
@@ -133,7 +145,6 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
         told.resumed_at[event] = {seed: epochs(told.folder, seed)[0] for seed in seeds}
 
     until(found, 40, "the trainings were not submitted")
-    cluster.run("scontrol", "update", f"JobId={jobs[4]}", "TimeLimit=1")
     told.first = {str(seed): cluster.job(job) for seed, job in jobs.items()}
     told.first["fit"] = cluster.job(cluster.jobs("rule_measure")[0])
     until(lambda: all(len(epochs(told.folder, seed)) > 5 for seed in SEEDS), 60, "no training started")
@@ -153,7 +164,7 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
     time.sleep(8)
     cluster.start_controller()
 
-    lost("timeout", 4)
+    cluster.run("scontrol", "update", f"JobId={jobs[4]}", "TimeLimit=1")
     until(lambda: cluster.job(jobs[4])["JobState"] == "TIMEOUT", 100, "no time limit")
     lost("timeout", 4)
     resumed("timeout", 4)
@@ -255,7 +266,7 @@ def test_a_failed_job_is_reported_at_once_with_rule_log_and_slurm_id_and_the_oth
     for printed, message, job in reports:
         assert "RuntimeError: broken on purpose" in message
         end = datetime.fromisoformat(ordeal.ended[job]["EndTime"])
-        assert (datetime.strptime(printed, "%a %b %d %H:%M:%S %Y") - end).total_seconds() < 20
+        assert (datetime.strptime(printed, "%a %b %d %H:%M:%S %Y") - end).total_seconds() < 60
     killed = ordeal.output.split(f"external_jobid: {ordeal.first['2']['JobId']}\n")[1]
     assert re.match(r"Logfile \S+/seed2.log:\n=+\nshearnet seed 2: .*epoch 1/", killed)
     assert all((ordeal.folder / model).is_file() for model in MODELS)
@@ -266,7 +277,7 @@ def test_the_profile_asks_twice_a_minute_at_least():
     assert int(re.search(r"^seconds-between-status-checks: (\d+)", text, re.MULTILINE)[1]) <= 30
 
 
-def test_a_second_call_does_only_the_rest_and_predictions_share_a_job(ordeal, cluster):
+def test_a_second_call_does_only_the_rest_and_all_seeds_are_predicted_in_one_job(ordeal, cluster):
     done = {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
     before = cluster.jobs()
     again = subprocess.run(
@@ -275,13 +286,145 @@ def test_a_second_call_does_only_the_rest_and_predictions_share_a_job(ordeal, cl
         env=cluster.environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert again.returncode == 0, again.stdout + again.stderr
-    fit, predictions = sorted(
-        (cluster.job(job) for job in cluster.jobs() if job not in before), key=lambda job: job["NumCPUs"]
-    )[::-1]
+    predictions, fit = sorted(
+        (cluster.job(job) for job in cluster.jobs() if job not in before), key=lambda job: int(job["NumCPUs"])
+    )
     assert fit["Comment"] == "rule_measure_wildcards_exp_gauss_test_0.0001_hsm-regauss"
     assert predictions["Comment"].startswith("rule_predictions")
     assert (predictions["TresPerJob"], predictions["NumCPUs"]) == ("gres:gpu:standin:1", "1")
     assert done == {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
+
+
+PACKED = (5, 6, 7)
+
+
+@pytest.fixture(scope="module")
+def packed(folder, cluster) -> Ordeal:
+    """Train three seeds in one job: preempt it in the first, and kill the second when the first has ended."""
+    told = Ordeal(folder)
+    (folder / "packed.yaml").write_text(yaml.safe_dump({"seeds": list(PACKED)}))
+    site = folder / PROFILE / "site.yaml"
+    site.write_text(site.read_text().replace("trainings_per_job: 1", "trainings_per_job: 3"))
+    slow = folder / SLOW
+    slow.touch()
+    before = cluster.jobs()
+    output = folder / "packed.txt"
+    with open(output, "wb") as stream:
+        run = subprocess.Popen(
+            [*submit(*map(model_of, PACKED)), "packed.yaml"],
+            cwd=folder,
+            env=cluster.environment,
+            stdout=stream,
+            stderr=stream,
+        )
+
+    def jobs() -> list[str]:
+        return [job for job in cluster.jobs("rule_train_exp_gauss_shearnet") if job not in before]
+
+    def under_way(seeds: set[int]) -> list[int]:
+        return [seed for seed in seeds if len(epochs(folder, seed)) > 5]
+
+    try:
+        until(jobs, 60, "the trainings were not submitted")
+        until(lambda: under_way({*PACKED}), 90, "no training started")
+        (job,) = jobs()
+        (first,) = under_way({*PACKED})
+        told.first["job"] = cluster.job(job)
+        told.lost_at["preemption"] = {first: epochs(folder, first)[-1]}
+        # It wants all the GPUs there are.
+        urgent = ["--partition=urgent", f"--gres=gpu:{GPUS}", "--output=/dev/null", "--wrap=true"]
+        cluster.run("sbatch", *urgent)
+        until(lambda: cluster.job(job).get("Restarts") == "1", 60, "not preempted")
+        until(
+            lambda: any(epoch >= told.lost_at["preemption"][first] for epoch in epochs(folder, first)[:1]),
+            90,
+            "not resumed after preemption",
+        )
+        told.resumed_at["preemption"] = {first: epochs(folder, first)[0]}
+        slow.unlink()
+        until((folder / model_of(first)).exists, 90, "the first has not ended")
+        slow.touch()
+        others = {*PACKED} - {first}
+        until(lambda: under_way(others), 90, "the second has not started")
+        (second,) = under_way(others)
+        told.lost_at["kill"] = {first: EPOCHS, second: epochs(folder, second)[-1]}
+        script_of(cluster, job).kill()
+        slow.unlink()
+        told.status = run.wait(600)
+        told.last = {name: cluster.job(name) for name in jobs()}
+    except BaseException:
+        print(output.read_text()[-20000:])
+        raise
+    finally:
+        run.kill()
+        run.wait()
+        told.output = output.read_text()
+    return told
+
+
+def test_seeds_of_a_variant_share_a_job(packed):
+    job = packed.first["job"]
+    assert job["TresPerJob"] == "gres:gpu:standin:1"
+    # One after the other: a core, and three times the time of one, which is a third of the longest.
+    assert (job["NumCPUs"], job["TimeLimit"], job["Requeue"]) == ("1", "1-00:00:00", "1")
+    assert packed.status == 0, packed.output[-4000:]
+    assert len(packed.last) == 2  # the first attempt of all three, and the one after the kill
+
+
+def test_a_preempted_job_goes_on_from_its_last_epoch(packed):
+    for seed, epoch in packed.lost_at["preemption"].items():
+        assert 0 <= packed.resumed_at["preemption"][seed] - epoch <= 10
+
+
+def test_nothing_is_trained_twice_when_one_training_of_a_job_was_killed(packed):
+    for seed in PACKED:
+        history = pd.read_csv((packed.folder / model_of(seed)).with_name("history.csv"))
+        assert history.epoch.tolist() == list(range(1, EPOCHS + 1))
+    # Snakemake has deleted what the first training made; the last attempt had only to write it again.
+    for seed, epoch in packed.lost_at["kill"].items():
+        assert all(shown >= epoch for shown in epochs(packed.folder, seed))
+    assert not list(packed.folder.glob("results/tiny/checkpoints/*/*/seed[567].pt"))
+
+
+@pytest.fixture
+def full_disk(folder):
+    """Give a run a disk of its own, which is full."""
+    run = folder / "results/full"
+    for part in ("catalogs", "stamps"):
+        shutil.copytree(folder / f"results/tiny/{part}", run / part)
+    data = run.rename(run.with_name("data"))
+    run.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(run)], check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        shutil.copytree(data, run, dirs_exist_ok=True)
+        with contextlib.suppress(OSError), open(run / "ballast", "wb", buffering=0) as ballast:
+            while ballast.write(bytes(4096)):
+                pass
+        yield run
+    finally:
+        subprocess.run(["umount", "--lazy", str(run)], check=True)
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_that_is_trusted(folder, cluster, full_disk):
+    (folder / "full.yaml").write_text("run: full\nseeds: [1]\ntraining: {epochs: 3}\n")
+    model = full_disk / "models/exp_gauss/shearnet/seed1/model.pt"
+    command = [*submit("--retries", "0", str(model.relative_to(folder))), "full.yaml"]
+
+    def call():
+        return subprocess.run(
+            command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=600
+        )
+
+    failed = call()
+    assert failed.returncode == 1
+    assert "No space left on device" in failed.stdout + failed.stderr
+    assert not model.exists()
+    (full_disk / "ballast").unlink()
+    mended = call()
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert pd.read_csv(model.with_name("history.csv")).epoch.tolist() == [1, 2, 3]
+    assert not list(full_disk.rglob("*.part*"))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from shearbench.catalog import read_catalog, read_catalog_rows, sample_catalog, shear_shape
 from shearbench.errors import ContractError
 from shearbench.files import write_table
-from shearbench.populations import PRESETS, SPLITS, Population
+from shearbench.populations import PRESETS, SPLITS, Population, stamp_count
 
 SHAPES = st.complex_numbers(max_magnitude=0.9, allow_nan=False)
 
@@ -65,12 +65,15 @@ def test_more_galaxies_leave_the_first_ones_alone():
 def test_the_shear_split_pairs_galaxies(rotations):
     population = Population(**PRESETS["sersic_moffat"])
     table = sample_catalog(population, "sersic_moffat", "shear", 20, 3, 0.2, shear=0.03, rotations=rotations)
-    assert len(table) == 20 * rotations * 4
+    assert len(table) == 20 * rotations * 8
+    assert stamp_count("shear", 20, rotations) == len(table)
     for _, galaxy in table.groupby("pair_id"):
-        e = (galaxy.e1 + 1j * galaxy.e2).to_numpy().reshape(rotations, 4)
+        e = (galaxy.e1 + 1j * galaxy.e2).to_numpy().reshape(rotations, 8)
         np.testing.assert_allclose(e[:, 0].mean(), 0, atol=1e-15)  # no shape noise
+        np.testing.assert_array_equal(e, e[:, :1].repeat(8, axis=1))
         assert (galaxy.groupby("rotation").noise_id.nunique() == 1).all()
-        assert galaxy.noise_id.nunique() == rotations
+        assert galaxy.rotation.nunique() == galaxy.noise_id.nunique() == 2 * rotations
+        assert set(galaxy.noise_id) == set(~galaxy.noise_id)  # each field and its negative
         assert galaxy[["hlr", "flux", "sersic_n", "dx", "dy", "psf_fwhm", "psf_g1"]].nunique().max() == 1
         applied = sorted(set(zip(galaxy.shear1, galaxy.shear2)))
         assert applied == [(-0.03, 0.0), (0.0, -0.03), (0.0, 0.03), (0.03, 0.0)]

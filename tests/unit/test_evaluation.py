@@ -306,20 +306,16 @@ class TestThroughput:
         rows = measurement_throughput(
             [attrs, attrs | {"seconds": 3.0}, attrs | {"estimator": "b"}],
             {"a": "A"},
-            [50.0, math.nan, math.nan],
+            [{"peak_mb": 50.0, "gpu_mb": 700.0, "gpu_percent": 31.0}, {"peak_mb": math.nan}, {}],
         )
         table = throughput_table(
             [throughput("p", "simulate", "galsim", stamps=10, seconds=0, kind="s"), *rows]
         )
         assert list(table) == THROUGHPUT
         assert math.isnan(table["stamps_per_second"][0])
-        assert table.loc[1, ["label", "stamps", "seconds", "stamps_per_second", "peak_mb"]].tolist() == [
-            "A",
-            200,
-            5.0,
-            40.0,
-            50.0,
-        ]
+        shown = ["label", "stamps", "seconds", "stamps_per_second", "peak_mb", "gpu_mb", "gpu_percent"]
+        assert table.loc[1, shown].tolist() == ["A", 200, 5.0, 40.0, 50.0, 700.0, 31.0]
+        assert table.loc[2, ["peak_mb", "gpu_mb", "gpu_percent"]].isna().all()
         assert table["label"].tolist() == ["galsim", "A", "b"]
 
     def test_training_histories(self):

@@ -51,6 +51,13 @@ def test_fields_are_unit_normal_and_independent():
     assert abs((fields[:, :, :-1] * fields[:, :, 1:]).mean()) < 5 / np.sqrt(n)
 
 
+def test_the_complement_of_an_id_gives_the_negative():
+    ids = np.array([7, ~7, 0, ~0])
+    fields = unit_noise(3, ids, (5, 4))
+    np.testing.assert_array_equal(fields[[1, 3]], -fields[[0, 2]])
+    np.testing.assert_array_equal(fields[::2], unit_noise(3, ids[::2], (5, 4)))
+
+
 @pytest.mark.parametrize("other", [{"seed": 2, "noise_id": 5}, {"seed": 1, "noise_id": 6}])
 def test_another_seed_or_id_gives_other_noise(other):
     first = unit_noise(1, np.array([5]), (4, 4))

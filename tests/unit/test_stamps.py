@@ -10,7 +10,7 @@ from shearbench.errors import ConfigError, ContractError
 from shearbench.noise import unit_noise
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps, versions
-from shearbench.stamps import StampSet, write_stamps
+from shearbench.stamps import StampSet, read_index, write_index, write_stamps
 
 SHAPE, SCALE = (32, 32), 0.25
 
@@ -144,3 +144,40 @@ def test_a_draw_that_fails_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError, match="gave up"):
         write_stamps(tmp_path / "a.h5", broken(), np.arange(5), np.arange(5), SHAPE, False, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_index_names_the_chunks_of_a_split_wherever_the_folder_is(tmp_path):
+    paths, _ = make(tmp_path / "here", cuts=(0, 20, 37))
+    write_index(tmp_path / "here/index.json", paths)
+    (tmp_path / "here").rename(tmp_path / "there")
+    found = read_index(tmp_path / "there/index.json")
+    assert found == [tmp_path / "there" / path.name for path in paths]
+    assert len(StampSet(found)) == 37
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
+def test_an_index_refuses_a_chunk_that_is_not_as_it_was(tmp_path, damage):
+    paths, _ = make(tmp_path, cuts=(0, 20, 37))
+    write_index(tmp_path / "index.json", paths)
+    if damage == "missing":
+        paths[1].unlink()
+    else:
+        content = paths[1].read_bytes()
+        paths[1].write_bytes(content[:-1] if damage == "shorter" else content + b"x")
+    with pytest.raises(ContractError, match=r"1\.h5.*index\.json.*simulate_stamps"):
+        read_index(tmp_path / "index.json")
+
+
+def test_no_index_is_written_of_damaged_chunks(tmp_path):
+    paths, _ = make(tmp_path, cuts=(0, 20, 37))
+    paths[1].write_bytes(paths[1].read_bytes()[:3000])
+    with pytest.raises(ContractError, match="simulate_stamps"):
+        write_index(tmp_path / "index.json", paths)
+    assert not (tmp_path / "index.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"chunks": [1]}', "[]", '{"chunks": [{"file": "0.h5"}]}'])
+def test_a_file_that_is_no_index_is_refused(tmp_path, content):
+    (tmp_path / "index.json").write_text(content)
+    with pytest.raises(ContractError, match="index_stamps"):
+        read_index(tmp_path / "index.json")

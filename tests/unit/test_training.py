@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import galsim
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,12 +17,13 @@ from shearbench.errors import ConfigError, ContractError
 from shearbench.estimators.base import Flag
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps
+from shearbench.rendering import draw_stamps, psf_object
+from shearbench.shear_network import Answer, ShearNetwork
 from shearbench.stamps import StampSet, write_stamps
 from shearbench.training import loop
-from shearbench.training.data import Examples, draw_batch, epoch_order, load_examples
+from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.training.model_file import load_model, save_model
-from shearbench.training.optimisers import Muon, make_optimisers, orthogonalise, rate_at
+from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at
 from shearbench.training.prediction import predict
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
@@ -30,6 +32,8 @@ from shearbench.training.train import train
 
 SIDE, SCALE = 24, 0.3
 CPU = torch.device("cpu")
+EXP_GAUSS = Population(**PRESETS["exp_gauss"])
+SHAPES = ("g1", "g2")
 TINY = {
     "base": "dilated",
     "options": {"width": 8, "hidden": [16]},
@@ -37,8 +41,17 @@ TINY = {
 }
 
 
+WHITENED = {"components": 32, "width": 24, "blocks": 1}
+
+
 def variant(**training):
     entry = {**TINY, "training": {**TINY["training"], **training}}
+    return resolve_variant("tiny", entry, Recipe())
+
+
+def another(base, options, **training):
+    """Return a variant of another architecture, trained as the tiny one is."""
+    entry = {"base": base, "options": options, "training": {**TINY["training"], **training}}
     return resolve_variant("tiny", entry, Recipe())
 
 
@@ -73,7 +86,7 @@ def splits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(splits):
-    return train(*splits, variant(), name="tiny", seed=1, fingerprint="f")
+    return train(*splits, variant(), population=EXP_GAUSS, name="tiny", seed=1, fingerprint="f")
 
 
 @pytest.fixture
@@ -106,8 +119,8 @@ def test_history_says_how_it_went(trained):
 
 
 def test_same_seed_same_weights_another_seed_others(splits, trained):
-    again, _ = train(*splits, variant(), name="tiny", seed=1, fingerprint="f")
-    other, _ = train(*splits, variant(), name="tiny", seed=2, fingerprint="f")
+    again, _ = train(*splits, variant(), population=EXP_GAUSS, name="tiny", seed=1, fingerprint="f")
+    other, _ = train(*splits, variant(), population=EXP_GAUSS, name="tiny", seed=2, fingerprint="f")
     assert same_weights(trained[0], again)
     assert not same_weights(trained[0], other)
 
@@ -119,12 +132,13 @@ def test_same_seed_same_weights_another_seed_others(splits, trained):
         {"ema": 0.9, "optimiser": "adamw"},
         {"loss": "huber", "optimiser": "muon"},
         {"epoch_stamps": 100, "d4": False, "loss": "mae", "gradient_clip": None},
+        {"data": "rendered", "optimiser": "soap", "loss": "msb", "realisations": 2},
     ],
 )
 @pytest.mark.parametrize("stop", [3, 13, 27])
 def test_stopped_at_any_step_it_goes_on_to_the_same_weights(splits, tmp_path, monkeypatch, training, stop):
     chosen = variant(**{"epochs": 3, **training})
-    whole, history = train(*splits, chosen, name="tiny", seed=1)
+    whole, history = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
     steps = {"left": stop}
     take_step = loop.Training._step
 
@@ -134,14 +148,15 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_weights(splits, tmp_path, mo
         steps["left"] -= 1
         take_step(self, *arguments)
 
-    arguments = {"name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
+    arguments = {"population": EXP_GAUSS, "name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
     monkeypatch.setattr(loop.Training, "_step", dying_step)
     died = False
     try:
         train(*splits, chosen, **arguments)
     except InterruptedError:
         died = True
-    assert died == (stop < 3 * (training.get("epoch_stamps", 160) // 16))
+    each = 16 // training.get("realisations", 1)
+    assert died == (stop < 3 * (training.get("epoch_stamps", 160) // each))
     monkeypatch.setattr(loop.Training, "_step", take_step)
     resumed, resumed_history = train(*splits, chosen, **arguments)
     assert same_weights(whole, resumed)
@@ -154,6 +169,7 @@ import pandas as pd, torch
 from shearbench.networks import Variant
 from shearbench.stamps import StampSet
 from shearbench.files import read_table
+from shearbench.populations import PRESETS, Population
 from shearbench.training.model_file import save_model
 from shearbench.training.train import train
 
@@ -169,8 +185,9 @@ if slowly:
 splits = [StampSet([f"{folder}/{split}.h5"]) for split in ("train", "validation")]
 catalogs = [read_table(f"{folder}/{s.split}.parquet", ["g1", "g2"], "sample_catalog") for s in splits]
 variant = Variant.model_validate_json(open(f"{folder}/variant.json").read())
+population = Population(**PRESETS["exp_gauss"])
 arguments = {"name": "tiny", "seed": 1, "checkpoint": f"{folder}/c.pt", "fingerprint": "f"}
-model, history = train(*splits, *catalogs, variant, **arguments)
+model, history = train(*splits, *catalogs, variant, population=population, **arguments)
 save_model(f"{folder}/model.pt", model)
 """
 
@@ -242,7 +259,7 @@ def test_killed_and_terminated_it_ends_with_the_same_model_file(job, tmp_path, t
 )
 def test_a_checkpoint_that_is_not_its_own_is_left_alone_with_a_warning(splits, tmp_path, trained, harm):
     path = tmp_path / "c.pt"
-    arguments = {"name": "tiny", "seed": 1, "checkpoint": path, "fingerprint": "f"}
+    arguments = {"population": EXP_GAUSS, "name": "tiny", "seed": 1, "checkpoint": path, "fingerprint": "f"}
     chosen = variant()
     if harm == "other recipe":
         train(*splits, variant(epochs=1), **arguments)
@@ -261,7 +278,7 @@ def test_a_checkpoint_that_is_not_its_own_is_left_alone_with_a_warning(splits, t
 
 
 def test_a_finished_training_is_not_trained_again(splits, tmp_path, monkeypatch):
-    arguments = {"name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
+    arguments = {"population": EXP_GAUSS, "name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
     first, _ = train(*splits, variant(epochs=1), **arguments)
     monkeypatch.setattr(loop.Training, "_step", None)
     second, _ = train(*splits, variant(epochs=1), **arguments)
@@ -284,7 +301,11 @@ def test_early_stopping_keeps_the_best_weights(splits, monkeypatch):
         lambda network, examples, sigma, level, limit=None: _constant(network, examples, losses, level),
     )
     content, history = train(
-        *splits, variant(epochs=5, patience=2, validation_noise=[1e-3]), name="tiny", seed=1
+        *splits,
+        variant(epochs=5, patience=2, validation_noise=[1e-3]),
+        population=EXP_GAUSS,
+        name="tiny",
+        seed=1,
     )
     assert len(history) == 4
     assert content["epoch"] == 2
@@ -293,19 +314,26 @@ def test_early_stopping_keeps_the_best_weights(splits, monkeypatch):
 
 def _constant(network, examples, losses, level):
     value = next(losses, 1.0) if level == 0 else 1.0
-    return torch.full((8, 2), value), torch.arange(1.0, 9.0)
+    return torch.full((8, 2), value), torch.ones(8, 2), torch.arange(1.0, 9.0)
 
 
 def test_averaged_weights_are_the_mean_of_the_steps(splits):
-    plain, _ = train(*splits, variant(epochs=1), name="tiny", seed=1)
-    averaged, _ = train(*splits, variant(epochs=1, ema=0.999), name="tiny", seed=1)
+    plain, _ = train(*splits, variant(epochs=1), population=EXP_GAUSS, name="tiny", seed=1)
+    averaged, _ = train(*splits, variant(epochs=1, ema=0.999), population=EXP_GAUSS, name="tiny", seed=1)
     assert not same_weights(plain, averaged)
 
 
 def test_nothing_global_is_left_changed(splits):
     before = (torch.get_rng_state(), np.random.get_state()[1].copy(), signal.getsignal(signal.SIGTERM))  # noqa: NPY002
     threads, environment = torch.get_num_threads(), dict(os.environ)
-    train(*splits, variant(epochs=1, epoch_stamps=16), name="tiny", seed=1, threads=threads + 1)
+    train(
+        *splits,
+        variant(epochs=1, epoch_stamps=16),
+        population=EXP_GAUSS,
+        name="tiny",
+        seed=1,
+        threads=threads + 1,
+    )
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
     assert signal.getsignal(signal.SIGTERM) is before[2]
@@ -360,35 +388,44 @@ def test_stamps_and_catalog_must_belong_together(splits, tmp_path, harm, field):
         with h5py.File(stamps.paths[0], "r+") as file:
             file["images"][3, 4, 5] = np.nan
     with pytest.raises(ContractError) as error:
-        load_examples(stamps, catalog, CPU)
+        load_examples(stamps, catalog, SHAPES, CPU)
     for part in ("train.h5", field, "simulate_stamps"):
         assert part in str(error.value)
 
 
 def test_what_cannot_be_trained_is_said_before_it_starts(splits):
     with pytest.raises(ConfigError, match=r"variants\.tiny.*batch_size: 500"):
-        train(*splits, variant(batch_size=500), name="tiny", seed=1)
+        train(*splits, variant(batch_size=500), population=EXP_GAUSS, name="tiny", seed=1)
     wrong = resolve_variant("a", {"base": "pooled", "options": {"fold": 5}}, Recipe())
     with pytest.raises(ConfigError, match=r"options\.fold"):
-        train(*splits, wrong, name="tiny", seed=1)
+        train(*splits, wrong, population=EXP_GAUSS, name="tiny", seed=1)
 
 
 def test_an_epoch_shows_each_stamp_before_any_comes_again():
-    order = epoch_order(10, 25, seed=1, epoch=0)
-    assert sorted(order[:10].tolist()) == sorted(order[10:20].tolist()) == list(range(10))
+    examples = Examples(torch.arange(10.0).reshape(10, 1, 1), torch.zeros(1, 1), torch.zeros(10, 2))
+
+    def shown(seed, epoch):
+        source = Stored(examples, 25, seed)
+        source.start(epoch)
+        return source.take(slice(0, 25))[0].flatten().tolist()
+
+    order = shown(seed=1, epoch=0)
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
     assert len(order) == 25
-    assert order.tolist() == epoch_order(10, 25, seed=1, epoch=0).tolist()
-    assert order.tolist() != epoch_order(10, 25, seed=1, epoch=1).tolist()
-    assert order.tolist() != epoch_order(10, 25, seed=2, epoch=0).tolist()
+    assert order == shown(seed=1, epoch=0)
+    assert order != shown(seed=1, epoch=1)
+    assert order != shown(seed=2, epoch=0)
 
 
 def test_each_step_has_fresh_noise_of_the_level_it_tells():
     examples = Examples(torch.zeros(64, 16, 16), torch.zeros(16, 16), torch.ones(64, 2))
-    generator, recipe = torch.Generator(), Recipe(noise=(1e-4, 1e-1))
-    index = torch.arange(64)
+    generator, usual = torch.Generator(), Recipe(noise=(1e-4, 1e-1))
+    source = Stored(examples, 64, 1)
+    source.start(0)
 
-    def batch(seed, step):
-        return draw_batch(examples, index, recipe, seed, step, generator)
+    def batch(seed, step, recipe=usual):
+        part = slice(0, 64 // recipe.realisations)
+        return draw_batch(source, part, recipe, SHAPES, seed, step, generator)
 
     images, _, sigma, shapes = batch(1, 5)
     assert all(torch.equal(a, b) for a, b in zip(batch(1, 5), (images, torch.zeros(16, 16), sigma, shapes)))
@@ -401,11 +438,15 @@ def test_each_step_has_fresh_noise_of_the_level_it_tells():
     assert sigma.log10().mean() == pytest.approx(-2.5, abs=3 * 3 / np.sqrt(12 * 64))
     # an eighth of the batch for each element of the group, with the signs of each
     assert shapes.sum(0).tolist() == [0, 0]
-    assert draw_batch(examples, index, Recipe(noise=1e-3, d4=False), 1, 1, generator)[3].sum(0).tolist() == [
-        64,
-        64,
-    ]
-    assert (draw_batch(examples, index, Recipe(noise=1e-3), 1, 1, generator)[2] == torch.tensor(1e-3)).all()
+    assert batch(1, 1, Recipe(noise=1e-3, d4=False))[3].sum(0).tolist() == [64, 64]
+    assert (batch(1, 1, Recipe(noise=1e-3))[2] == torch.tensor(1e-3)).all()
+    # Realisations of a galaxy stand side by side: of one level and one turn, and of different noise.
+    images, _, sigma, shapes = batch(1, 5, usual.model_copy(update={"realisations": 4}))
+    assert len(images) == 64
+    for values in (sigma[:, None], shapes):
+        assert (values.unflatten(0, (16, 4)).std(1) == 0).all()
+    assert len(torch.unique(sigma)) == 16
+    assert len(torch.unique(images[:, 0, 0])) == 64
 
 
 def test_streams_of_random_numbers_differ():
@@ -417,23 +458,43 @@ def test_streams_of_random_numbers_differ():
     assert len(draws) == 6
 
 
-def test_loss_weighs_all_noise_levels_alike(splits):
-    from shearbench.shear_network import ShearNetwork
+def untrained(splits, options=None, base="dilated", **recipe):
+    """Return a training that has not begun."""
+    architecture = another(base, TINY["options"] if options is None else options).make()
+    examples = load_examples(splits[0], splits[2], architecture.targets, CPU)
+    network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, False)
+    network.fit_scaling(examples.images, examples.psf, examples.parameters)
+    return loop.Training(network, Stored(examples, 160, 0), 160, examples, Recipe(**recipe), 0)
 
-    recipe = Recipe(noise=(1e-5, 1e-1))
-    chosen = variant()
-    examples = load_examples(splits[0], splits[2], CPU)
-    network = ShearNetwork(chosen.make(), (SIDE, SIDE), False)
-    network.fit_scaling(examples.images, examples.psf, examples.shapes)
-    training = loop.Training(network, examples, examples, recipe, 0)
-    generator = seeded(torch.Generator(), 1)
+
+def test_the_mean_squared_bias_is_that_of_means_over_noise(splits):
+    training = untrained(splits, loss="msb", realisations=2, batch_size=4)
+    scaled = torch.tensor([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.0], [1.0, 2.0]])
+    # Means (2, 3) and (0, 1): (4 + 9 + 0 + 1) / 4.
+    assert float(training._size(scaled, 4)) == 3.5
+    # An odd one out, as a forward model may refine, has no mean.
+    assert float(training._size(torch.cat([scaled, scaled[:1]]), 5)) == 3.5
+    noise = torch.randn(5000, 2)
+    answers = torch.stack([0.5 + noise, 0.5 - noise], 1).flatten(0, 1)
+    assert float(training._size(answers, 10000)) == pytest.approx(0.25, rel=1e-5)
+
+
+def test_loss_weighs_all_noise_levels_alike(splits):
+    training = untrained(splits, noise=(1e-5, 1e-1), batch_size=64)
+    generator, zero = seeded(torch.Generator(), 1), torch.zeros(2)
+
+    def loss(residual, sigma):
+        unit = residual / training.network.shape_spread
+        answer = Answer(residual, torch.ones(2), sigma, unit, None, 0)
+        return training._loss(answer, zero, zero.expand(len(sigma), 2), sigma) / len(sigma)
+
     for _ in range(1500):  # the running mean forgets its start by a fiftieth a step
         sigma = 10 ** (-5 + 4 * torch.rand(64, generator=generator))
         residual = sigma[:, None] * torch.randn(64, 2, generator=generator)
-        training._loss(residual, sigma)
+        loss(residual, sigma)
     low, high = torch.full((500,), 2e-5), torch.full((500,), 5e-2)
     unit = torch.randn(500, 2, generator=generator)
-    parts = [float(training._loss(s[:, None] * unit, s)) for s in (low, high)]
+    parts = [float(loss(s[:, None] * unit, s)) for s in (low, high)]
     # A factor 2500 in the error, and yet the same loss but for the spread within a bin.
     assert 0.5 < parts[0] / parts[1] < 2
 
@@ -483,7 +544,7 @@ def test_muon_steps_are_as_long_as_adamws():
 
 def test_every_weight_has_one_optimiser():
     module = variant().make().build(1, (SIDE, SIDE), 2)
-    for name in ("adamw", "muon"):
+    for name in ("adamw", "soap", "muon"):
         optimisers = make_optimisers(module, Recipe(optimiser=name))
         held = [id(p) for o in optimisers for group in o.param_groups for p in group["params"]]
         assert sorted(held) == sorted(id(p) for p in module.parameters())
@@ -584,7 +645,14 @@ def test_a_psf_for_each_galaxy_is_a_channel(tmp_path):
     train_stamps, train_catalog = make_split(tmp_path, "train", 64, "sersic_moffat")
     validation = make_split(tmp_path, "validation", 16, "sersic_moffat")
     content, _ = train(
-        train_stamps, validation[0], train_catalog, validation[1], variant(epochs=1), name="tiny", seed=1
+        train_stamps,
+        validation[0],
+        train_catalog,
+        validation[1],
+        variant(epochs=1),
+        population=EXP_GAUSS,
+        name="tiny",
+        seed=1,
     )
     save_model(tmp_path / "model.pt", content)
     loaded = load_model(tmp_path / "model.pt")
@@ -594,3 +662,340 @@ def test_a_psf_for_each_galaxy_is_a_channel(tmp_path):
     stamps, _ = make_split(tmp_path, "test", 8)
     with pytest.raises(ContractError, match="population"):
         predict(loaded, stamps, 1e-3, seed=3)
+
+
+# -- Rendered training data -----------------------------------------------------------------------
+
+
+def rendered(population, name, count=24, seed=1, targets=("flux", "x", "y", "hlr", "g1", "g2"), side=SIDE):
+    chosen = Population(**PRESETS[name]) if population is None else population
+    catalog = sample_catalog(chosen, name, "train", 200, 5, SCALE)
+    psf = next(draw_stamps(catalog.iloc[:2], chosen, (side, side), SCALE))[1]
+    return (
+        Rendered(chosen, name, catalog, torch.from_numpy(psf), SCALE, targets, count, seed),
+        catalog,
+        chosen,
+    )
+
+
+@pytest.mark.parametrize("name", ["exp_gauss", "gauss_gauss", "sersic_moffat"])
+def test_rendered_stamps_are_galsims(name):
+    source, _, population = rendered(None, name)
+    source.start(0)
+    table = source._table(0, 24)
+    images, psf, truth = source.take(slice(4, 24))
+    drawn, drawn_psf = next(draw_stamps(table.iloc[4:], population, (SIDE, SIDE), SCALE))
+    flux = table["flux"].to_numpy()[4:, None, None]
+    # The stated tolerance, and GalSim's own, of 2e-7 of the flux.
+    assert (np.abs(images.numpy() - drawn) / flux).max() < 1.2e-6
+    assert psf.ndim == (3 if name == "sersic_moffat" else 2)
+    # GalSim's own accuracy, by default, where galaxies do not smooth the PSF.
+    assert np.abs(psf.numpy() - drawn_psf).max() < 3e-5
+    if psf.ndim == 2:  # GalSim's own
+        return
+    rows = table.iloc[4:].itertuples()
+    exact = galsim.GSParams(folding_threshold=1e-5, maxk_threshold=1e-6, maximum_fft_size=8192)
+    for one, row in zip(psf, rows):
+        drawn_psf = (
+            psf_object(row, population.psf).withGSParams(exact).drawImage(nx=SIDE, ny=SIDE, scale=SCALE)
+        )
+        assert np.abs(one.numpy() - drawn_psf.array).max() < 1.2e-6
+    np.testing.assert_allclose(truth[:, 4:], table[["g1", "g2"]].to_numpy()[4:], rtol=1e-6)
+    np.testing.assert_allclose(truth[:, 1], table["dx"].to_numpy()[4:], rtol=1e-6)
+
+
+def test_rendered_batches_follow_from_seed_epoch_and_step():
+    recipe, generator = Recipe(data="rendered", noise=1e-3), torch.Generator()
+
+    def batch(seed, epoch, step=7):
+        source, *_ = rendered(None, "exp_gauss", seed=seed, targets=SHAPES)
+        source.start(epoch)
+        return draw_batch(source, slice(8, 24), recipe, SHAPES, seed, step, generator)
+
+    first = batch(1, 0)
+    assert all(torch.equal(a, b) for a, b in zip(first, batch(1, 0)))
+    for other in (batch(1, 1), batch(2, 0)):
+        assert not torch.isin(first[3].abs(), other[3].abs()).any()
+    other = batch(1, 0, step=8)
+    assert torch.equal(first[3], other[3])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_rendered_galaxies_are_in_no_split():
+    source, catalog, population = rendered(None, "exp_gauss", count=500)
+    seen = {tuple(row) for row in catalog[["g1", "flux"]].to_numpy().round(12)}
+    for split in ("validation", "test", "shear"):
+        table = sample_catalog(population, "exp_gauss", split, 500, 5, SCALE)
+        seen |= {tuple(row) for row in table[["g1", "flux"]].to_numpy().round(12)}
+    for epoch in range(3):
+        fresh = {tuple(row) for row in source._table(epoch, 500)[["g1", "flux"]].to_numpy().round(12)}
+        assert len(fresh) == 500
+        assert not fresh & seen
+        seen |= fresh
+
+
+def test_rendered_galaxies_of_a_catalogue_are_those_dealt_to_the_training_split():
+    from pathlib import Path
+
+    file = Path(__file__).parents[1] / "data/galsim/real_galaxy_catalog_23.5_example.fits"
+    population = Population(**{**PRESETS["cosmos"], "catalogue_file": str(file)})
+    source, *_ = rendered(population, "cosmos", count=400)
+    kept = {
+        split: set(sample_catalog(population, "cosmos", split, 2000, 5, SCALE)["cosmos_index"])
+        for split in ("train", "validation", "test", "shear")
+    }
+    for epoch in (0, 1):
+        found = set(source._table(epoch, 400)["cosmos_index"])
+        assert len(found) > 1
+        assert found <= kept["train"]
+        assert not found & (kept["validation"] | kept["test"] | kept["shear"])
+
+
+@pytest.mark.parametrize(
+    "population",
+    [
+        {"profile": "cosmos-real", "catalogue_file": "nowhere.fits"},
+        {"psf": {"profile": "image", "image_file": "nowhere.fits"}},
+    ],
+)
+def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
+    catalog = sample_catalog(EXP_GAUSS, "mine", "train", 2, 5, SCALE)
+    with pytest.raises(ConfigError) as error:
+        Rendered(Population(**population), "mine", catalog, torch.zeros(SIDE, SIDE), SCALE, SHAPES, 8, 1)
+    said = str(error.value)
+    assert "\n" not in said
+    for part in ("training.data", "'mine'", "'stored'"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (lambda: variant(loss="nll"), ["'nll'", "options.head", "gaussian"]),
+        (
+            lambda: another("whitened", {**WHITENED, "head": "gaussian"}),
+            ["options.head", "training.loss", "nll"],
+        ),
+        (lambda: variant(loss="msb"), ["training.loss", "msb", "realisations"]),
+        (lambda: variant(loss="msb", realisations=3), ["training.realisations", "3", "batch_size", "16"]),
+        (lambda: variant(optimiser="sope"), ["training.optimiser", "'sope'", "did you mean 'soap'"]),
+        (
+            lambda: another("refined", {"first": {"architecture": "whitned"}}),
+            ["options.first.architecture: ", "'whitned'", "did you mean 'whitened'"],
+        ),
+        (
+            lambda: another("refined", {"first": {"options": {"widht": 3}}}),
+            ["variants.tiny.options.first.options.widht: ", "did you mean 'width'"],
+        ),
+        (lambda: another("refined", {"head": "gaussian"}), ["options.head", "point"]),
+        (lambda: another("refined", {"padded_size": 25}), ["options.padded_size: 25"]),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_one_line(splits, chosen, said):
+    with pytest.raises(ConfigError) as error:
+        train(*splits, chosen(), population=EXP_GAUSS, name="tiny", seed=1)
+    assert "\n" not in str(error.value)
+    for part in ("variants.tiny", *said):
+        assert part in str(error.value)
+
+
+# -- The Gaussian head ----------------------------------------------------------------------------
+
+
+def test_the_likelihood_is_that_of_the_normal_distribution():
+    residual, raw = torch.randn(50, 2), 0.3 * torch.randn(50, 3)
+    first, cross, second = raw[:, 0].exp(), raw[:, 1], raw[:, 2].exp()
+    lower = torch.stack([torch.stack([first, 0 * first], 1), torch.stack([cross, second], 1)], 1)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2), precision_matrix=lower.mT @ lower)
+    expected = -normal.log_prob(residual) - np.log(2 * np.pi)
+    found = loop._negative_log_likelihood(residual, torch.stack([first, cross, second], 1))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_likelihood_finds_a_covariance_with_its_correlation_and_68_per_cent_are_covered(splits):
+    n, truth = 4000, torch.tensor([[4.0, -1.8], [-1.8, 1.0]]) * 1e-4
+    generator = torch.Generator().manual_seed(2)
+    residual = torch.randn(n, 2, generator=generator) @ torch.linalg.cholesky(truth).mT
+    network = untrained(splits, {**WHITENED, "head": "gaussian"}, "whitened", loss="nll").network
+    raw, snr = torch.zeros(1, 3, requires_grad=True), torch.full((1,), 30.0)
+    optimiser = torch.optim.LBFGS([raw], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimiser.zero_grad()
+        value = loop._negative_log_likelihood(residual, network._precision(raw, snr).expand(n, 3)).mean()
+        value.backward()
+        return value
+
+    optimiser.step(loss)
+    with torch.no_grad():
+        first, cross, second = network._precision(raw, snr)[0].tolist()
+    lower = torch.tensor([[first, 0.0], [cross, second]], dtype=torch.float64)
+    found = torch.linalg.inv(lower.T @ lower)
+    sample = (residual.double().T @ residual.double()) / n
+    torch.testing.assert_close(found, sample, rtol=1e-3, atol=1e-8)  # the maximum of the likelihood
+    torch.testing.assert_close(found.float(), truth, rtol=0.15, atol=0)
+    # Errors from it are right as they are: their calibration finds a factor of 1.
+    zero, ones = torch.zeros(n, 2), torch.ones(n)
+    error = found.diagonal().sqrt().float().expand(n, 2)
+    snrs = 20 + torch.rand(n, generator=generator)
+    network.calibrate([1e-3], [residual / error], [snrs])
+    answer = Answer(zero, error, snrs * ones, zero, None, 0)
+    calibrated = network.errors(answer, 1e-3)
+    assert ((calibrated / error - 1).abs() < 0.1).all()
+    assert (residual.abs() < calibrated).float().mean() == pytest.approx(0.6827, abs=0.01)
+
+
+def test_a_gaussian_head_learns_its_errors(splits, tmp_path):
+    options = {**WHITENED, "head": "gaussian", "auxiliary": True}
+    training = {"loss": "nll", "optimiser": "soap", "data": "rendered", "d4": False}
+    chosen = another("whitened", options, **training, epochs=2, epoch_stamps=3200)
+    content, history = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
+    assert np.isfinite(history.to_numpy()).all()
+    assert history["validation_loss"].min() < 0.7
+    save_model(tmp_path / "model.pt", content)
+    shapes, _ = predict(load_model(tmp_path / "model.pt"), splits[1], 1e-2, seed=3)
+    found = np.stack([shapes.g1_err, shapes.g2_err])
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
+    assert (found[0] != found[1]).all()
+
+
+# -- SOAP -----------------------------------------------------------------------------------------
+
+
+def descend(optimiser, weight, gradient, steps):
+    for _ in range(steps):
+        weight.grad = gradient(weight.detach())
+        optimiser.step()
+
+
+def test_soap_is_adam_where_the_axes_are_the_preconditioners():
+    # Gradients are diagonal, so that the eigenbasis is that of the weights, in another order.
+    target, curvature = torch.tensor([1.0, -2.0, 0.5, 3.0]), torch.tensor([1.0, 30.0, 0.1, 5.0])
+
+    def gradient(weight):
+        return torch.diag(curvature * (weight.diagonal() - target))
+
+    weights = [torch.nn.Parameter(torch.zeros(4, 4)) for _ in range(2)]
+    soap = Soap([weights[0]], lr=0.02)
+    adam = torch.optim.Adam([weights[1]], lr=0.02, betas=(0.95, 0.95))
+    descend(soap, weights[0], gradient, 1)
+    assert not weights[0].detach().any()  # the first step only measures
+    descend(soap, weights[0], gradient, 60)
+    descend(adam, weights[1], gradient, 60)
+    torch.testing.assert_close(*(weight.detach() for weight in weights), rtol=1e-4, atol=1e-5)
+    assert weights[0].detach().diagonal().abs().min() > 0.1
+
+
+def quadratic(seed=0, size=(8, 8)):
+    """Return the gradient of a badly conditioned quadratic form, whose axes are not those of the weights."""
+    generator = torch.Generator().manual_seed(seed)
+    sides = []
+    for n in size:
+        axes = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+        sides.append(axes @ torch.diag(torch.logspace(0, -2, n, dtype=torch.float64)) @ axes.T)
+    target = torch.randn(size, generator=generator, dtype=torch.float64)
+
+    def gradient(weight):
+        return sides[0] @ (weight - target) @ sides[1]
+
+    def loss(weight):
+        return float(((weight - target) * gradient(weight)).sum())
+
+    return gradient, loss, sides
+
+
+def test_soap_is_ahead_of_adam_where_the_axes_are_others():
+    gradient, loss, _ = quadratic()
+    left = {}
+    for name in ("soap", "adam"):
+        weight = torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.float64))
+        adam = torch.optim.Adam([weight], lr=0.03, betas=(0.95, 0.95))
+        descend(Soap([weight], lr=0.03) if name == "soap" else adam, weight, gradient, 200)
+        left[name] = loss(weight.detach()) / loss(torch.zeros_like(weight))
+    assert left["soap"] < 1e-3
+    assert left["soap"] < 0.5 * left["adam"]
+
+
+def test_soap_knows_no_axes():
+    gradient, _, sides = quadratic()
+    left, right = (torch.linalg.qr(side + 0.3)[0] for side in sides)
+    weights = [torch.nn.Parameter(torch.zeros(8, 8, dtype=torch.float64)) for _ in range(2)]
+    descend(Soap([weights[0]], lr=0.03), weights[0], gradient, 30)
+    descend(
+        Soap([weights[1]], lr=0.03), weights[1], lambda w: left @ gradient(left.T @ w @ right.T) @ right, 30
+    )
+    turned = left @ weights[0].detach() @ right
+    torch.testing.assert_close(weights[1].detach(), turned, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [1024, 10])
+def test_soap_goes_on_from_its_state_to_the_same_bits(tmp_path, largest):
+    gradient, *_ = quadratic(size=(12, 8))
+
+    def fresh():
+        weight = torch.nn.Parameter(torch.zeros(12, 2, 2, 2))
+        return weight, Soap([weight], lr=0.03, weight_decay=0.1, largest=largest)
+
+    def slope(weight):
+        return gradient(weight.double().flatten(1)).float().reshape(weight.shape)
+
+    whole, optimiser = fresh()
+    descend(optimiser, whole, slope, 25)
+    weight, optimiser = fresh()
+    descend(optimiser, weight, slope, 12)
+    torch.save([weight.detach(), optimiser.state_dict()], tmp_path / "state.pt")
+    weight, optimiser = fresh()
+    kept, state = torch.load(tmp_path / "state.pt", weights_only=True)
+    with torch.no_grad():
+        weight.copy_(kept)
+    optimiser.load_state_dict(state)
+    descend(optimiser, weight, slope, 13)
+    assert torch.equal(weight, whole)
+    assert ("basis0" in optimiser.state[weight]) == (largest > 12)
+
+
+def test_soap_stands_gradients_of_zero():
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    optimiser = Soap([weight], lr=0.1)
+    descend(optimiser, weight, torch.zeros_like, 12)
+    assert torch.equal(weight.detach(), torch.ones(4, 3))
+    descend(optimiser, weight, torch.ones_like, 12)
+    assert torch.isfinite(weight).all()
+
+
+# -- Refined networks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["exp_gauss", "sersic_moffat"])
+def test_a_refined_network_comes_back_from_its_model_file(tmp_path, name):
+    population = Population(**PRESETS[name])
+    train_stamps, train_catalog = make_split(tmp_path, "train", 64, name)
+    validation_stamps, validation_catalog = make_split(tmp_path, "validation", 24, name)
+    chosen = another(
+        "refined",
+        {"first": {"architecture": "whitened", "options": {**WHITENED, "psf_components": 8}}, "steps": 2},
+        epochs=2,
+    )
+    content, history = train(
+        train_stamps, validation_stamps, train_catalog, validation_catalog, chosen,
+        population=population, name="tiny", seed=1,
+    )  # fmt: skip
+    assert np.isfinite(history.to_numpy()).all()
+    save_model(tmp_path / "model.pt", content)
+    model = load_model(tmp_path / "model.pt", "tiny", name, 1)
+    assert same_weights(content, {"state": model.network.state_dict()})
+    options = model.about["options"]
+    assert options["profile"] == {"exp_gauss": "exponential", "sersic_moffat": "sersic"}[name]
+    assert model.network.targets[-1] == ("n" if name == "sersic_moffat" else "g2")
+    assert options["first"]["options"]["components"] == 32
+    assert options["first"]["options"]["activation"] == "gelu"  # all of them, not only those given
+    shapes, _ = predict(model, validation_stamps, 1e-4, seed=3)
+    assert (shapes.flag == Flag.GOOD).all()
+    assert (shapes.g1_err > 0).all()
+    assert predict(model, validation_stamps, 1e-4, seed=3)[0].g1.tolist() == shapes.g1.tolist()
+
+
+def test_defaults_of_the_first_network_are_spelled_out():
+    options = resolve_variant("refined", {}, Recipe()).options
+    assert options["first"]["options"]["width"] > 0

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from conftest import command, copy_workflow, planned, snakemake
 
 # What a run measures of itself differs from run to run; everything else must not.
-TIMED = ("seconds_per_stamp", "seconds", "stamps_per_second", "peak_mb")
+TIMED = ("seconds_per_stamp", "seconds", "stamps_per_second", "peak_mb", "gpu_mb", "gpu_percent")
 
 
 def answers(folder):
@@ -47,6 +48,7 @@ def start(folder, *options, targets=()):
 
 
 @pytest.mark.slow
+@pytest.mark.kills
 def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp_path):
     copy_workflow(tmp_path)
     rng = random.Random(int.from_bytes(os.urandom(4)))
@@ -89,12 +91,12 @@ ESTIMATES = "results/tiny/estimates/exp_gauss/test/0.01/hsm-regauss.parquet"
 def damage_truncate(folder):
     path = folder / STAMPS
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return STAMPS, "unreadable", "simulate_stamps"
+    return STAMPS, "bytes, as in", "simulate_stamps"
 
 
 def damage_foreign(folder):
     (folder / STAMPS).write_text("not HDF5")
-    return STAMPS, "unreadable", "simulate_stamps"
+    return STAMPS, "bytes, as in", "simulate_stamps"
 
 
 def damage_missing(folder):
@@ -103,7 +105,13 @@ def damage_missing(folder):
     return STAMPS, "noise_id", "simulate_stamps"
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_foreign, damage_missing])
+def damage_index(folder):
+    index = str(Path(STAMPS).with_name("index.json"))
+    (folder / index).write_text("{")
+    return index, "chunks", "index_stamps"
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_foreign, damage_missing, damage_index])
 def test_damaged_stamps_are_named_with_the_rule_to_run_again(run, damage):
     path, field, rule = damage(run)
     output = snakemake(run, "--force", targets=[ESTIMATES], check=False)

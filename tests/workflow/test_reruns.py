@@ -31,6 +31,23 @@ def test_nothing_is_to_be_done_after_a_run_whatever_the_modification_times(run):
     assert planned(run) == {}
 
 
+def test_files_too_large_for_checksums_are_not_made_again_after_a_copy_and_nothing_is_trained(run):
+    # All but the indexes are too large here.
+    output = snakemake(run, "--dry-run", "--max-checksum-file-size", "2000")
+    assert not re.search("^rule (sample_catalog|simulate_stamps|index_stamps|train):", output, re.MULTILINE)
+
+
+def test_stamps_drawn_again_by_force_are_the_same_and_train_nothing(run):
+    output = snakemake(run, "--dry-run", "--forcerun", "simulate_stamps")
+    assert "rule simulate_stamps:" in output
+    assert "rule train:" not in output
+
+
+def test_stamps_that_nothing_needs_any_more_are_not_drawn_again(run):
+    (run / "results/tiny/stamps/exp_gauss/train/1.h5").unlink()
+    assert planned(run) == {}
+
+
 def test_comments_and_other_targets_do_not_count(run):
     for path in run.glob("src/shearbench/*.py"):
         path.write_text(f"# a remark\n{path.read_text()}\n# another\n")
@@ -48,13 +65,21 @@ def test_a_new_noise_level_trains_nothing(run):
     assert JUDGED <= set(jobs)
 
 
+def test_a_new_seed_trains_that_seed_alone(run):
+    change_config(run, lambda config: config.update(seeds=[1, 2]))
+    jobs = planned(run)
+    assert jobs["train"] == 2
+    assert not {"measure", "simulate_stamps", "index_stamps", "cramer_rao"} & set(jobs)
+
+
 def test_a_wider_variant_trains_that_variant_alone(run):
     change_config(run, lambda config: config["variants"].update(pooled={"options": {"width": 12}}))
     jobs = planned(run)
     assert jobs["train"] == 1
     assert jobs["predict"] == 1
     assert jobs["predict_shear"] == 1
-    assert not {"measure", "simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
+    assert jobs["measure"] == 1  # metacalibration around it
+    assert not {"simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
     assert JUDGED <= set(jobs)
     reasons = snakemake(run, "--dry-run")
     assert re.findall(r"rule train:\n(?:.*\n)*?    wildcards: .*variant=(\w+)", reasons) == ["pooled"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from conftest import copy_workflow, planned, snakemake
 
 ROOT = Path(__file__).parents[2]
 FIGURES = (
-    "accuracy efficiency training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
+    "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
     "trends_exp_gauss shear_bias_exp_gauss gallery_exp_gauss"
 ).split()
 
@@ -49,6 +51,10 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     assert set(bias.calibration) >= {"none", "response"}
     exact = bias[(bias.estimator == "mixture-exp") & (bias.calibration == "none")].iloc[0]
     assert abs(exact.m1) < max(1e-3, 5 * exact.m1_err)
+    # Metacalibration around a network: of four galaxies, for ensembles only.
+    wrapped = bias[bias.estimator == "metacal-pooled"]
+    assert (wrapped.n_pairs + wrapped.n_failed == 4).all()
+    assert "metacal-pooled" in set(pd.read_csv(finished / "results/tiny/metrics/throughput.csv").name)
 
 
 def test_every_computing_rule_leaves_a_log_and_a_benchmark(finished):
@@ -62,12 +68,31 @@ def test_every_computing_rule_leaves_a_log_and_a_benchmark(finished):
     assert len(logs) > 40
 
 
+def test_no_state_of_a_finished_training_is_left(finished):
+    assert len(list(finished.glob("results/tiny/models/*/*/*/model.pt"))) == 2
+    assert not list(finished.glob("results/tiny/checkpoints/**/*.pt"))
+
+
+def test_jobs_on_gpus_are_no_more_than_there_are(run, monkeypatch):
+    tool = run / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'GPU 0: a'\necho 'GPU 1: b'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{run}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    target = "results/tiny/config.yaml"
+    assert re.search(r"Provided resources: gpu=\D*2", snakemake(run, "--force", targets=[target]))
+    given = snakemake(run, "--force", "--resources", "gpu=8", targets=[target])
+    assert re.search(r"Provided resources: gpu=\D*8", given)
+    assert "gpu=1" in snakemake(run, "--dry-run", "--forcerun", "train")
+
+
 def test_the_manifest_names_every_output_as_it_is(run):
     from shearbench.paper.manifest import verify
 
     manifest = run / "results/tiny/manifest.json"
     assert verify(manifest) == []
-    assert "model.pt" in manifest.read_text()
+    for name in ("model.pt", "stamps/exp_gauss/train/0.h5", "stamps/exp_gauss/train/2.h5"):
+        assert name in manifest.read_text()
     (run / "results/tiny/tables/accuracy.tex").write_text("other")
     (different,) = verify(manifest)
     assert "tables/accuracy.tex" in different

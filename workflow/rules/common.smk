@@ -7,9 +7,9 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from shearbench.config import labels, load_studies, resolve, study_variants
+from shearbench.devices import visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError, nearest
 from shearbench.estimators import estimator_kinds
-from shearbench.networks import architecture_kinds
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
@@ -37,6 +37,12 @@ except ConfigError as error:
     ) from None
 
 RUN = f"results/{CONFIG.run}"
+
+# Of the jobs that use a GPU, no more at a time than there are, unless --resources gpu=N says otherwise. A
+# profile for a cluster says so.
+if workflow.is_main_process and "gpu" not in workflow.global_resources:
+    if GPUS := len(visible_gpus()):
+        workflow.register_resource("gpu", GPUS)
 
 # With --sdm conda, rules get the environments of envs/; where this process has the packages already (as in
 # the one that `make` builds), only ngmix, which is nowhere but on conda-forge, gets one.
@@ -113,25 +119,41 @@ def chunks(split):
     ]
 
 
-def architecture_module(kind):
-    """Return the module of an architecture: its code is part of what its networks depend on."""
-    return architecture_kinds()[kind].__module__
-
-
 def needs_ngmix(estimator):
     """Return whether an estimator runs in ngmix's own environment: with conda, and where ngmix is not here."""
-    return (
-        WITH_CONDA
-        and CONFIG.estimators[estimator]["kind"].startswith("ngmix")
-        and not HAS_NGMIX
-    )
+    modules = CONFIG.estimator(estimator).modules()
+    return WITH_CONDA and not HAS_NGMIX and "shearbench.estimators.ngmix" in modules
+
+
+def network_inside(estimator):
+    """Return the network that an estimator measures with, as (variant, seed), or None."""
+    variant = CONFIG.estimators[estimator].get("network")
+    return variant and (variant, CONFIG.seeds[0])
+
+
+def stamps_measured(split, estimator):
+    """Return how many stamps of a split an estimator measures, or None for all."""
+    limit = CONFIG.estimators[estimator]["shear_galaxies"]
+    if split != "shear" or limit is None:
+        return None
+    return stamp_count(split, limit, CONFIG.shear_test.rotations)
+
+
+def measuring_options(estimator):
+    """Return the options that decide an estimator's answer to a stamp."""
+    options = CONFIG.estimators[estimator]
+    return {k: v for k, v in options.items() if k not in ("label", "shear_galaxies")}
 
 
 def stamps_of(split):
-    """Return the chunk files of a split, for any population."""
-    return [
-        f"{RUN}/stamps/{{population}}/{split}/{k}.h5" for k in range(len(chunks(split)))
-    ]
+    """Return the index of a split, for any population: all that a job needs to name, of however many chunks."""
+    return f"{RUN}/stamps/{{population}}/{split}/index.json"
+
+
+def stamps_mb(*splits):
+    """Return how much memory the stamps of some splits take, with a PSF each."""
+    pixels = CONFIG.stamps.size_pixels**2
+    return sum(2 * 4 * pixels * stamps_in(split) for split in splits) // 10**6
 
 
 def estimates_of(population, split, noise, estimators=None, networks=None):
@@ -156,6 +178,17 @@ def all_estimates(split, noises=None):
         for population in POPULATIONS
         for noise in (noises or NOISE[split])
         for path in estimates_of(population, split, noise)
+    ]
+
+
+def ensemble_estimates():
+    """Return the files of the estimators that answer for ensembles only, which measure no test galaxies."""
+    names = [name for name in ESTIMATORS if CONFIG.estimator(name).ensemble_response]
+    return [
+        f"{RUN}/estimates/{population}/shear/{noise}/{name}.parquet"
+        for population in POPULATIONS
+        for noise in NOISE["shear"]
+        for name in names
     ]
 
 
@@ -193,3 +226,13 @@ onstart:
     for reason in dict.fromkeys(MISSING.values()):
         names = ", ".join(name for name, why in MISSING.items() if why == reason)
         logger.warning(f"Left out of this run: {names}. {reason}")
+
+
+onsuccess:
+    # The state of a finished training is kept until here: where several share a job and one of them fails,
+    # Snakemake deletes what all of them made, and the next attempt makes it anew from their states.
+    for state in Path(f"{RUN}/checkpoints").glob("*/*/seed*.pt"):
+        if Path(
+            f"{RUN}/models", *state.parts[-3:-1], state.stem, "model.pt"
+        ).exists():
+            state.unlink()

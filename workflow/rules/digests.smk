@@ -67,13 +67,12 @@ def bounds_digest(population, split):
 @functools.lru_cache(maxsize=None)
 def measure_digest(population, split, noise, estimator):
     """Return what the estimates of a classical estimator depend on."""
+    network = network_inside(estimator)
     return digest(
         stamps_digest(population, split),
-        {
-            key: value
-            for key, value in CONFIG.estimators[estimator].items()
-            if key != "label"
-        },
+        measuring_options(estimator),
+        stamps_measured(split, estimator),
+        train_digest(population, *network) if network else None,
         SIGMA[noise],
         CONFIG.seed,
         code_of("measure", CONFIG.estimator(estimator).modules()),
@@ -90,7 +89,7 @@ def train_digest(population, variant, seed):
         chosen.model_dump(mode="json"),
         int(seed),
         CONFIG.seed,
-        code_of("train", (architecture_module(chosen.architecture),)),
+        code_of("train", chosen.make().modules()),
     )
 
 
@@ -101,8 +100,13 @@ def predict_digest(population, split, variant, seed):
         train_digest(population, variant, seed),
         stamps_digest(population, split),
         CONFIG.seed,
-        code_of("predict", (architecture_module(VARIANTS[variant].architecture),)),
+        code_of("predict", VARIANTS[variant].make().modules()),
     )
+
+
+def predictions_digest(population, split, variant, seeds):
+    """Return what the estimates of a variant's networks depend on."""
+    return digest([predict_digest(population, split, variant, seed) for seed in seeds])
 
 
 @functools.lru_cache(maxsize=None)
@@ -145,10 +149,14 @@ def metrics_digest(path):
     made_by = {
         "accuracy.csv": rules.evaluate_accuracy,
         "shear_bias.csv": rules.evaluate_shear_bias,
+        "shear_bias_bins.csv": rules.evaluate_shear_bias,
+        "bayes_floor.csv": rules.evaluate_bayes_floor,
         "residuals.parquet": rules.evaluate_residuals,
         "trends.csv": rules.evaluate_residuals,
         "throughput.csv": rules.evaluate_throughput,
         "training.csv": rules.evaluate_throughput,
         "gallery.h5": rules.draw_gallery,
+        "networks.csv": rules.summarise_networks,
+        "network_layers.csv": rules.summarise_networks,
     }
     return made_by[os.path.basename(path)].params.depends

@@ -3,7 +3,14 @@
 
 rule measure:
     input:
-        lambda w: expand(stamps_of(w.split), population=w.population),
+        stamps=f"{RUN}/stamps/{{population}}/{{split}}/index.json",
+        network=lambda w: (
+            "{}/models/{}/{}/seed{}/model.pt".format(
+                RUN, w.population, *network_inside(w.estimator)
+            )
+            if network_inside(w.estimator)
+            else []
+        ),
     output:
         f"{RUN}/estimates/{{population}}/{{split}}/{{noise}}/{{estimator}}.parquet",
     log:
@@ -13,9 +20,8 @@ rule measure:
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
-        options=lambda w: {
-            k: v for k, v in CONFIG.estimators[w.estimator].items() if k != "label"
-        },
+        options=lambda w: measuring_options(w.estimator),
+        stamps=lambda w: stamps_measured(w.split, w.estimator),
         sigma=lambda w: SIGMA[w.noise],
         seed=CONFIG.seed,
         depends=lambda w: measure_digest(w.population, w.split, w.noise, w.estimator),
@@ -27,8 +33,8 @@ rule train:
     input:
         train=stamps_of("train"),
         validation=stamps_of("validation"),
-        train_catalog=f"{RUN}/catalogs/{{population}}/train.parquet",
-        validation_catalog=f"{RUN}/catalogs/{{population}}/validation.parquet",
+        train_catalog=ancient(f"{RUN}/catalogs/{{population}}/train.parquet"),
+        validation_catalog=ancient(f"{RUN}/catalogs/{{population}}/validation.parquet"),
     output:
         model=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
         history=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",
@@ -39,8 +45,17 @@ rule train:
     priority: 10
     conda:
         ENVIRONMENT
+    resources:
+        gpu=1,
+        # Each has a process of its own that holds what one holds, and a share of every batch; see docs/cluster.md.
+        gpus=1,
+        # All stamps are held at once, and those of training twice while they are read.
+        mem_mb=lambda w, attempt: attempt
+        * (8000 + 2 * stamps_mb("train") + stamps_mb("validation")),
     params:
+        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
         variant=lambda w: VARIANTS[w.variant].model_dump(mode="json"),
+        gpu_use=f"{RUN}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
         # Outside the outputs, which Snakemake deletes before every attempt.
         checkpoint=f"{RUN}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
         depends=lambda w: train_digest(w.population, w.variant, w.seed),
@@ -48,25 +63,36 @@ rule train:
         "../../scripts/train.py"
 
 
+# All seeds of a variant in one job, which is short.
 rule predict:
     input:
         stamps=stamps_of("test"),
-        model=rules.train.output.model,
+        models=[
+            f"{RUN}/models/{{population}}/{{variant}}/seed{seed}/model.pt"
+            for seed in CONFIG.seeds
+        ],
     output:
         [
-            f"{RUN}/estimates/{{population}}/test/{noise}/{{variant}}.seed{{seed}}.parquet"
+            f"{RUN}/estimates/{{population}}/test/{noise}/{{variant}}.seed{seed}.parquet"
+            for seed in CONFIG.seeds
             for noise in NOISE["test"]
         ],
     log:
-        f"{RUN}/logs/predict/{{population}}/{{variant}}.seed{{seed}}.log",
+        f"{RUN}/logs/predict/{{population}}/{{variant}}.log",
     benchmark:
-        f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.seed{{seed}}.tsv"
+        f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.tsv"
+    wildcard_constraints:
+        variant=any_of(CONFIG.variants),
     conda:
         ENVIRONMENT
     params:
+        gpu_use=f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
+        seeds=list(CONFIG.seeds),
         sigmas=[SIGMA[noise] for noise in NOISE["test"]],
         seed=CONFIG.seed,
-        depends=lambda w: predict_digest(w.population, "test", w.variant, w.seed),
+        depends=lambda w: predictions_digest(
+            w.population, "test", w.variant, CONFIG.seeds
+        ),
     script:
         "../../scripts/predict.py"
 
@@ -74,17 +100,48 @@ rule predict:
 use rule predict as predict_shear with:
     input:
         stamps=stamps_of("shear"),
-        model=rules.train.output.model,
+        models=rules.predict.input.models,
     output:
         [
-            f"{RUN}/estimates/{{population}}/shear/{noise}/{{variant}}.seed{{seed}}.parquet"
+            f"{RUN}/estimates/{{population}}/shear/{noise}/{{variant}}.seed{seed}.parquet"
+            for seed in CONFIG.seeds
             for noise in NOISE["shear"]
         ],
     log:
-        f"{RUN}/logs/predict_shear/{{population}}/{{variant}}.seed{{seed}}.log",
+        f"{RUN}/logs/predict_shear/{{population}}/{{variant}}.log",
     benchmark:
-        f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.seed{{seed}}.tsv"
+        f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
     params:
+        gpu_use=f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
+        seeds=list(CONFIG.seeds),
         sigmas=[SIGMA[noise] for noise in NOISE["shear"]],
         seed=CONFIG.seed,
-        depends=lambda w: predict_digest(w.population, "shear", w.variant, w.seed),
+        depends=lambda w: predictions_digest(
+            w.population, "shear", w.variant, CONFIG.seeds
+        ),
+
+
+# A study has seeds of its own.
+use rule predict as predict_study with:
+    input:
+        stamps=stamps_of("test"),
+        models=[rules.train.output.model],
+    output:
+        [
+            f"{RUN}/estimates/{{population}}/test/{noise}/{{variant}}.seed{{seed}}.parquet"
+            for noise in NOISE["test"]
+        ],
+    log:
+        f"{RUN}/logs/predict_study/{{population}}/{{variant}}.seed{{seed}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.tsv"
+    wildcard_constraints:
+        variant=any_of({*VARIANTS} - {*CONFIG.variants}),
+    params:
+        gpu_use=f"{RUN}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
+        seeds=lambda w: [int(w.seed)],
+        sigmas=[SIGMA[noise] for noise in NOISE["test"]],
+        seed=CONFIG.seed,
+        depends=lambda w: predictions_digest(
+            w.population, "test", w.variant, [int(w.seed)]
+        ),

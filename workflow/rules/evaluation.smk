@@ -46,7 +46,8 @@ rule evaluate_shear_bias:
             f"{RUN}/catalogs/{{population}}/shear.parquet", population=POPULATIONS
         ),
     output:
-        f"{RUN}/metrics/shear_bias.csv",
+        table=f"{RUN}/metrics/shear_bias.csv",
+        bins=f"{RUN}/metrics/shear_bias_bins.csv",
     log:
         f"{RUN}/logs/evaluate_shear_bias.log",
     benchmark:
@@ -90,12 +91,8 @@ rule evaluate_residuals:
 # Times and peak memory are read from the estimates and from the benchmark files of the jobs before.
 rule evaluate_throughput:
     input:
-        estimates=all_estimates("test"),
-        stamps=[
-            path
-            for p in POPULATIONS
-            for path in expand(stamps_of("test"), population=p)
-        ],
+        estimates=all_estimates("test") + ensemble_estimates(),
+        stamps=expand(stamps_of("test"), population=POPULATIONS),
         bounds=expand(
             f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
         ),
@@ -115,18 +112,18 @@ rule evaluate_throughput:
         populations=POPULATIONS,
         chunks=chunks("test"),
         models=MODELS,
-        depends=digest(estimates_digest("test"), code_of("evaluate_throughput")),
+        depends=digest(
+            estimates_digest("test"),
+            estimates_digest("shear"),
+            code_of("evaluate_throughput"),
+        ),
     script:
         "../../scripts/evaluate_throughput.py"
 
 
 rule draw_gallery:
     input:
-        stamps=[
-            path
-            for p in POPULATIONS
-            for path in expand(stamps_of("test"), population=p)
-        ],
+        stamps=expand(stamps_of("test"), population=POPULATIONS),
         catalogs=expand(
             f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
         ),
@@ -139,7 +136,6 @@ rule draw_gallery:
     conda:
         ENVIRONMENT
     params:
-        stamps=[expand(stamps_of("test"), population=p) for p in POPULATIONS],
         sigmas=sorted(CONFIG.noise_levels),
         seed=CONFIG.seed,
         depends=digest(

@@ -3,20 +3,26 @@
 METRICS = f"{RUN}/metrics"
 # What each figure reads, whether there is one for each population, and where the report shows it.
 FIGURE_SOURCES = {
-    "accuracy": (f"{METRICS}/accuracy.csv", False, "1. Accuracy"),
-    "efficiency": (f"{METRICS}/accuracy.csv", False, "1. Accuracy"),
+    "accuracy": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
+    "efficiency": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
     "decomposition": (f"{METRICS}/accuracy.csv", True, "1. Accuracy"),
     "truth": (f"{METRICS}/residuals.parquet", True, "2. Residuals"),
     "residuals": (f"{METRICS}/residuals.parquet", True, "2. Residuals"),
     "trends": (f"{METRICS}/trends.csv", True, "2. Residuals"),
     "shear_bias": (f"{METRICS}/shear_bias.csv", True, "3. Shear bias"),
+    "shear_bias_bins": (f"{METRICS}/shear_bias_bins.csv", True, "3. Shear bias"),
     "training": (f"{METRICS}/training.csv", False, "4. Networks"),
+    "networks": (
+        [f"{METRICS}/networks.csv", f"{METRICS}/network_layers.csv"],
+        False,
+        "4. Networks",
+    ),
     "gallery": (f"{METRICS}/gallery.h5", True, "5. Stamps"),
     "cost": (f"{METRICS}/accuracy.csv", False, "6. Cost"),
 }
-# A run without networks has no training to draw.
+# A run without networks has none to draw.
 if not NETWORKS:
-    del FIGURE_SOURCES["training"]
+    del FIGURE_SOURCES["training"], FIGURE_SOURCES["networks"]
 
 FIGURES = []
 FIGURE_FILES = {}
@@ -59,7 +65,13 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
         params:
             figure=figure,
             populations=POPULATIONS if per_population else [],
-            depends=digest(metrics_digest(source), FIGURE_CODE[figure]),
+            depends=digest(
+                [
+                    metrics_digest(path)
+                    for path in ([source] if isinstance(source, str) else source)
+                ],
+                FIGURE_CODE[figure],
+            ),
         script:
             # Read when the job runs, when the loop has long ended: a name by way of params stays what it is.
             "../../scripts/figure_{params.figure}.py"

@@ -2,10 +2,11 @@
 
 TABLES = [
     f"{RUN}/tables/{name}.tex"
-    for name in ("accuracy", "shear_bias", "estimators", "throughput")
+    for name in ("accuracy", "shear_bias", "estimators", "throughput", "networks")
 ]
 METRIC_TABLES = {
-    name: f"{METRICS}/{name}.csv" for name in ("accuracy", "shear_bias", "throughput")
+    name: f"{METRICS}/{name}.csv"
+    for name in ("accuracy", "shear_bias", "throughput", "networks")
 }
 METRICS_DIGEST = digest([metrics_digest(path) for path in METRIC_TABLES.values()])
 
@@ -85,14 +86,15 @@ rule manifest:
         all_estimates("test"),
         all_estimates("shear"),
         [f"{RUN}/models/{p}/{v}/seed{s}/model.pt" for p, v, s in MODELS],
-        [
+        expand(
+            f"{RUN}/catalogs/{{population}}/{{split}}.parquet",
+            population=POPULATIONS,
+            split=SPLITS,
+        ),
+        stamps=[
             path
             for split in SPLITS
-            for p in POPULATIONS
-            for path in [
-                f"{RUN}/catalogs/{p}/{split}.parquet",
-                *expand(stamps_of(split), population=p),
-            ]
+            for path in expand(stamps_of(split), population=POPULATIONS)
         ],
     output:
         f"{RUN}/manifest.json",

@@ -24,7 +24,7 @@ rule sample_catalog:
 
 rule simulate_stamps:
     input:
-        catalog=rules.sample_catalog.output[0],
+        catalog=ancient(rules.sample_catalog.output[0]),
     output:
         f"{RUN}/stamps/{{population}}/{{split}}/{{chunk}}.h5",
     log:
@@ -43,12 +43,34 @@ rule simulate_stamps:
         "../../scripts/simulate_stamps.py"
 
 
+# Large files are `ancient`: Snakemake would take one with a newer modification time (a copy) for another, unless
+# it could compare checksums. What they hold is in `depends`.
+rule index_stamps:
+    input:
+        lambda w: [
+            ancient(f"{RUN}/stamps/{w.population}/{w.split}/{k}.h5")
+            for k in range(len(chunks(w.split)))
+        ],
+    output:
+        f"{RUN}/stamps/{{population}}/{{split}}/index.json",
+    log:
+        f"{RUN}/logs/index_stamps/{{population}}/{{split}}.log",
+    benchmark:
+        f"{RUN}/benchmarks/index_stamps/{{population}}/{{split}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        depends=lambda w: stamps_digest(w.population, w.split),
+    script:
+        "../../scripts/index_stamps.py"
+
+
 rule cramer_rao:
     input:
         catalog=rules.sample_catalog.output[0],
         # Only where the PSF is known by its images and not by a profile.
         stamps=lambda w: (
-            expand(stamps_of(w.split), population=w.population)
+            stamps_of(w.split).format(population=w.population)
             if CONFIG.populations[w.population].psf.profile == "image"
             else []
         ),

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pydantic import Field
+
 from shearbench.options import Options
 
 if TYPE_CHECKING:
@@ -72,11 +74,14 @@ class Estimator(Options):
     ensemble_response: ClassVar[bool] = False
     """Whether its answers are ellipticities that mean something only divided by the mean response of an
     ensemble, which it gives in the extras R11, R12, R21, R22 (Rij = d e_i / d gamma_j)."""
-    label: str | None = None
-    """How figures call it; the name by default."""
+    label: str | None = Field(None, description="how figures call it; the name by default")
+    shear_galaxies: int | None = Field(
+        None,
+        ge=2,
+        description="galaxies of the shear split that it measures (the first ones), where all take too long",
+    )
 
-    @classmethod
-    def unavailable(cls) -> str | None:
+    def unavailable(self) -> str | None:
         """Return why the estimator cannot run on this machine and how to get it, or None if it can."""
         return None
 

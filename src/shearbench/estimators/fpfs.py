@@ -34,8 +34,7 @@ class AnacalFpfs(Estimator):
         "flux under the shapelets' Gaussian per arcsec^2",
     )
 
-    @classmethod
-    def unavailable(cls) -> str | None:
+    def unavailable(self) -> str | None:
         """Return how to get AnaCal where it is not importable."""
         if importlib.util.find_spec("anacal") is not None:
             return None

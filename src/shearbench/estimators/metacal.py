@@ -56,6 +56,10 @@ class Metacal(Estimator):
         preset = estimator_presets()[self.estimator]
         return make_estimator({**preset, **self.options, "kind": preset["kind"]})
 
+    def unavailable(self) -> str | None:
+        """Return why the estimator inside cannot run here, if so."""
+        return self.inner().unavailable()
+
     def modules(self) -> tuple[str, ...]:
         """Return this module and those of the estimator inside."""
         return (*super().modules(), *self.inner().modules())

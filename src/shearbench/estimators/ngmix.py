@@ -25,6 +25,7 @@ class Ngmix(Estimator):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ngmix-exp": {"model": "exp", "label": "NGMix exp"},
         "ngmix-gauss": {"model": "gauss", "label": "NGMix gauss"},
+        "ngmix-exp-gauss-psf": {"model": "exp", "psf_model": "gauss", "label": "NGMix exp, one-Gaussian PSF"},
         "ngmix-dev": {"model": "dev", "label": "NGMix dev"},
         "ngmix-spergel": {"model": "spergel", "label": "NGMix Spergel"},
     }
@@ -53,8 +54,7 @@ class Ngmix(Estimator):
     )
     tries: int = Field(4, ge=1, le=100, description="fits from new guesses before a galaxy counts as failed")
 
-    @classmethod
-    def unavailable(cls) -> str | None:
+    def unavailable(self) -> str | None:
         """Return how to get ngmix where it is not importable."""
         if importlib.util.find_spec("ngmix") is not None:
             return None

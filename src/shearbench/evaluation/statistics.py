@@ -1,7 +1,9 @@
-"""Bootstrap errors, and means over the seeds of a network."""
+"""Bootstrap errors, regression on known parameters, and means over the seeds of a network."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -46,6 +48,67 @@ def bootstrap_means(
         for column in range(k):
             means[low:high, column] = np.take(values[:, column], drawn).mean(axis=1)
     return means
+
+
+def polynomials(variables: NDArray[np.float64], most: int, degree: int = 4) -> NDArray[np.float64]:
+    """Return products of Legendre polynomials of each variable, the constant left out.
+
+    Parameters
+    ----------
+    variables : ndarray, shape (n, k)
+        Each is scaled to its own range; a constant one is left out.
+    most : int
+        Number of terms, with the constant, that there may be: the highest total degree within it is taken.
+    degree : int
+        Largest total degree.
+
+    Returns
+    -------
+    ndarray, shape (n, terms)
+        No terms if not even those of first degree are allowed.
+    """
+    low, high = variables.min(axis=0, initial=np.inf), variables.max(axis=0, initial=-np.inf)
+    kept = high > low
+    scaled = 2 * (variables - low)[:, kept] / (high - low)[kept] - 1
+    count = int(kept.sum())
+    degree = max((d for d in range(degree + 1) if math.comb(count + d, d) <= most), default=0)
+    powers = [np.polynomial.legendre.legvander(column, degree) for column in scaled.T]
+    terms = [
+        np.prod([power[:, order] for power, order in zip(powers, orders)], axis=0)
+        for orders in itertools.product(range(degree + 1), repeat=count)
+        if 0 < sum(orders) <= degree
+    ]
+    return np.column_stack(terms) if terms else np.empty((len(variables), 0))
+
+
+def at_composition(
+    values: NDArray[np.float64], terms: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return values as if their rows' terms were zero on average, and by how much errors of their means grow.
+
+    The regression estimator of survey sampling (Cochran 1977, Sampling Techniques, ch. 7): least squares on
+    the terms, fitted to the same rows.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, k)
+    terms : ndarray, shape (n, p)
+        Minus their mean over the rows that the answer is to be for.
+
+    Returns
+    -------
+    values : ndarray, shape (n, k)
+        Their means are the regression's at zero terms.
+    inflation : float
+        sqrt((n + p) / (n - p)): residuals are too small by the p coefficients fitted, whose own noise is in
+        the means.
+    """
+    n, p = terms.shape
+    if p == 0 or n <= p + 1:
+        return values, 1.0
+    design = np.column_stack([np.ones(n), terms])
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    return values - terms @ coefficients[1:], float(np.sqrt((n + p) / (n - p)))
 
 
 def over_seeds(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:

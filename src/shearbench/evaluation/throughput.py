@@ -11,7 +11,9 @@ import pandas as pd
 
 from shearbench.errors import ContractError
 
-THROUGHPUT = "population stage name label kind stamps seconds stamps_per_second cores peak_mb".split()
+THROUGHPUT = (
+    "population stage name label kind stamps seconds stamps_per_second cores peak_mb gpu_mb gpu_percent"
+).split()
 TRAINING = (
     "population variant seed epoch views seconds learning_rate train_loss validation_loss validation_rmse"
 ).split()
@@ -50,6 +52,14 @@ def read_benchmark(path: str | os.PathLike[str], rule: str = "benchmark") -> dic
     return {"seconds": seconds, "peak_mb": peak}
 
 
+def read_gpu_use(path: str | os.PathLike[str]) -> dict[str, float]:
+    """Return ``gpu_mb`` and ``gpu_percent`` as `shearbench.gpu_use` left them, NaN where it left none."""
+    if not os.path.exists(path):
+        return {"gpu_mb": math.nan, "gpu_percent": math.nan}
+    (row,) = pd.read_csv(path).to_dict("records")
+    return {"gpu_mb": float(row["gpu_mb"]), "gpu_percent": float(row["gpu_percent"])}
+
+
 def throughput(
     population: str,
     stage: str,
@@ -61,6 +71,8 @@ def throughput(
     label: str | None = None,
     cores: int = 1,
     peak_mb: float = math.nan,
+    gpu_mb: float = math.nan,
+    gpu_percent: float = math.nan,
 ) -> dict[str, Any]:
     """Return a row of ``metrics/throughput.csv``.
 
@@ -78,6 +90,8 @@ def throughput(
         Cores in use during that time.
     peak_mb : float
         Peak memory [MB]; NaN where not measured.
+    gpu_mb, gpu_percent : float
+        Peak memory on the GPU [MB], and its mean utilisation [percent]; NaN where there was none.
 
     Returns
     -------
@@ -95,13 +109,15 @@ def throughput(
         "stamps_per_second": stamps / seconds if seconds > 0 else math.nan,
         "cores": int(cores),
         "peak_mb": float(peak_mb),
+        "gpu_mb": float(gpu_mb),
+        "gpu_percent": float(gpu_percent),
     }
 
 
 def measurement_throughput(
     attributes: Iterable[Mapping[str, Any]],
     labels: Mapping[str, str] | None = None,
-    peaks_mb: Iterable[float] | None = None,
+    jobs: Iterable[Mapping[str, float]] | None = None,
     cores: int = 1,
 ) -> list[dict[str, Any]]:
     """Return one row of stage ``measure`` for each population and estimator.
@@ -112,8 +128,9 @@ def measurement_throughput(
         Attributes of the estimates files. All noise levels, splits and seeds of an estimator are added up.
     labels : mapping, optional
         Label of each estimator.
-    peaks_mb : iterable of float, optional
-        Peak memory of the job that made each file, in the same order; the highest is kept.
+    jobs : iterable of mapping, optional
+        ``peak_mb, gpu_mb, gpu_percent`` of the job that made each file, in the same order; the highest of
+        each is kept.
     cores : int
         Cores that each measurement used.
 
@@ -122,12 +139,12 @@ def measurement_throughput(
     list of dict
     """
     attributes = list(attributes)
-    peaks = list(peaks_mb) if peaks_mb is not None else [math.nan] * len(attributes)
-    if len(peaks) != len(attributes):
-        raise ValueError(f"{len(peaks)} peaks for {len(attributes)} estimates")
-    groups: dict[tuple[str, str], list[tuple[Mapping[str, Any], float]]] = {}
-    for attrs, peak in zip(attributes, peaks):
-        groups.setdefault((attrs["population"], attrs["estimator"]), []).append((attrs, peak))
+    made_by = list(jobs) if jobs is not None else [{}] * len(attributes)
+    if len(made_by) != len(attributes):
+        raise ValueError(f"{len(made_by)} jobs for {len(attributes)} estimates")
+    groups: dict[tuple[str, str], list[tuple[Mapping[str, Any], Mapping[str, float]]]] = {}
+    for attrs, job in zip(attributes, made_by):
+        groups.setdefault((attrs["population"], attrs["estimator"]), []).append((attrs, job))
     return [
         throughput(
             population,
@@ -138,7 +155,13 @@ def measurement_throughput(
             kind=members[0][0]["kind"],
             label=(labels or {}).get(name),
             cores=cores,
-            peak_mb=max((peak for _, peak in members if not math.isnan(peak)), default=math.nan),
+            **{
+                key: max(
+                    (job[key] for _, job in members if not math.isnan(job.get(key, math.nan))),
+                    default=math.nan,
+                )
+                for key in ("peak_mb", "gpu_mb", "gpu_percent")
+            },
         )
         for (population, name), members in groups.items()
     ]

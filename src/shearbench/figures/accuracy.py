@@ -10,7 +10,7 @@ from shearbench.figures import style
 
 
 @style.styled
-def draw(accuracy: pd.DataFrame) -> Figure:
+def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Figure:
     """Draw the RMSE of g (per component) against noise, one panel for each population.
 
     Parameters
@@ -18,6 +18,8 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     accuracy : pandas.DataFrame
         ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr, rmse,
         rmse_err, crb, prior_bound.
+    bayes_floor : pandas.DataFrame, optional
+        ``metrics/bayes_floor.csv``; read are population, noise, floor_over_crb and its error.
 
     Returns
     -------
@@ -27,6 +29,7 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     found = style.looks(accuracy)
     entries = [
         *style.bound_handles(accuracy),
+        *([] if bayes_floor is None else [style.floor_handle()]),
         *style.handles(found, found, style.failed(accuracy, "rmse")),
     ]
     columns = min(max(len(names), 1), 2)
@@ -39,6 +42,9 @@ def draw(accuracy: pd.DataFrame) -> Figure:
             continue
         table = accuracy[accuracy["population"] == names[i]]
         _panel(axis, table, found)
+        if bayes_floor is not None:
+            floor = bayes_floor[bayes_floor["population"] == names[i]]
+            style.draw_floor(axis, floor, table.groupby("noise")["crb"].median())
         style.noise_axis(axis, accuracy["noise"], label=i >= len(names) - columns)
         style.snr_axis(axis, table)
         axis.tick_params(labelbottom=i >= len(names) - columns)

@@ -13,7 +13,7 @@ ZOOM = (0.6, 1.6)
 
 
 @style.styled
-def draw(accuracy: pd.DataFrame) -> Figure:
+def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Figure:
     """Draw RMSE over the bound against noise: the whole range above, close to the bound below.
 
     Parameters
@@ -21,6 +21,8 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     accuracy : pandas.DataFrame
         ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr,
         rmse_over_crb, rmse_over_crb_err, crb, prior_bound.
+    bayes_floor : pandas.DataFrame, optional
+        ``metrics/bayes_floor.csv``; read are population, noise, floor_over_crb and its error.
 
     Returns
     -------
@@ -30,7 +32,8 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     names = style.populations_of(accuracy)
     found = style.looks(accuracy)
     estimators = style.handles(found, found, style.failed(accuracy, "rmse_over_crb"))
-    entries = [*style.bound_handles(accuracy), *estimators]
+    floors = [] if bayes_floor is None else [style.floor_handle()]
+    entries = [*style.bound_handles(accuracy), *floors, *estimators]
     width = style.SINGLE if len(names) <= 1 else style.DOUBLE
     figure, axes = style.panels(len(names), 2, 2.1, "row", style.legend_height(entries, width))
     for column, name in enumerate(names):
@@ -38,6 +41,9 @@ def draw(accuracy: pd.DataFrame) -> Figure:
         unit = table.groupby("noise")["crb"].median()
         for axis in axes[:, column]:
             style.draw_bounds(axis, table, unit)
+            if bayes_floor is not None:
+                floor = bayes_floor[bayes_floor["population"] == name]
+                style.draw_floor(axis, floor, unit, over_unit=True)
             for i, (estimator, look) in enumerate(found.items()):
                 rows = table[table["estimator"] == estimator]
                 points = style.over_seeds(rows, "noise", "rmse_over_crb", "rmse_over_crb_err")

@@ -70,7 +70,8 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
             axis.set_ylabel(f"${letter}_{quantity[1]}$", labelpad=0)
             if quantity == "m1":
                 n = part["n_pairs"].dropna().astype(int)
-                style.note(axis, f"{title}\n{n.max()} galaxies" if len(n) else title)
+                upto = "up to " if n.nunique() > 1 else ""
+                style.note(axis, f"{title}\n{upto}{n.max()} galaxies" if len(n) else title)
             axis.tick_params(axis="y", labelsize=7)
     style.title(figure, population)
     style.legend_below(figure, entries)

@@ -20,6 +20,8 @@ _MARKERS = "osDv^P<>"
 def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label: str) -> Figure:
     """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
+    More than five values that are no numbers are listed from top to bottom, without lines.
+
     Parameters
     ----------
     table : pandas.DataFrame
@@ -48,27 +50,29 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     judged = set(table.loc[table["judged"].astype(bool), "noise"])
     entries = [Line2D([], [], color=style.BOUND, linewidth=3.0, label="Cramér–Rao bound")]
     title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 58))
-    height = 2.5 + 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
+    listed = numbers is None and len(values) > 5
+    height = 0.17 * len(values) + 0.8 if listed else 2.5
+    height += 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
     figure = Figure(figsize=(style.SINGLE, height), layout="constrained")
     axis = figure.subplots()
-    axis.axhline(1.0, color=style.BOUND, linewidth=3.0, zorder=1)
+    (axis.axvline if listed else axis.axhline)(1.0, color=style.BOUND, linewidth=3.0, zorder=1)
     for k, (noise, color) in enumerate(zip(levels, colors)):
         chosen = noise in judged
         look = {
             "color": color,
             "marker": _MARKERS[k % len(_MARKERS)],
             "markerfacecolor": color if chosen else "white",
-            "linestyle": "-" if chosen else (0, (3, 1.5)),
+            "linestyle": "none" if listed else "-" if chosen else (0, (3, 1.5)),
             "markersize": 4.5,
         }
         label = f"$\\sigma$ = {style.exact(noise)}"
         entries.append(Line2D([], [], label=label, **look))
         rows = table[table["noise"] == noise]
         x = rows["value"].astype(str).map(place).to_numpy(float)
+        points = [x, rows["rmse_over_crb"].to_numpy(float)]
         axis.errorbar(
-            x,
-            rows["rmse_over_crb"].to_numpy(float),
-            yerr=np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float)),
+            *(points[::-1] if listed else points),
+            **{"xerr" if listed else "yerr": np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float))},
             elinewidth=0.8,
             capsize=2.0,
             zorder=3,
@@ -80,10 +84,10 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
                 & (accuracy["estimator"] == row["variant"])
                 & np.isclose(accuracy["noise"], noise, rtol=1e-9)
             ]["rmse_over_crb"].to_numpy(float)
-            beside = at * 1.04 if numbers else at + 0.09
+            beside = at * 1.04 if numbers else at + (0.25 if listed else 0.09)
+            single = [np.full(len(seeds), beside), seeds]
             axis.plot(
-                np.full(len(seeds), beside),
-                seeds,
+                *(single[::-1] if listed else single),
                 linestyle="none",
                 marker=".",
                 markersize=3,
@@ -91,24 +95,26 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
                 zorder=2,
             )
     both = [table["rmse_over_crb"].to_numpy(float), np.array([1.0])]
-    style.log_limits(axis, "y", np.concatenate(both), pad=0.2)
-    if numbers is None:
-        axis.set_xticks(
-            range(len(values)), [style.wrapped(value, 12 if len(values) <= 5 else 18) for value in values]
-        )
+    style.log_limits(axis, "x" if listed else "y", np.concatenate(both), pad=0.2)
+    if listed:
+        axis.set_yticks(range(len(values)), values)
+        axis.tick_params(axis="y", which="both", right=False, left=False)
+        axis.set_ylim(len(values) - 0.4, -0.6)
+        axis.grid(axis="y", linewidth=0.3, color="0.85")
+        axis.set_axisbelow(True)
+    elif numbers is None:
+        axis.set_xticks(range(len(values)), [style.wrapped(value, 12) for value in values])
         for tick in axis.get_xticklabels():
             tick.set_linespacing(style.SPACING)
         axis.tick_params(axis="x", which="both", top=False, length=0)
         axis.set_xlim(-0.5, max(len(values), 1) - 0.5)
-        if len(values) > 5:
-            for tick in axis.get_xticklabels():
-                tick.set(rotation=30, ha="right", rotation_mode="anchor")
     elif max(numbers) >= 8 * min(numbers):
         style.log_limits(axis, "x", numbers, pad=0.1)
         if len(numbers) <= 8:
             axis.set_xticks(numbers, values)
-    axis.set_xlabel(axis_label)
-    axis.set_ylabel("RMSE / Cramér–Rao bound")
+    labels = [axis_label, "RMSE / Cramér–Rao bound"]
+    axis.set_xlabel(labels[1] if listed else labels[0])
+    axis.set_ylabel("" if listed else labels[1])
     axis.set_title(title, fontsize=8, loc="left", linespacing=style.SPACING)
     style.legend_below(figure, entries)
     return figure

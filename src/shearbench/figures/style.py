@@ -163,6 +163,7 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "mixture": {"color": BLUE, "linewidth": 0.9, "markersize": 3.0, "zorder": 3.4},
     "hsm": {"color": "0.45", "markersize": 4.2},
 }
+_FLOOR: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (6, 1.5)), "marker": "_"}
 _FAMILY_MARKERS = {"ngmix": "osDv", "mixture": "osDv", "hsm": "^v<>"}
 _NETWORK_COLORS = (VERMILLION, GREEN, PURPLE, ORANGE, SKY, WINE, OLIVE)
 _NETWORK_MARKERS = "DvPX<>*hdp8"
@@ -549,6 +550,31 @@ def bound_handles(table: pd.DataFrame) -> list[Artist]:
         for column, entry in (("crb", crb_handle()), ("prior_bound", prior))
         if np.isfinite(table[column].astype(float)).any()
     ]
+
+
+def floor_handle() -> Artist:
+    """Return the legend entry of the Bayes floor."""
+    return Line2D([], [], label="Bayes floor", **_FLOOR)
+
+
+def draw_floor(axis: Axes, floor: pd.DataFrame, unit: pd.Series, over_unit: bool = False) -> None:
+    """Draw the Bayes floor against noise, with its errors.
+
+    Parameters
+    ----------
+    axis : Axes
+    floor : pandas.DataFrame
+        Rows of `metrics/bayes_floor.csv` of one population. It was found for a part of the galaxies, so what
+        is drawn is its ratio to their bound, times the bound of all.
+    unit : pandas.Series
+        That bound, indexed by noise.
+    over_unit : bool
+        Draw the ratio itself.
+    """
+    first = floor.drop_duplicates("noise").sort_values("noise")
+    scale = 1.0 if over_unit else unit.reindex(first["noise"]).to_numpy(float)
+    y, error = (scale * first[name].to_numpy(float) for name in ("floor_over_crb", "floor_over_crb_err"))
+    axis.errorbar(first["noise"], y, error, **_FLOOR, capsize=0, zorder=2.2)
 
 
 def draw_bounds(axis: Axes, table: pd.DataFrame, scale: pd.Series | None = None) -> None:

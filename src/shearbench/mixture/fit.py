@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.estimators.base import Shapes
-from shearbench.mixture.kernels import fit_coelliptical, fit_stamps
+from shearbench.mixture.kernels import fit_coelliptical, fit_stamps, refine_stamps
 from shearbench.mixture.models import Model, components, model_image
 from shearbench.stamps import StampBatch
 
@@ -74,6 +74,33 @@ class MixtureFit:
     covariance: NDArray[np.float64]
     chi2_per_dof: NDArray[np.float64]
     iterations: NDArray[np.int64]
+    flag: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Gauss-Newton steps of n stamps; NaN where there are none.
+
+    Attributes
+    ----------
+    pars : ndarray of float64, shape (n, 6)
+        After the last step: row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux.
+    normal : ndarray of float64, shape (n, 6, 6)
+        J^T J / sigma^2, J being the model's derivatives by the parameters where the last step started: at the
+        guess, for one step or none. Plus the prior's curvature, where there is one.
+    gradient : ndarray of float64, shape (n, 6)
+        J^T (data - model) / sigma^2 there, less the prior's pull: the step solves
+        ``normal @ step = gradient``.
+    chi2 : ndarray of float64, shape (n,)
+        There, of the pixels.
+    flag : ndarray of int64, shape (n,)
+        `Flag` bits.
+    """
+
+    pars: NDArray[np.float64]
+    normal: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+    chi2: NDArray[np.float64]
     flag: NDArray[np.int64]
 
 
@@ -152,15 +179,10 @@ def fit_galaxies(
     ValueError
         `sigma` is not positive, there are not as many PSFs as stamps, or a stamp is wider than 512 pixels.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}, but must be positive")
-    n, m = len(images), len(psf.mixture)
-    if m not in (1, n):
-        raise ValueError(f"{m} PSFs for {n} stamps")
-    _check_width(images)
+    _check(images, psf, sigma)
+    n = len(images)
     table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
-    on = prior == "ba"
-    bounds = np.array([*(t / pixel_scale**2 for t in _SIZE_RANGE), *_FLUX_RANGE])
+    widths, bounds = _prior(prior, pixel_scale)
     pars, covariance, quality, flag = (
         np.empty((n, 6)),
         np.empty((n, 6, 6)),
@@ -172,18 +194,74 @@ def fit_galaxies(
         table,
         psf.core / pixel_scale**2,
         sigma**-2,
-        np.array([float(on), _CENTRE_WIDTH / pixel_scale, _SHAPE_WIDTH]),
-        bounds if on else np.array([-np.inf, np.inf] * 2),
+        widths,
+        bounds,
         _CONCENTRATION[model],
         pars,
         covariance,
         quality,
         flag,
     )
-    units = np.array([pixel_scale, pixel_scale, 1, 1, pixel_scale**2, 1])
+    units = _units(pixel_scale)
     pars *= units
     covariance *= np.outer(units, units)
     return MixtureFit(pars, covariance, quality[:, 0], quality[:, 1].astype(np.int64), flag)
+
+
+def refine(
+    images: NDArray[np.floating],
+    psf: PsfFit,
+    sigma: float,
+    pixel_scale: float,
+    guess: NDArray[np.floating],
+    steps: int = 1,
+    model: Model = "exp",
+    prior: Prior = "none",
+) -> Refinement:
+    """Take undamped Gauss-Newton steps of the fit of `fit_galaxies` from a guess, each stamp by itself.
+
+    Parameters
+    ----------
+    images, psf, sigma, pixel_scale, model, prior
+        As for `fit_galaxies`.
+    guess : ndarray, shape (n, 6)
+        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux, as in `MixtureFit.pars`. Where
+        the flux is NaN it starts from its best value given the others.
+    steps : int
+        Each costs one evaluation of the model; with none, the equations at the guess are returned.
+
+    Returns
+    -------
+    Refinement
+        Flags: ``BAD_PIXELS``, ``FAILED`` for a PSF that could not be fitted, ``OUT_OF_RANGE`` where the guess
+        or a step is outside |g| < 1 or the prior's range, ``SINGULAR`` for a step that is not determined.
+
+    Raises
+    ------
+    ValueError
+        As for `fit_galaxies`, or the guess has the wrong shape.
+    """
+    _check(images, psf, sigma)
+    n, units = len(images), _units(pixel_scale)
+    if np.shape(guess) != (n, 6):
+        raise ValueError(f"guess has shape {np.shape(guess)}, expected ({n}, 6)")
+    table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
+    pars = np.asarray(guess, dtype=np.float64) / units
+    normal, gradient = np.empty((n, 6, 6)), np.empty((n, 6))
+    chi2, flag = np.empty(n), np.empty(n, np.int64)
+    refine_stamps(
+        np.ascontiguousarray(images, dtype=np.float32),
+        table,
+        sigma**-2,
+        *_prior(prior, pixel_scale),
+        steps,
+        pars,
+        normal,
+        gradient,
+        chi2,
+        flag,
+    )
+    return Refinement(pars * units, normal / np.outer(units, units), gradient / units, chi2, flag)
 
 
 def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: Prior) -> Shapes:
@@ -240,6 +318,27 @@ def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
     table[..., 1] = scale[:, None]
     table[..., 2:] = psf[:, None, :, 1:]
     return table.reshape(len(psf), -1, 5)
+
+
+def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return widths of a prior, and bounds of T and flux, as `fit_stamps` takes them."""
+    on = prior == "ba"
+    widths = np.array([float(on), _CENTRE_WIDTH / pixel_scale, _SHAPE_WIDTH])
+    bounds = np.array([*(t / pixel_scale**2 for t in _SIZE_RANGE), *_FLUX_RANGE])
+    return widths, bounds if on else np.array([-np.inf, np.inf] * 2)
+
+
+def _units(pixel_scale: float) -> NDArray[np.float64]:
+    """Return what takes parameters with lengths in pixels to arcsec."""
+    return np.array([pixel_scale, pixel_scale, 1, 1, pixel_scale**2, 1])
+
+
+def _check(images: NDArray[np.floating], psf: PsfFit, sigma: float) -> None:
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}, but must be positive")
+    if len(psf.mixture) not in (1, len(images)):
+        raise ValueError(f"{len(psf.mixture)} PSFs for {len(images)} stamps")
+    _check_width(images)
 
 
 def _check_width(images: NDArray[np.floating]) -> None:

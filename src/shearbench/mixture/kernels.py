@@ -625,12 +625,7 @@ def fit_stamps(
     sums = np.empty(6 * SPAN)
     x = np.empty(5)
     for i in range(n):
-        square = 0.0
-        for row in range(ny):
-            for col in range(nx):
-                value = np.float64(images[i, row, col])
-                image[row * stride + col] = value
-                square += value * value
+        square = load(images[i], stride, image)
         table, core = tables[min(i, len(tables) - 1)], psf[min(i, len(psf) - 1)]
         flags[i] = _BAD_PIXELS if math.isfinite(core[0]) else _FAILED
         if math.isfinite(square) and math.isfinite(core[0]):
@@ -649,6 +644,87 @@ def fit_stamps(
             pars[i] = np.nan
             covariances[i] = np.nan
             quality[i, 0] = np.nan
+
+
+@compile_entry
+def refine_stamps(images, tables, precision, prior, bounds, steps, pars, hessians, gradients, chi2, flags):
+    """Take Gauss-Newton steps, none of them damped, from a guess for every stamp.
+
+    Parameters
+    ----------
+    images, tables, precision, prior, bounds
+        As for `fit_stamps`; tables of NaN where the PSF could not be fitted.
+    steps : int
+        With none, the equations at the guess are filled and that is all.
+    pars : ndarray of float64, shape (n, 6)
+        The guess, replaced by the end: row, col, g1, g2, T, flux. A flux of NaN stands for the best one.
+    hessians : ndarray of float64, shape (n, 6, 6)
+        Filled: half the Gauss-Newton Hessian of chi^2 + prior where the last step started.
+    gradients : ndarray of float64, shape (n, 6)
+        Filled: minus half the gradient there.
+    chi2 : ndarray of float64, shape (n,)
+        Filled: there, of the pixels.
+    flags : ndarray of int64, shape (n,)
+        Filled: `Flag` bits.
+    """
+    n, ny, nx = images.shape
+    stride = (nx + LANES - 1) // LANES * LANES
+    image = np.zeros(ny * stride)
+    sums, matrix = np.empty(6 * SPAN), np.empty((7, 7))
+    basis, jacobian = np.empty((6, 6)), np.empty((3, 3))
+    step, factor = np.empty(6), np.empty((6, 6))
+    for i in range(n):
+        square = load(images[i], stride, image)
+        table, x = tables[min(i, len(tables) - 1)], pars[i]
+        flags[i] = _GOOD
+        if not math.isfinite(square):
+            flags[i] = _BAD_PIXELS
+        elif not math.isfinite(table[0, 2]):
+            flags[i] = _FAILED
+        for count in range(max(steps, 1)):
+            if flags[i] != _GOOD:
+                break
+            best = _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix)
+            flux = x[5] if math.isfinite(x[5]) else best
+            if not math.isfinite(best):
+                flags[i] = _OUT_OF_RANGE
+                break
+            _equations(x, flux, matrix, precision, prior, jacobian, basis, gradients[i], hessians[i])
+            chi2[i] = precision * (square + flux * (flux * matrix[VALUE, VALUE] - 2 * matrix[VALUE, DATA]))
+            x[5] = flux
+            if count < steps:
+                if not cholesky(hessians[i], factor):
+                    flags[i] = _SINGULAR
+                    break
+                _descend(factor, gradients[i], step)
+                for a in range(6):
+                    x[a] += step[a]
+        if flags[i] == _GOOD and not allowed(x, bounds):
+            flags[i] = _OUT_OF_RANGE
+        if flags[i] != _GOOD:
+            x[:] = np.nan
+            hessians[i] = gradients[i] = chi2[i] = np.nan
+        for a in range(6):
+            gradients[i, a] = -gradients[i, a]
+
+
+@compile_loop
+def load(pixels, stride, image):
+    """Copy an image [ny, nx] into padded rows; return its square."""
+    square = 0.0
+    for row in range(pixels.shape[0]):
+        for col in range(pixels.shape[1]):
+            value = np.float64(pixels[row, col])
+            image[row * stride + col] = value
+            square += value * value
+    return square
+
+
+@compile_loop
+def allowed(pars, bounds):
+    """Return whether row, col, g1, g2, T, flux are within the bounds of T and flux, and |g| < 1."""
+    gg = pars[2] * pars[2] + pars[3] * pars[3]
+    return gg < 1 and bounds[0] <= pars[4] <= bounds[1] and bounds[2] <= pars[5] <= bounds[3]
 
 
 @compile_loop
@@ -716,7 +792,6 @@ def _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hes
                     for b in range(6):
                         total += basis[i, a] * basis[j, b] * matrix[min(a, b), max(a, b)]
             hessian[i, j] = hessian[j, i] = precision * total
-    gradient[5] = 0.0  # the flux is at its best; what is left is rounding
     if prior[0] == 0:
         return
     for i in range(2):
@@ -813,8 +888,7 @@ def _fit_galaxy(
         x[i] += step[i]
         pars[i] = x[i]
     pars[5] = flux + step[5]
-    gg = x[2] * x[2] + x[3] * x[3]
-    if not (gg < 1 and bounds[0] <= x[4] <= bounds[1] and bounds[2] <= pars[5] <= bounds[3]):
+    if not allowed(pars, bounds):
         return _OUT_OF_RANGE
     chi2 = max(chi2 - decrement + before - _penalty(x, prior), 0.0)
     quality[0] = chi2 / freedom

@@ -63,7 +63,7 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
     """Make a variant of what a configuration says.
 
     Later ones win: the default recipe, the preset's, what the configuration's `recipe` for all variants
-    changes of the default, the entry.
+    says, the entry.
 
     Parameters
     ----------
@@ -101,8 +101,7 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
     preset = known[base]
     cls = architecture_kinds()[preset["architecture"]]
     options = validated(cls, merge(preset["options"], given.options), (at, "options"))
-    default = Recipe()
-    common = {field: value for field, value in recipe if value != getattr(default, field)}
+    common = {field: getattr(recipe, field) for field in recipe.model_fields_set}
     training = validated(Recipe, merge(merge(preset["training"], common), given.training), (at, "training"))
     return Variant(
         architecture=preset["architecture"], options=options.model_dump(mode="json"), training=training

@@ -11,6 +11,9 @@ from shearbench.options import Options
 if TYPE_CHECKING:
     from torch import nn
 
+    from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.refinement import Refinement
+
 LEVELS = 2
 """Numbers by which a network is told the noise: of the stamp relative to its flux, and absolute."""
 
@@ -42,6 +45,22 @@ class Architecture(Options):
         "turned back: the shear's offset is then zero by symmetry, at 8 times the cost; `test` only where "
         "shapes are measured, not in training.",
     )
+    head: Literal["point", "gaussian"] = Field(
+        "point",
+        description="Answer with the shape alone, or with the 2x2 covariance of its error as well, which "
+        "the loss `nll` trains.",
+    )
+
+    auxiliary: bool = Field(
+        False,
+        description="Train it to answer flux, position and size as well, which helps it to see what the "
+        "shape depends on.",
+    )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What the network is trained to answer, of `shearbench.fourier.parameter_names`."""
+        return ("flux", "x", "y", "hlr", "g1", "g2") if self.auxiliary else ("g1", "g2")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
@@ -66,3 +85,52 @@ class Architecture(Options):
             ``level`` [n, `LEVELS`]; it returns [n, outputs], of order one as well.
         """
         raise NotImplementedError
+
+    def modules(self) -> tuple[str, ...]:
+        """Return the modules whose code decides the answer; what they import is found from there."""
+        return (type(self).__module__,)
+
+    def adapted(self, profile: str) -> Architecture:
+        """Return the architecture for a population whose galaxies have a profile.
+
+        Parameters
+        ----------
+        profile : {"gaussian", "exponential", "sersic"}
+        """
+        return self
+
+    def body(
+        self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
+    ) -> ImageBody | ComponentBody:
+        """Build the network together with what prepares its input; only what does not see images overrides.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns of a stamp.
+        per_galaxy_psf : bool
+        targets : tuple of str
+            What the first numbers of the answer are.
+        outputs : int
+            How many numbers to answer with.
+
+        Returns
+        -------
+        torch.nn.Module
+            With ``fit`` and ``forward`` as those of `shearbench.bodies.ImageBody`.
+        """
+        from shearbench.bodies import ImageBody
+
+        network = self.build(1 + per_galaxy_psf, shape, outputs)
+        return ImageBody(network, shape, per_galaxy_psf, self.input_scaling == "pixel")
+
+    def refinement(self, shape: tuple[int, int], pixel_scale: float) -> Refinement | None:
+        """Return what improves the answer with a forward model, if anything does.
+
+        Parameters
+        ----------
+        shape : (int, int)
+        pixel_scale : float
+            Arcsec.
+        """
+        return None

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from shearbench.networks.base import Activation, Architecture, Normalisation
+from shearbench.networks.base import Normalisation
+from shearbench.networks.head import DenseHead, cannot_be_halved
 
 if TYPE_CHECKING:
     from torch import nn
 
+_DILATED: dict[str, Any] = {"downsampling": "dilated", "fold": 4, "width": 32, "growth": 1, "skip": True}
 
-class ConvNet(Architecture):
+
+class ConvNet(DenseHead):
     """Stages of 3x3 convolutions and a dense head.
 
     From one stage to the next the view of a pixel doubles: because the image is halved (max, average,
@@ -22,9 +25,9 @@ class ConvNet(Architecture):
     kind: ClassVar[str] = "convnet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "pooled": {"options": {"downsampling": "max"}},
-        "dilated": {
-            "options": {"downsampling": "dilated", "fold": 4, "width": 32, "growth": 1, "skip": True}
-        },
+        "strided": {"options": {"downsampling": "strided"}},
+        "dilated": {"options": _DILATED},
+        "cbam": {"options": {**_DILATED, "cbam": True}},
     }
 
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
@@ -39,34 +42,28 @@ class ConvNet(Architecture):
     stages: PositiveInt = Field(3, description="Stages; the view doubles between them.")
     blocks: NonNegativeInt = Field(1, description="Further convolutions in each stage, after its first.")
     skip: bool = Field(False, description="Whether each of these is added to what it was given.")
-    activation: Activation = Field("gelu", description="The non-linearity.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
-    projection: PositiveInt | None = Field(
-        8,
-        description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
+    cbam: bool = Field(
+        False,
+        description="Whether a stage ends with channels and pixels weighed by their content.",
     )
-    hidden: list[PositiveInt] = Field([128], description="Units of the dense layers.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
-        if any(side % self.fold for side in shape):
-            return f"options.fold: {self.fold} does not divide stamps of {shape[0]} by {shape[1]} pixels"
-        halvings = self.stages - 1 if self.downsampling != "dilated" else 0
-        if min(shape) // self.fold < 2**halvings:
-            return (
-                f"options.stages: {self.stages} halve stamps of {shape[0]} by {shape[1]} pixels (folded by "
-                f"{self.fold}) to nothing"
-            )
-        return None
+        return cannot_be_halved(shape, self.fold, 1 if self.downsampling == "dilated" else self.stages)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""
+        return self.with_head(self.branch(channels, self.width), channels, shape, outputs)
+
+    def branch(self, channels: int, width: int) -> list[nn.Module]:
+        """Return the convolutions, from images of so many channels, with `width` in the first stage."""
         from torch import nn
 
         from shearbench import layers
 
         steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
-        incoming, width, dilation = channels * self.fold**2, self.width, 1
+        incoming, dilation = channels * self.fold**2, 1
         for stage in range(self.stages):
             if stage and self.downsampling == "dilated":
                 dilation *= 2
@@ -81,7 +78,7 @@ class ConvNet(Architecture):
                     *layers.convolution(width, width, self.activation, self.normalisation, 1, dilation)
                 )
                 steps.append(layers.Skip(block) if self.skip else block)
+            if self.cbam:
+                steps.append(layers.Cbam(width, self.activation))
             incoming, width = width, width * self.growth
-        if self.projection is not None:
-            steps.append(nn.Conv2d(incoming, self.projection, 1))
-        return layers.WithHead(nn.Sequential(*steps), channels, shape, self.hidden, outputs, self.activation)
+        return [*steps, *self.project(incoming)]

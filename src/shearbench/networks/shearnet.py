@@ -18,7 +18,12 @@ class ShearNet(Architecture):
     kind: ClassVar[str] = "shearnet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         # Muon would spend more on the large dense layer than the whole network costs.
-        "shearnet": {"training": {"optimiser": "adamw"}}
+        "shearnet": {"training": {"optimiser": "adamw"}},
+        # As published: no scaling of single pixels, one data set with its noise, no augmentation.
+        "plain": {
+            "options": {"input_scaling": "global"},
+            "training": {"optimiser": "adamw", "fresh_noise": False, "d4": False},
+        },
     }
 
     width: PositiveInt = Field(

@@ -123,13 +123,19 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
 
 
 def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
-    """Return ``tables/estimators.tex``: every estimator's m, c, RMSE/bound, coverage and failures."""
+    """Return ``tables/estimators.tex``: every estimator's m, c, RMSE/bound, coverage and failures.
+
+    One that answers for ensembles only is in `shear_bias` alone, and has neither an RMSE nor a coverage.
+    """
     biases = combined_shear_bias(shear_bias[shear_bias["calibration"] == "response"])
-    merged = combined_accuracy(accuracy).merge(
+    whole = biases["estimator"].isin(set(biases["estimator"]) - set(accuracy["estimator"]))
+    single = combined_accuracy(accuracy).merge(
         biases.drop(columns=["n_seeds", "n_failed", "label", "kind"]),
         on=["population", "noise", "estimator"],
         how="left",
     )
+    ensembles = biases[whole].assign(n=biases["n_pairs"] + biases["n_failed"])
+    merged = pd.concat([single, ensembles], ignore_index=True) if whole.any() else single
     head = [
         ["", r"$m_1$", r"$m_2$", r"$c_1$", r"$c_2$", "RMSE /", "coverage", "failed"],
         ["", *[r"[$10^{-3}$]"] * 2, *[r"[$10^{-4}$]"] * 2, "bound", r"[\%]", ""],
@@ -154,7 +160,9 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
             rf"Every estimator on \texttt{{{escape(population)}}}: shear bias after calibration (on other "
             r"galaxies, or by the estimator's own response), RMSE over the Cram\'er--Rao bound of the same "
             r"galaxies, how often its own $1\sigma$ error holds the truth (68.3 if honest), and the flagged "
-            "galaxies. An estimator with a prior may go below the bound at high noise, because it is biased. "
+            "galaxies. An estimator that answers for ensembles only has no RMSE; its failures are galaxies "
+            "of the shear split. An estimator with a prior may go below the bound at high noise, because it "
+            "is biased. "
             f"{_SEEDS}"
         )
         label = f"tab:estimators-{_slug(population)}"
@@ -178,6 +186,31 @@ def throughput_tex(throughput: pd.DataFrame) -> str:
         "seeds of an estimator added up. Training: a stamp counts each time it is seen."
     )
     return longtable("lrrrrr", head, body, caption, "tab:throughput")
+
+
+def networks_tex(networks: pd.DataFrame) -> str:
+    """Return ``tables/networks.tex``: size, cost and receptive field of each network."""
+    head = [
+        ["", "architecture", "parameters", "FLOPs", "receptive field", "training"],
+        ["", "", r"[$10^3$]", "[$10^6$ per stamp]", "[pixels]", "[kB per stamp]"],
+    ]
+    body: list[Sequence[str] | str | None] = []
+    for channels, alike in networks.groupby("channels", sort=True):
+        names = ", ".join(rf"\texttt{{{escape(name)}}}" for name in alike["population"].drop_duplicates())
+        body.append(f"{'one PSF' if channels == 1 else 'a PSF for each galaxy'}: {names}")
+        for row in alike.drop_duplicates("variant").to_dict("records"):
+            whole = row["receptive_field"] == row["side"]
+            cells = [f"{row['parameters'] / 1e3:.1f}", f"{row['flops'] / 1e6:.1f}"]
+            cells += ["all" if whole else f"{row['receptive_field']}", f"{row['training_kb']:.0f}"]
+            kind = escape(row["architecture"]) + (" + forward model" if row["refined"] else "")
+            body.append([escape(row["variant"]), kind, *cells])
+    caption = (
+        "The networks. FLOPs: convolutions and matrix products, a multiplication and an addition being two, "
+        "for one stamp whose shape is measured, without those of a forward model. Receptive field: pixels across that one feature before the "
+        "dense layers depends on, measured by where its gradient is not zero (all: the whole stamp). "
+        "Training: what a stamp of a batch keeps in memory for the gradient."
+    )
+    return longtable("llrrrr", head, body, caption, "tab:networks")
 
 
 def study_tex(study: Study, table: pd.DataFrame) -> str:

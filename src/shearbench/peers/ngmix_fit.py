@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from shearbench.estimators.base import Flag, Shapes
 from shearbench.estimators.ngmix import Ngmix, NgmixMetacal
+from shearbench.peers.renoising import second_noise
 from shearbench.stamps import StampBatch
 
 _PSF_NOISE = 1e-5  # the PSF image is noiseless; ngmix needs a weight, whose size does not matter
@@ -78,7 +79,7 @@ def fit_galaxies(batch: StampBatch, options: Ngmix) -> Shapes:
 def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
     """Fit every stamp of a batch, unsheared and sheared both ways in both components.
 
-    Noise is made isotropic by ngmix with a sheared field of its own.
+    Noise is made isotropic by ngmix with a second noise field, given by `second_noise`.
 
     Parameters
     ----------
@@ -97,10 +98,11 @@ def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
     flag = np.zeros(len(batch), np.int64)
     names = ("g1", "g2", "g1_err", "g2_err", "R11", "R12", "R21", "R22", "flux", "T", "s2n")
     values = np.full((len(batch), len(names)), np.nan)
+    noise = second_noise(batch)
     for index in range(len(batch)):
         try:
             observation = fitter.observation(
-                batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index))
+                batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index)), noise[index]
             )
             results = fitter.metacal(observation, int(batch.noise_id[index]), options)
         except ngmix.gexceptions.NGmixBaseException:
@@ -158,10 +160,16 @@ class GalaxyFitter:
         return observation
 
     def observation(
-        self, image: NDArray[np.float32], sigma: float, psf: ngmix.Observation
+        self,
+        image: NDArray[np.float32],
+        sigma: float,
+        psf: ngmix.Observation,
+        noise: NDArray[np.float32] | None = None,
     ) -> ngmix.Observation:
-        """Return the observation of a galaxy, its weight map included."""
-        return self._observation(image, sigma, psf=psf)
+        """Return the observation of a galaxy, its weight map included, and its second noise field if any."""
+        return self._observation(
+            image, sigma, psf=psf, noise=None if noise is None else noise.astype(np.float64)
+        )
 
     def fit(self, observation: ngmix.Observation, noise_id: int) -> Any:
         """Fit one galaxy; return ngmix's result, whose ``flags`` are 0 if it is good."""
@@ -183,12 +191,14 @@ class GalaxyFitter:
             rng=self.rng,
             psf=options.reconvolution,
             step=options.step,
+            use_noise_image=True,
             types=["noshear", "1p", "1m", "2p", "2m"],
         )
         results, _ = bootstrapper.go(observation)
         return results
 
     def _seed(self, noise_id: int) -> None:
+        noise_id = max(noise_id, ~noise_id)  # guesses need not differ where the noise has another sign
         # RandomState takes words of 32 bits.
         self.rng.seed([noise_id & 0xFFFFFFFF, noise_id >> 32 & 0xFFFFFFFF])
 

@@ -14,6 +14,7 @@ _SEED = 0x72656E6F697365  # larger than any run's seed, so independent of the no
 def second_noise(batch: StampBatch) -> NDArray[np.float32]:
     """Return noise like that of a batch and independent of it, shape (n, ny, nx).
 
-    Stamps that share their noise (the partners under opposite shears) share this too.
+    Stamps that share their noise (the partners under opposite shears) share this too, and where one's noise
+    is the negative of another's, so is this.
     """
     return np.float32(batch.sigma) * unit_noise(_SEED, batch.noise_id, batch.images.shape[1:])

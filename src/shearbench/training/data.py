@@ -1,55 +1,90 @@
-"""Training data on the device: noiseless stamps and true shapes, noise drawn where they lie."""
+"""Training data on the device: noiseless stamps and true parameters, noise drawn where they lie."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
+from typing import Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from shearbench import dihedral
-from shearbench.errors import ContractError
+from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
+from shearbench.errors import ConfigError, ContractError
+from shearbench.fourier import Extremes, Grid, Psfs, Renderer, choose_grid
+from shearbench.populations import Population
 from shearbench.stamps import RULE, StampSet
 from shearbench.training.recipe import Recipe
 from shearbench.training.settings import seeded
+from shearbench.training.workers import Workers
 
 # First number of the seeds of each use of random numbers.
-_ORDER, _STEP, _FIXED = range(3)
+_ORDER, _STEP, _FIXED, _FRESH = range(4)
+
+# Of the flux, in a pixel: below the noise of any pixel that is trained on.
+_RENDERING_TOLERANCE = 1e-6
+_PROFILES = {"exponential": "exponential", "gaussian": "gaussian", "sersic": "sersic"}
+_PSF_BANDWIDTH = 3.0  # a PSF's own image aliases more than a galaxy's
+_POINT = 1e-4  # arcsec: a galaxy so small is a point
+
+
+class Source(Protocol):
+    """Where the noiseless stamps of a training step come from."""
+
+    def start(self, epoch: int) -> None:
+        """Make ready for an epoch; all that follows depends on seed and epoch alone."""
+
+    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of an epoch's part."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Stamps with their true shapes, on one device.
+    """Stamps with their true parameters, on one device.
 
     Attributes
     ----------
     images : Tensor of float32, shape (n, ny, nx)
     psf : Tensor of float32, shape (ny, nx) or (n, ny, nx)
-    shapes : Tensor of float32, shape (n, 2)
-        True g1, g2.
+    parameters : Tensor of float32, shape (n, T)
+        The true targets.
+    targets : tuple of str
+        Their names, of `shearbench.fourier.parameter_names`.
     """
 
     images: Tensor
     psf: Tensor
-    shapes: Tensor
+    parameters: Tensor
+    targets: tuple[str, ...] = ("g1", "g2")
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def shapes(self) -> Tensor:
+        """True g1, g2, shape (n, 2)."""
+        at = self.targets.index("g1")
+        return self.parameters[:, at : at + 2]
 
     def psf_of(self, index: Tensor | slice) -> Tensor:
         """Return the PSF of some stamps: theirs, or the one of all."""
         return self.psf if self.psf.ndim == 2 else self.psf[index]
 
 
-def load_examples(stamps: StampSet, catalog: pd.DataFrame, device: torch.device) -> Examples:
+def load_examples(
+    stamps: StampSet, catalog: pd.DataFrame, targets: tuple[str, ...], device: torch.device
+) -> Examples:
     """Put a split on the device, once.
 
     Parameters
     ----------
     stamps : StampSet
     catalog : pandas.DataFrame
-        The catalog the stamps were drawn from: ``galaxy_id, g1, g2``; attribute ``digest``.
+        The catalog the stamps were drawn from; attribute ``digest``.
+    targets : tuple of str
+        Names of the parameters to know the truth of.
     device : torch.device
 
     Raises
@@ -74,49 +109,205 @@ def load_examples(stamps: StampSet, catalog: pd.DataFrame, device: torch.device)
     for name, pixels in (("images", images), ("psf", psf)):
         if not torch.isfinite(pixels).all():
             raise ContractError.of(file, name, "pixels that are NaN or infinite", "finite fluxes", RULE)
-    shapes = torch.from_numpy(catalog[["g1", "g2"]].to_numpy("float32", copy=True))
-    return Examples(images.to(device), psf.to(device), shapes.to(device))
+    return Examples(images.to(device), psf.to(device), _columns(catalog, targets).to(device), targets)
 
 
-def epoch_order(n: int, count: int, seed: int, epoch: int) -> Tensor:
-    """Return which of `n` stamps an epoch shows, shape (count,): each once before any comes again."""
-    generator = seeded(torch.Generator(), _ORDER, seed, epoch)
-    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
-    return torch.cat(rounds)[:count]
+def _columns(catalog: pd.DataFrame, targets: tuple[str, ...]) -> Tensor:
+    columns = [PARAMETER_COLUMNS[name] for name in targets]
+    return torch.from_numpy(catalog[columns].to_numpy("float32", copy=True))
 
 
-def draw_batch(
-    examples: Examples, index: Tensor, recipe: Recipe, seed: int, step: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Make one step's stamps: turned and mirrored, with fresh noise of fresh levels.
+def _psf_shapes(catalog: pd.DataFrame) -> Tensor:
+    columns = catalog[["psf_fwhm", "psf_g1", "psf_g2"]]
+    return torch.from_numpy(columns.to_numpy("float64", copy=True))
 
-    All random numbers follow from (seed, step) alone, so that training resumes at any step.
+
+class Stored:
+    """The training split's own stamps, in an order of its own in each epoch.
 
     Parameters
     ----------
     examples : Examples
-    index : Tensor of int64, shape (n,)
+    count : int
+        Stamps of an epoch: each once before any comes again.
+    seed : int
+        The training's.
+    """
+
+    def __init__(self, examples: Examples, count: int, seed: int) -> None:
+        self.examples, self.count, self.seed = examples, count, seed
+        self.order = torch.zeros(0, dtype=torch.int64)
+
+    def start(self, epoch: int) -> None:
+        """Shuffle."""
+        n = len(self.examples)
+        generator = seeded(torch.Generator(), _ORDER, self.seed, epoch)
+        rounds = [torch.randperm(n, generator=generator) for _ in range(-(-self.count // n))]
+        self.order = torch.cat(rounds)[: self.count].to(self.examples.images.device)
+
+    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, PSFs and targets of a part of the epoch."""
+        index = self.order[part]
+        return self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
+
+
+class Rendered:
+    """Galaxies drawn anew from the population in each epoch, and rendered as they are needed.
+
+    Parameters
+    ----------
+    population : Population
+    name : str
+        The population's.
+    catalog : pandas.DataFrame
+        Of the training split: it says how far the population's parameters reach.
+    psf : Tensor, shape (ny, nx) or (n, ny, nx)
+        GalSim's image of the PSF where all galaxies have one; only the shape counts otherwise.
+    pixel_scale : float
+        Arcsec.
+    targets : tuple of str
+    count : int
+        Stamps of an epoch.
+    seed : int
+        The training's.
+
+    Raises
+    ------
+    ConfigError
+        The population's galaxies or PSFs cannot be rendered from a formula.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        name: str,
+        catalog: pd.DataFrame,
+        psf: Tensor,
+        pixel_scale: float,
+        targets: tuple[str, ...],
+        count: int,
+        seed: int,
+    ) -> None:
+        profile = {"cosmos-parametric": "sersic"}.get(population.profile, population.profile)
+        if profile not in _PROFILES or population.psf.profile == "image":
+            raise ConfigError(
+                f"training.data: 'rendered' needs galaxies and PSFs of a known profile, and population "
+                f"'{name}' has images; use 'stored'"
+            )
+        self.population, self.name, self.targets, self.count = population, name, targets, count
+        self.seed, self.device, self.pixel_scale = seed, psf.device, pixel_scale
+        self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
+        shape = (psf.shape[-2], psf.shape[-1])
+        shear = catalog[["g1", "g2"]].pow(2).sum(axis=1).pow(0.5)
+        grid = choose_grid(
+            Extremes(
+                profile,
+                shape,
+                pixel_scale,
+                self.spec,
+                hlr=(catalog["hlr"].min(), catalog["hlr"].max()),
+                g_max=float(shear.max()),
+                psf_fwhm=population.psf.fwhm_arcsec,
+                psf_g_max=3 * population.psf.shape_sigma,
+                n=(catalog["sersic_n"].min(), catalog["sersic_n"].max()),
+            ),
+            _RENDERING_TOLERANCE,
+        )
+        self.renderer = Renderer(profile, shape, pixel_scale, grid, device=self.device)
+        self.psf = psf if population.psf.constant else None
+        point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
+        self.point = Renderer("gaussian", shape, pixel_scale, point, device=self.device)
+        self.constant = (
+            self._psfs(self.renderer, _psf_shapes(self._table(0, 1))) if self.psf is not None else None
+        )
+        self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
+
+    def _table(self, epoch: int, count: int) -> pd.DataFrame:
+        """Draw galaxies of the training split beyond those that are stored."""
+        block = seeded(torch.Generator(), _FRESH, self.seed, epoch).initial_seed()
+        # The run's own seed, by which a catalogue of real galaxies is dealt to the splits.
+        return sample_catalog(
+            self.population, self.name, "train", count, self.run_seed, self.pixel_scale, first_block=block
+        )
+
+    def _psfs(self, renderer: Renderer, shapes: Tensor) -> Psfs:
+        return renderer.psf(self.spec, *shapes.unbind(1))
+
+    def start(self, epoch: int) -> None:
+        """Draw the epoch's galaxies, and put them on the device."""
+        table = self._table(epoch, self.count)
+        self.parameters = _columns(table, self.renderer.names).to(self.device)
+        self.truth = _columns(table, self.targets).to(self.device)
+        self.psf_shapes = _psf_shapes(table).to(self.device)
+
+    @torch.no_grad()
+    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, PSFs and targets of a part of the epoch."""
+        parameters, truth = self.parameters[part], self.truth[part]
+        if self.psf is not None and self.constant is not None:
+            return self.renderer(parameters, self.constant), self.psf, truth
+        shapes = self.psf_shapes[part]
+        point = torch.zeros_like(parameters[:, :6])
+        point[:, 0], point[:, 3] = 1.0, _POINT
+        psf = self.point(point, self._psfs(self.point, shapes))
+        return self.renderer(parameters, self._psfs(self.renderer, shapes)), psf, truth
+
+
+def draw_batch(
+    source: Source,
+    part: slice,
+    recipe: Recipe,
+    targets: tuple[str, ...],
+    seed: int,
+    step: int,
+    generator: torch.Generator,
+    workers: Workers | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Make one step's stamps: turned and mirrored, with fresh noise of fresh levels.
+
+    All random numbers follow from (seed, step) alone, so that training resumes at any step, and are drawn for
+    the whole batch, so that the shares of several processes are together what one process has.
+
+    Parameters
+    ----------
+    source : Source
+        At the step's epoch.
+    part : slice
+        Of the epoch's galaxies; each comes `recipe.realisations` times, one after the other.
     recipe : Recipe
+    targets : tuple of str
     seed, step : int
     generator : torch.Generator
         Of the device; seeded here.
+    workers : Workers, optional
+        The processes that share the batch.
 
     Returns
     -------
     images : Tensor, shape (n, ny, nx)
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
     sigma : Tensor, shape (n,)
-    shapes : Tensor, shape (n, 2)
+    parameters : Tensor, shape (n, T)
     """
     seeded(generator, _STEP, seed, step)
-    images, psf, shapes = examples.images[index], examples.psf_of(index), examples.shapes[index]
+    workers = workers or Workers()
+    count, realisations = part.stop - part.start, recipe.realisations
+    images, psf, parameters = source.take(slice(part.start + workers.rank, part.stop, workers.size))
     if recipe.d4:
-        images, psf, shapes = dihedral.augment(images, psf, shapes)
+        edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
+        counts = [workers.own(*pair) for pair in itertools.pairwise(edges)]
+        images, psf, parameters = dihedral.augment(images, psf, parameters, targets, counts)
     low, high = recipe.noise_range
-    level = torch.rand(len(index), generator=generator, device=images.device)
+    level = torch.rand(count, generator=generator, device=images.device)[workers.share]
     sigma = low * (high / low) ** level
-    noise = torch.randn(images.shape, generator=generator, device=images.device)
-    return images + sigma[:, None, None] * noise, psf, sigma, shapes
+    if realisations > 1:
+        images, sigma, parameters = (
+            values.repeat_interleave(realisations, 0) for values in (images, sigma, parameters)
+        )
+        psf = psf if psf.ndim == 2 else psf.repeat_interleave(realisations, 0)
+    shape = (count, realisations, *images.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=images.device)[workers.share].flatten(0, 1)
+    return images + sigma[:, None, None] * noise, psf, sigma, parameters
 
 
 def fixed_noise(shape: torch.Size, level: int, block: int, generator: torch.Generator) -> Tensor:

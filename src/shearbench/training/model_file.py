@@ -131,11 +131,13 @@ def load_model(
     try:
         architecture = architecture_kinds()[content["architecture"]](**content["options"])
         with torch.random.fork_rng([]):
-            network = ShearNetwork(architecture, tuple(content["shape"]), content["per_galaxy_psf"])
+            network = ShearNetwork(
+                architecture, tuple(content["shape"]), content["pixel_scale"], content["per_galaxy_psf"]
+            )
         for name in ("error_sigma", "error_snr", "error"):
             setattr(network, name, torch.zeros_like(content["state"][name]))
         network.load_state_dict(content["state"])
-        for name in ("pixel_scale", "population", "variant", "seed", "fingerprint"):
+        for name in ("population", "variant", "seed", "fingerprint"):
             content[name]
     except KeyError as error:
         raise ContractError.of(path, f"field {error}", "nothing", "a value", RULE) from error

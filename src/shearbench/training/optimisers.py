@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, and Muon for the inner weight matrices."""
+"""Optimisers: AdamW, and Muon or SOAP for weight matrices."""
 
 from __future__ import annotations
 
@@ -72,11 +72,93 @@ class Muon(torch.optim.Optimizer):
                 )
 
 
+class Soap(torch.optim.Optimizer):
+    """Adam in the eigenbasis of Shampoo's preconditioner, for weights of two or more dimensions.
+
+    Vyas et al. 2024, arXiv:2409.11321, algorithm 3. A convolution's kernel counts as a matrix [outgoing,
+    everything else]; a side longer than `largest` keeps its own basis.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.nn.Parameter
+    lr : float
+    weight_decay : float
+    memory : float
+        Part of each running mean that a step keeps: of the gradient, its square, and the preconditioner.
+    every : int
+        Steps from one new eigenbasis to the next.
+    largest : int
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        memory: float = 0.95,
+        every: int = 10,
+        largest: int = 1024,
+    ) -> None:
+        defaults = {"lr": lr, "weight_decay": weight_decay, "memory": memory}
+        super().__init__(parameters, {**defaults, "every": every, "largest": largest})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take a step; the first only measures the preconditioner."""
+        if closure is not None:
+            raise ValueError("SOAP takes no closure")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._step(weight, weight.grad.flatten(1), self.state[weight], group)
+
+    def _step(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        forget = 1 - group["memory"]
+        sides = [k for k in (0, 1) if gradient.shape[k] <= group["largest"]]
+        grams = {k: gradient @ gradient.mT if k == 0 else gradient.mT @ gradient for k in sides}
+        if not state:
+            state.update(steps=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
+            for k, gram in grams.items():
+                state[f"gram{k}"], state[f"basis{k}"] = gram, torch.linalg.eigh(gram)[1]
+            return
+        state["steps"] += 1
+        state["mean"].lerp_(gradient, forget)
+        state["square"].lerp_(self._rotated(gradient, state).square(), forget)
+        unbiased = 1 - group["memory"] ** state["steps"]
+        update = self._rotated(state["mean"], state) / unbiased
+        update = update / ((state["square"] / unbiased).sqrt() + 1e-8)
+        for k in sides:
+            update = state["basis0"] @ update if k == 0 else update @ state["basis1"].mT
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update.reshape(weight.shape), alpha=-group["lr"])
+        for k, gram in grams.items():
+            state[f"gram{k}"].lerp_(gram, forget)
+        # In the first steps the preconditioner changes fast.
+        if state["steps"] % group["every"] == 0 or state["steps"] in (1, 3, 6):
+            for k in sides:
+                self._renew(k, state)
+
+    @staticmethod
+    def _rotated(matrix: Tensor, state: dict[str, Any]) -> Tensor:
+        """Return a matrix in the eigenbasis."""
+        if "basis0" in state:
+            matrix = state["basis0"].mT @ matrix
+        return matrix @ state["basis1"] if "basis1" in state else matrix
+
+    @staticmethod
+    def _renew(side: int, state: dict[str, Any]) -> None:
+        """Take a power step towards the eigenbasis of one side, largest eigenvalue first."""
+        gram, basis = state[f"gram{side}"], state[f"basis{side}"]
+        order = (basis * (gram @ basis)).sum(0).argsort(descending=True, stable=True)
+        state["square"] = state["square"].index_select(side, order)
+        state[f"basis{side}"] = torch.linalg.qr(gram @ basis[:, order])[0]
+
+
 def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
-    Muon gets the weights of two or more dimensions but those of the last layer; biases, gains and the last
-    layer are AdamW's in any case.
+    Muon gets the weights of two or more dimensions but those of the last layer, SOAP all of them; biases and
+    gains are AdamW's in any case.
     """
     matrices = [p for p in network.parameters() if p.ndim >= 2]
     rest = [p for p in network.parameters() if p.ndim < 2]
@@ -88,6 +170,8 @@ def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
 
     if recipe.optimiser == "adamw":
         return [adamw(matrices)]
+    if recipe.optimiser == "soap":
+        return [Soap(matrices, rate, decay), adamw([])]
     return [Muon(matrices[:-1], rate, decay), adamw(matrices[-1:])]
 
 

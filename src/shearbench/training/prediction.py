@@ -67,7 +67,7 @@ def predict(
             seconds += time.perf_counter() - start
         network.to("cpu")
     g, error, flag = (np.concatenate(column) for column in zip(*parts))
-    return Shapes(g[:, 0], g[:, 1], error, error.copy(), flag), seconds
+    return Shapes(g[:, 0], g[:, 1], error[:, 0], error[:, 1], flag), seconds
 
 
 def _measure(
@@ -79,9 +79,9 @@ def _measure(
     images = images.where(good[:, None, None], 0.0)
     psf = psf.nan_to_num(0.0, 0.0, 0.0)
     network = model.network
-    shapes, snr = network(images, psf, images.new_tensor(batch.sigma))
-    error = network.errors(snr, batch.sigma).where(good, torch.nan)
-    shapes = shapes.where(good[:, None], torch.nan)
+    answer = network(images, psf, images.new_tensor(batch.sigma))
+    error = network.errors(answer, batch.sigma).where(good[:, None], torch.nan)
+    shapes = answer.shapes.where(good[:, None], torch.nan)
     g, finite = shapes.double().cpu().numpy(), good.cpu().numpy()
     flag = np.where(finite, int(Flag.GOOD), int(Flag.BAD_PIXELS))
     flag[finite & ~(np.hypot(*g.T) < 1)] = int(Flag.OUT_OF_RANGE)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from shearbench.devices import claim_gpu, visible_gpus
+
 _memory: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see
 
 
@@ -24,8 +26,13 @@ class Terminated(SystemExit):
 
 
 def pick_device() -> torch.device:
-    """Return the GPU the job was given, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the GPU the job was given, or one that no other job here has; without GPUs, the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    names = visible_gpus()
+    torch.cuda.set_device(claim_gpu(names if len(names) == count else [str(k) for k in range(count)]))
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 @contextlib.contextmanager

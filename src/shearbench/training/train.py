@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -9,15 +10,20 @@ import pandas as pd
 import torch
 
 from shearbench.errors import ConfigError
+from shearbench.gpu_use import gpu_use as gpu_use_of
 from shearbench.networks import Variant
+from shearbench.networks.base import Architecture
+from shearbench.populations import Population
 from shearbench.shear_network import ShearNetwork
 from shearbench.stamps import StampSet
 from shearbench.training.checkpoint import Checkpoint
-from shearbench.training.data import load_examples
+from shearbench.training.data import Rendered, Source, Stored, load_examples
+from shearbench.training.launch import launch
 from shearbench.training.loop import Training, evaluate
 from shearbench.training.model_file import model_content
 from shearbench.training.progress import ProgressLine
 from shearbench.training.settings import pick_device, torch_settings
+from shearbench.training.workers import Workers
 
 
 def train(
@@ -27,12 +33,14 @@ def train(
     validation_catalog: pd.DataFrame,
     variant: Variant,
     *,
+    population: Population,
     name: str,
     seed: int,
     checkpoint: str | os.PathLike[str] | None = None,
     fingerprint: str = "",
     threads: int = 1,
-    device: torch.device | None = None,
+    gpus: int = 1,
+    gpu_use: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a network; go on from a checkpoint of the same training where there is one.
 
@@ -45,6 +53,8 @@ def train(
     train_catalog, validation_catalog : pandas.DataFrame
         Their catalogs, with the true ``g1, g2``.
     variant : Variant
+    population : Population
+        What the stamps are of: fresh galaxies are drawn from it where the recipe's data are `rendered`.
     name : str
         The variant's, for the model file and the progress line.
     seed : int
@@ -56,8 +66,12 @@ def train(
         A digest of all that the training depends on: a checkpoint is used only if it has the same.
     threads : int
         CPU threads.
-    device : torch.device, optional
-        The GPU that is visible, or the CPU, by default.
+    gpus : int
+        Processes among which every batch is shared, each on a GPU of its own; on the CPU where there are
+        none. They share the threads. The weights differ from those of one process by rounding, and a
+        checkpoint may be taken up by another number.
+    gpu_use : path-like, optional
+        Where to note how much of its GPU the first of them used, see `shearbench.gpu_use`.
 
     Returns
     -------
@@ -76,9 +90,10 @@ def train(
         The architecture or recipe does not go with stamps of this size, or with so few.
     Terminated
         SIGTERM came; the checkpoint holds the state.
+    ChildProcessError
+        One of several processes died.
     """
-    device = pick_device() if device is None else device
-    shape, architecture = train_stamps.shape, variant.make()
+    shape, architecture = train_stamps.shape, variant.make().adapted(_profile(population))
     problem = architecture.refuses(shape) or variant.training.refuses(len(train_stamps))
     if (
         problem is None
@@ -86,21 +101,92 @@ def train(
         and shape[0] != shape[1]
     ):
         problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
+    if problem is None and variant.training.loss == "nll" and architecture.head != "gaussian":
+        problem = "training.loss: 'nll' needs a likelihood; set options.head to gaussian"
+    if problem is None and variant.training.loss != "nll" and architecture.head == "gaussian":
+        problem = "options.head: 'gaussian' is trained by its likelihood alone; set training.loss to nll"
     if problem is not None:
         raise ConfigError(f"variants.{name}: {problem}")
-    with torch_settings(threads, seed, device):
-        examples = load_examples(train_stamps, train_catalog, device)
-        validation = load_examples(validation_stamps, validation_catalog, device)
-        network = ShearNetwork(architecture, shape, not train_stamps.constant_psf).to(device)
-        network.fit_scaling(examples.images, examples.psf, examples.shapes)
+    arguments: dict[str, Any] = {
+        "train_stamps": train_stamps,
+        "validation_stamps": validation_stamps,
+        "train_catalog": train_catalog,
+        "validation_catalog": validation_catalog,
+        "variant": variant,
+        "architecture": architecture,
+        "population": population,
+        "name": name,
+        "seed": seed,
+        "checkpoint": checkpoint,
+        "fingerprint": fingerprint,
+        "threads": max(1, threads // gpus),
+        "gpu_use": gpu_use,
+    }
+    if gpus > 1:
+        return launch(gpus, arguments)
+    return train_share(**arguments, workers=Workers(), device=pick_device())
+
+
+def train_share(
+    train_stamps: StampSet,
+    validation_stamps: StampSet,
+    train_catalog: pd.DataFrame,
+    validation_catalog: pd.DataFrame,
+    variant: Variant,
+    architecture: Architecture,
+    population: Population,
+    name: str,
+    seed: int,
+    checkpoint: str | os.PathLike[str] | None,
+    fingerprint: str,
+    threads: int,
+    gpu_use: str | os.PathLike[str] | None,
+    workers: Workers,
+    device: torch.device,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Be one of the processes of a training, or the only one: see `train`.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        The variant's, adapted to the population.
+    threads : int
+        CPU threads of this process.
+    workers : Workers
+    device : torch.device
+        Of this process.
+    """
+    shape, recipe, targets = train_stamps.shape, variant.training, architecture.targets
+    noted = gpu_use_of(gpu_use) if gpu_use is not None and workers.first else contextlib.nullcontext()
+    with noted, torch_settings(threads, seed, device):
+        examples = load_examples(train_stamps, train_catalog, targets, device)
+        validation = load_examples(validation_stamps, validation_catalog, targets, device)
+        network = ShearNetwork(
+            architecture, shape, train_stamps.pixel_scale, not train_stamps.constant_psf
+        ).to(device)
+        network.fit_scaling(examples.images, examples.psf, examples.parameters)
+        workers.take_from_first(network)
+        count = recipe.epoch_stamps or len(examples)
+        source: Source = Stored(examples, count, seed)
+        if recipe.data == "rendered":
+            source = Rendered(
+                population,
+                train_stamps.population,
+                train_catalog,
+                examples.psf,
+                train_stamps.pixel_scale,
+                targets,
+                count,
+                seed,
+            )
         identity = {"fingerprint": fingerprint, "seed": seed, "variant": variant.model_dump(mode="json")}
-        training = Training(network, examples, validation, variant.training, seed)
+        training = Training(network, source, count, validation, recipe, seed, workers)
         line = ProgressLine(f"{name} seed {seed}", training.total_stamps)
         history = training.run(Checkpoint(checkpoint, identity), line)
-        _calibrate(network, training, variant.training.validation_levels)
+        _calibrate(network, training, recipe.validation_levels)
     content = model_content(
         network,
-        variant,
+        variant.model_copy(update={"options": architecture.model_dump(mode="json")}),
         name=name,
         seed=seed,
         fingerprint=fingerprint,
@@ -112,10 +198,16 @@ def train(
     return content, history
 
 
+def _profile(population: Population) -> str:
+    """Return the profile by which galaxies of a population are modelled."""
+    return population.profile if population.profile in ("gaussian", "exponential") else "sersic"
+
+
 def _calibrate(network: ShearNetwork, training: Training, sigmas: list[float]) -> None:
     """Measure the errors, with other noise than that by which the best epoch was chosen."""
-    measured = [
-        evaluate(network, training.validation, sigma, len(sigmas) + level)
-        for level, sigma in enumerate(sigmas)
-    ]
-    network.calibrate(sigmas, [residual for residual, _ in measured], [snr for _, snr in measured])
+    pulls, snrs = [], []
+    for level, sigma in enumerate(sigmas):
+        residual, error, snr = evaluate(network, training.validation, sigma, len(sigmas) + level)
+        pulls.append(residual / error)
+        snrs.append(snr)
+    network.calibrate(sigmas, pulls, snrs)

@@ -1,0 +1,24 @@
+"""Sample the posterior of some test galaxies' shapes at every noise level."""
+
+import torch
+
+from shearbench.catalog import read_catalog
+from shearbench.files import write_table
+from shearbench.job import logged
+from shearbench.populations import Population
+from shearbench.posterior import sample_posterior
+from shearbench.stamps import StampSet, read_index
+from shearbench.training.settings import torch_settings
+
+with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device("cpu")):
+    catalog = read_catalog(snakemake.input.catalog)
+    table = sample_posterior(
+        StampSet(read_index(snakemake.input.stamps)),
+        catalog,
+        Population(**snakemake.params.population),
+        snakemake.params.sigmas,
+        snakemake.params.galaxies,
+        snakemake.params.samples,
+        snakemake.params.seed,
+    )
+    write_table(snakemake.output[0], table, {"population": catalog.attrs["population"]})

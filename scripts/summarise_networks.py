@@ -1,0 +1,18 @@
+"""List the layers of every network, and measure its size, its cost and its view."""
+
+from shearbench.evaluation.networks import listing, summarise_networks
+from shearbench.files import write_csv, write_text
+from shearbench.job import logged
+from shearbench.networks import architecture_kinds
+
+with logged(snakemake.log[0]):
+    kinds = architecture_kinds()
+    networks, layers = summarise_networks(
+        {name: kinds[kind](**options) for name, (kind, options) in snakemake.params.variants.items()},
+        snakemake.params.channels,
+        (snakemake.params.size, snakemake.params.size),
+        snakemake.params.pixel_scale,
+    )
+    write_csv(snakemake.output.networks, networks)
+    write_csv(snakemake.output.layers, layers)
+    write_text(snakemake.output.listing, listing(networks, layers))

@@ -1,0 +1,131 @@
+"""How close estimators come to the Bayes floor, the least error that any of them can have on average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from shearbench.errors import ContractError
+from shearbench.evaluation.joining import identity, join
+from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
+
+BAYES_FLOOR = (
+    "population noise estimator label kind seed n n_failed floor floor_err crb floor_over_crb "
+    "floor_over_crb_err rmse rmse_err rmse_over_floor rmse_over_floor_err ess_median ess_least"
+).split()
+POSTERIOR_MEAN = "posterior-mean"
+"""The estimator's name in the table of the posterior mean itself."""
+
+
+def bayes_floor(
+    posterior: pd.DataFrame,
+    catalog: pd.DataFrame,
+    bounds: pd.DataFrame,
+    estimates: Iterable[tuple[pd.DataFrame, str | None]] = (),
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return the rows of ``metrics/bayes_floor.csv`` of a population.
+
+    Parameters
+    ----------
+    posterior : pandas.DataFrame
+        Of `shearbench.posterior.sample_posterior`.
+    catalog, bounds : pandas.DataFrame
+        With the same galaxies, and maybe more.
+    estimates : iterable of (pandas.DataFrame, str or None)
+        Estimates of the population's galaxies, and how figures call the estimator.
+    resamples, seed : int
+        Of the bootstrap over galaxies.
+
+    Returns
+    -------
+    list of dict
+        Columns `BAYES_FLOOR`, all for the same n galaxies. ``floor`` is the root mean posterior variance of a
+        component: the expected RMSE of the posterior mean, which no estimator can undercut in expectation;
+        ``crb`` the root mean variance bound. ``rmse`` is what was found with this noise, of the posterior
+        mean (estimator `POSTERIOR_MEAN`, freed of the samples' finite number) and of each estimator;
+        ``rmse_over_floor`` divides it by the posterior mean's, on the galaxies where the estimator raised no
+        flag: noise that they share cancels, so this ratio is known far better than either.
+        ``ess_median, ess_least`` are effective numbers of samples.
+
+    Raises
+    ------
+    ContractError
+        Galaxies are missing from the catalog, the bounds or the estimates.
+    """
+    rows: list[dict[str, Any]] = []
+    population = catalog.attrs["population"]
+    ids = pd.Index(posterior["galaxy_id"].unique())
+    catalog, bounds = _only(catalog, ids, "catalog"), _only(bounds, ids, "bounds")
+    truth = catalog[["g1", "g2"]].to_numpy(float)
+    squares: dict[float, NDArray[np.float64]] = {}
+    levels: dict[float, dict[str, Any]] = {}
+    for noise in posterior["noise"].unique().tolist():
+        level = _only(posterior[posterior["noise"] == noise], ids, "posterior")
+        residual = level[["g1", "g2"]].to_numpy(float) - truth
+        finite = level[["mc_g1", "mc_g2"]].to_numpy(float)
+        squares[noise] = (residual**2 - finite**2).mean(axis=1)
+        variance = (level[["sd_g1", "sd_g2"]].to_numpy(float) ** 2).mean(axis=1)
+        bound = ((noise * bounds[["crb_g1", "crb_g2"]].to_numpy(float)) ** 2).mean(axis=1)
+        drawn = bootstrap_means(np.column_stack([variance, bound, squares[noise]]), resamples, seed)
+        levels[noise] = {
+            "population": population,
+            "noise": noise,
+            "n": len(ids),
+            "floor": np.sqrt(variance.mean()),
+            "floor_err": np.sqrt(drawn[:, 0]).std(ddof=1),
+            "crb": np.sqrt(bound.mean()),
+            "floor_over_crb": np.sqrt(variance.mean() / bound.mean()),
+            "floor_over_crb_err": np.sqrt(drawn[:, 0] / drawn[:, 1]).std(ddof=1),
+            "ess_median": level["ess"].median(),
+            "ess_least": level["ess"].min(),
+        }
+        rows.append(
+            levels[noise]
+            | {"estimator": POSTERIOR_MEAN, "label": "posterior mean", "kind": "bayes", "seed": -1}
+            | {"n_failed": 0, "rmse_over_floor": 1.0, "rmse_over_floor_err": 0.0}
+            | {"rmse": _root(squares[noise].mean()), "rmse_err": _root(drawn[:, 2]).std(ddof=1)}
+        )
+    for table, label in estimates:
+        noise = float(table.attrs["sigma"])
+        joined = join(_only(table, ids, "estimates"), catalog)
+        good = joined.good
+        row = levels[noise] | identity(table, label) | {"n_failed": int((~good).sum())}
+        if good.any():
+            square = (joined.residual[good] ** 2).mean(axis=1)
+            least = squares[noise][good]
+            drawn = bootstrap_means(np.column_stack([square, least]), resamples, seed)
+            row |= {
+                "rmse": np.sqrt(square.mean()),
+                "rmse_err": np.sqrt(drawn[:, 0]).std(ddof=1),
+                "rmse_over_floor": _root(square.mean() / least.mean()),
+                "rmse_over_floor_err": _root(drawn[:, 0] / drawn[:, 1]).std(ddof=1),
+            }
+        rows.append(row)
+    return rows
+
+
+def bayes_floor_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows of `bayes_floor` as the table ``metrics/bayes_floor.csv``."""
+    return pd.DataFrame(list(rows), columns=BAYES_FLOOR)
+
+
+def _only(table: pd.DataFrame, ids: pd.Index, source: str) -> pd.DataFrame:
+    at = pd.Index(table["galaxy_id"]).get_indexer(ids)
+    if (at < 0).any():
+        missing = int((at < 0).sum())
+        raise ContractError.of(source, "galaxy_id", f"{missing} missing", "all of the posterior's", "measure")
+    chosen = table.iloc[at].reset_index(drop=True)
+    chosen.attrs = dict(table.attrs)
+    return chosen
+
+
+def _root(value: Any) -> Any:
+    """Return the square root; NaN where chance or too few samples made a mean square negative."""
+    return np.sqrt(np.where(value >= 0, value, np.nan))[()]

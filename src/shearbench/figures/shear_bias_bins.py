@@ -1,0 +1,67 @@
+"""Multiplicative bias of galaxies selected by what was observed of them, before and after calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from shearbench.figures import style
+
+_ROWS = (
+    ("none", "uncalibrated"),
+    ("response", "response of all galaxies"),
+    ("binned", "response as a function\nof the observed error"),
+)
+_LINEAR = 0.1  # where the axis of m becomes logarithmic
+
+
+@style.styled
+def draw(bins: pd.DataFrame, population: str) -> Figure:
+    """Draw m, the mean of both components, in bins of the estimator's own error.
+
+    Parameters
+    ----------
+    bins : pandas.DataFrame
+        ``metrics/shear_bias_bins.csv``.
+    population : str
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Rows: calibration; columns: noise levels. Left to right from the largest errors to the smallest, then
+        all galaxies.
+    """
+    table = bins[bins["population"] == population]
+    error = np.hypot(table["m1_err"], table["m2_err"]) / 2
+    table = table.assign(m=table[["m1", "m2"]].mean(axis=1), m_err=error)
+    found = style.looks(bins)
+    names = [name for name in found if name in set(table["estimator"])]
+    levels = sorted(table["noise"].unique())
+    places = {k: k for k in sorted(set(table["bin"]) - {0})} | {0: table["bin"].max() + 1.4}
+    entries = style.handles(found, names, {}, line=False)
+    height = style.legend_height(entries, style.DOUBLE)
+    figure = Figure(figsize=(style.DOUBLE, 5.4 + height), layout="constrained")
+    axes = figure.subplots(3, max(len(levels), 1), sharex=True, sharey=True, squeeze=False)
+    for row, (calibration, title) in zip(axes, _ROWS):
+        for column, axis in enumerate(row):
+            axis.axhline(0, color="0.4", linewidth=0.5, zorder=1)
+            if column == 0:
+                axis.set_ylabel(f"{title}\n$m$")
+            if column >= len(levels):
+                continue
+            part = table[(table["noise"] == levels[column]) & (table["calibration"] == calibration)]
+            for i, name in enumerate(names):
+                points = style.over_seeds(part[part["estimator"] == name], "bin", "m", "m_err")
+                x = points["bin"].map(places) + (i - (len(names) - 1) / 2) * 0.8 / max(len(names), 1)
+                style.errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
+    for axis, level in zip(axes[0], levels):
+        axis.set_title(f"noise {style.exact(level)}")
+    largest = float(np.nanmax(np.abs(table["m"]), initial=3 * _LINEAR))
+    style.signed_log(axes[0, 0], "y", _LINEAR, 2 * largest)
+    for axis in axes[-1]:
+        axis.set_xticks(list(places.values()), ["all" if k == 0 else str(k) for k in places])
+        axis.set_xlabel("bin, from large errors to small")
+    style.title(figure, population)
+    style.legend_below(figure, entries)
+    return figure

@@ -1,0 +1,39 @@
+"""Networks with a branch of their own for the PSF."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from shearbench.networks.convnet import ConvNet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class PsfBranch(ConvNet):
+    """A convolutional network for the galaxy, a smaller one for its PSF, and dense layers for both.
+
+    The way of FORKLENS (Zhang et al. 2024, A&A 683, A209). Where one PSF is that of all galaxies there is
+    nothing to learn from it, and the network is the branch of the galaxy alone.
+    """
+
+    kind: ClassVar[str] = "psf-branch"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    downsampling: Literal["max", "average", "strided", "dilated"] = Field(
+        "strided", description="How the view doubles from stage to stage, in both branches."
+    )
+    psf_width: PositiveInt = Field(4, description="Channels of the first stage of the PSF's branch.")
+
+    def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
+        """Build the network; see `Architecture.build`."""
+        from torch import nn
+
+        from shearbench import layers
+
+        if channels == 1:
+            return super().build(channels, shape, outputs)
+        galaxy, psf = (nn.Sequential(*self.branch(1, width)) for width in (self.width, self.psf_width))
+        return layers.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)

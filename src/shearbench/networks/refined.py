@@ -1,0 +1,125 @@
+"""Any network's first guess, improved by Gauss-Newton steps through a forward model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from shearbench.networks.base import Architecture
+from shearbench.options import Options
+
+if TYPE_CHECKING:
+    from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.refinement import Refinement
+
+
+class First(Options):
+    """The network that makes the guess."""
+
+    architecture: str = Field("whitened", description="Its kind.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Its options.")
+
+
+class Refined(Architecture):
+    """A network that answers all parameters of the galaxy, and a forward model that improves them.
+
+    The model is the population's own profile seen through the PSF's image, as a fit would have it; how far
+    to trust the guess, and how to shrink the shape where noise rules, is learned (`shearbench.refinement`).
+    """
+
+    kind: ClassVar[str] = "refined"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "refined": {
+            "training": {
+                "data": "rendered",
+                "d4": False,
+                "optimiser": "soap",
+                "batch_size": 512,
+                "epochs": 30,
+            }
+        }
+    }
+
+    first: First = Field(
+        First(),
+        validate_default=True,
+        description="The network that makes the guess: architecture and options.",
+    )
+    profile: Literal["auto", "gaussian", "exponential", "sersic"] = Field(
+        "auto", description="The forward model's; auto: that of the population."
+    )
+    steps: PositiveInt = Field(1, description="Gauss-Newton steps.")
+    share: float = Field(
+        0.25, gt=0, le=1, description="Part of the stamps of a training step that is refined as well."
+    )
+    padded_size: PositiveInt | None = Field(
+        None, description="Period of the forward model's Fourier sum [pixels]; null: 5/3 of the stamp."
+    )
+
+    @field_validator("first")
+    @classmethod
+    def _known(cls, first: First) -> First:
+        from shearbench.errors import ConfigError, nearest
+        from shearbench.networks import architecture_kinds
+        from shearbench.options import validated
+
+        kinds = [kind for kind in architecture_kinds() if kind != cls.kind]
+        if first.architecture not in kinds:
+            raise ValueError(
+                f"architecture: there is no network '{first.architecture}'"
+                f"{nearest(first.architecture, kinds)}. "
+                f"Allowed: {', '.join(sorted(kinds))}"
+            )
+        try:
+            inner = validated(architecture_kinds()[first.architecture], first.options, ("options",))
+        except ConfigError as error:
+            raise ValueError("; ".join(str(error).splitlines())) from None
+        return First(architecture=first.architecture, options=inner.model_dump(mode="json"))
+
+    @model_validator(mode="after")
+    def _errors_of_its_own(self) -> Refined:
+        if self.head != "point" or self._first().head != "point":
+            raise ValueError("head: a refined network has its errors from the forward model; use point")
+        return self
+
+    def _first(self) -> Architecture:
+        from shearbench.networks import architecture_kinds
+
+        return architecture_kinds()[self.first.architecture](**self.first.options)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """All parameters of the profile."""
+        names = ("flux", "x", "y", "hlr", "g1", "g2")
+        return (*names, "n") if self.profile == "sersic" else names
+
+    def modules(self) -> tuple[str, ...]:
+        """Return its own and the first network's; see `Architecture.modules`."""
+        return (*super().modules(), *self._first().modules())
+
+    def adapted(self, profile: str) -> Architecture:
+        """Return itself with the population's profile, where none is given; see `Architecture.adapted`."""
+        return self.model_copy(update={"profile": profile}) if self.profile == "auto" else self
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        if self.padded_size is not None and self.padded_size < 4 * max(shape) / 3:
+            return f"options.padded_size: {self.padded_size} is less than 4/3 of a stamp of {shape} pixels"
+        reason = self._first().refuses(shape)
+        return reason and f"options.first: {reason}"
+
+    def body(
+        self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
+    ) -> ImageBody | ComponentBody:
+        """Build the first network; see `Architecture.body`."""
+        return self._first().body(shape, per_galaxy_psf, targets, outputs)
+
+    def refinement(self, shape: tuple[int, int], pixel_scale: float) -> Refinement:
+        """Build the Gauss-Newton steps; see `Architecture.refinement`."""
+        from shearbench.fourier import Grid
+        from shearbench.refinement import Refinement
+
+        grid = Grid(self.padded_size or -(-5 * max(shape) // 3))
+        profile = "exponential" if self.profile == "auto" else self.profile
+        return Refinement(profile, shape, pixel_scale, self.steps, self.share, grid)

@@ -1,0 +1,62 @@
+"""Residual networks with pre-activation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from shearbench.networks.base import Normalisation
+from shearbench.networks.head import DenseHead, cannot_be_halved
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Residual(DenseHead):
+    """Stages of residual blocks: normalisation and non-linearity before each of two 3x3 convolutions.
+
+    From one stage to the next the image is halved and has twice the channels. He et al. 2016,
+    arXiv:1603.05027.
+    """
+
+    kind: ClassVar[str] = "residual"
+
+    downsampling: Literal["squeeze", "strided", "average"] = Field(
+        "squeeze",
+        description="How an image is halved: its pixels become channels (squeeze), which loses nothing, "
+        "a convolution takes every second one, or they are averaged.",
+    )
+    fold: PositiveInt = Field(2, description="Side of the squares of pixels turned into channels at first.")
+    width: PositiveInt = Field(12, description="Channels of the first stage.")
+    stages: PositiveInt = Field(3, description="Stages; the image is halved between them.")
+    blocks: NonNegativeInt = Field(2, description="Residual blocks in each stage.")
+    normalisation: Normalisation = Field("none", description="Normalisation before each non-linearity.")
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        return cannot_be_halved(shape, self.fold, self.stages, exactly=self.downsampling == "squeeze")
+
+    def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
+        """Build the network; see `Architecture.build`."""
+        from torch import nn
+
+        from shearbench import layers
+
+        width = self.width
+        steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
+        steps.append(nn.Conv2d(channels * self.fold**2, width, 3, padding=1))
+        for stage in range(self.stages):
+            if stage:
+                if self.downsampling == "strided":
+                    steps.append(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1))
+                elif self.downsampling == "squeeze":
+                    steps += [nn.PixelUnshuffle(2), nn.Conv2d(4 * width, 2 * width, 1)]
+                else:
+                    steps += [nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1)]
+                width *= 2
+            steps += [
+                layers.preactivated(width, self.activation, self.normalisation) for _ in range(self.blocks)
+            ]
+        steps += [*layers.normalisation(self.normalisation, width), layers.activation(self.activation)]
+        return self.with_head([*steps, *self.project(width)], channels, shape, outputs)

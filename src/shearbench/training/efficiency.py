@@ -1,0 +1,157 @@
+"""How near training steps come to what the machine could do.
+
+The limit is that of the roofline model (Williams et al. 2009, doi:10.1145/1498765.1498785), operation by
+operation: each takes at least as long as its floating-point operations at the rate of large matrix products,
+and as long as reading its inputs and writing its outputs once at the rate of large copies. Both rates are
+measured on the same device. What is above the limit is the launching of operations, and operations that are
+too small to fill the device; fusing them (``compile``) can even go below it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from shearbench.training.arithmetic import multiplication
+from shearbench.training.recipe import Precision, Recipe
+
+_SHORTEST = 0.2  # seconds that one timing takes at least
+_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices
+_COPIED = {"cpu": 2**26, "cuda": 2**30}  # bytes: more than any cache holds
+
+
+class Rates(NamedTuple):
+    """What a device can do.
+
+    Attributes
+    ----------
+    flops : float
+        Floating-point operations a second in products of large matrices.
+    bytes : float
+        Bytes a second that a large copy reads and writes.
+    """
+
+    flops: float
+    bytes: float
+
+
+def peak_rates(device: torch.device, precision: Precision = "float32") -> Rates:
+    """Measure what a device can do.
+
+    Parameters
+    ----------
+    device : torch.device
+    precision : {"float32", "tf32", "bfloat16"}
+        Of the products; see `Recipe`.
+    """
+    side, dtype = _SIDE[device.type], torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    source = torch.empty(_COPIED[device.type] // 4, device=device)
+    target = torch.empty_like(source)
+    with multiplication(precision):
+        product = seconds_each(lambda: torch.mm(a, b), device)
+    copy = seconds_each(lambda: target.copy_(source), device)
+    return Rates(2 * side**3 / product, 2 * _COPIED[device.type] / copy)
+
+
+def seconds_each(work: Callable[[], Any], device: torch.device) -> float:
+    """Return how long one of many calls takes, by the clock, after one to warm up [s]."""
+
+    def clock() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    work()
+    calls = 1
+    while True:
+        start = clock()
+        for _ in range(calls):
+            work()
+        spent = clock() - start
+        if spent >= _SHORTEST:
+            return spent / calls
+        calls *= 2
+
+
+class Cost(TorchDispatchMode):
+    """Counts what is computed inside the block.
+
+    Attributes
+    ----------
+    operations : list of (float, float)
+        Floating-point operations of matrix products and convolutions, and bytes read and written, of each
+        operation that is no view.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[float, float]] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation and note its cost."""
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if not function.is_view:
+            counted = flop_registry.get(function._overloadpacket)
+            flops = float(counted(*args, **kwargs, out_val=result)) if counted else 0.0
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+            self.operations.append((flops, float(sum(_bytes(tensor) for tensor in tensors))))
+        return result
+
+    @property
+    def flops(self) -> float:
+        """Of all operations."""
+        return sum(flops for flops, _ in self.operations)
+
+    def limit(self, rates: Rates) -> float:
+        """Return the least time that all of it can take [s]."""
+        return sum(max(flops / rates.flops, size / rates.bytes) for flops, size in self.operations)
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor's elements that lie apart in memory: an expanded one is read once."""
+    apart = 1
+    for size, stride in zip(tensor.shape, tensor.stride()):
+        apart *= size if stride else 1
+    return apart * tensor.element_size() if tensor.numel() else 0
+
+
+def step_efficiency(step: Callable[[], Any], recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Measure training steps against the limit of the device.
+
+    Parameters
+    ----------
+    step : callable
+        Takes one step; the first two are not measured.
+    recipe : Recipe
+        Of the training.
+    device : torch.device
+
+    Returns
+    -------
+    dict
+        ``stamps_per_second``, and ``limit``, what the roofline allows; ``flops_per_stamp``;
+        ``peak_flops`` and ``peak_bytes`` a second, as measured.
+    """
+    step()
+    step()
+    with Cost() as cost:
+        step()
+    rates = peak_rates(device, recipe.precision)
+    return {
+        "stamps_per_second": recipe.batch_size / seconds_each(step, device),
+        "limit": recipe.batch_size / cost.limit(rates),
+        "flops_per_stamp": cost.flops / recipe.batch_size,
+        "peak_flops": rates.flops,
+        "peak_bytes": rates.bytes,
+    }

@@ -1,0 +1,144 @@
+"""Starts the processes of a training on several GPUs by torchrun, and is what runs in each of them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+from shearbench.devices import claim_gpus, visible_gpus
+from shearbench.errors import ConfigError, ShearbenchError
+from shearbench.training.settings import Terminated, termination
+from shearbench.training.workers import joined
+
+_ARGUMENTS, _RESULT = "arguments.pickle", "result.pickle"
+_LOOK = 0.2  # seconds between two looks at the processes
+
+
+def launch(processes: int, arguments: dict[str, Any]) -> Any:
+    """Run `shearbench.training.train.train_share` in several processes of this machine, each with its GPU.
+
+    They write to this process's standard error. When one dies, the others are ended; when this process dies,
+    however it does, all end.
+
+    Parameters
+    ----------
+    processes : int
+        As many as GPUs; where there are none, they compute on the CPU.
+    arguments : dict
+        Of `train_share`; they are pickled.
+
+    Returns
+    -------
+    object
+        What `train_share` returns in the first process.
+
+    Raises
+    ------
+    ConfigError
+        There are GPUs, but too few.
+    ShearbenchError
+        As raised in the processes.
+    ChildProcessError
+        A process died.
+    Terminated
+        SIGTERM came, to this process or another; they have saved their state.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments["threads"]), **_gpus(processes)}
+    with tempfile.TemporaryDirectory() as folder, open(Path(folder, _ARGUMENTS), "wb") as file:
+        pickle.dump(arguments, file)
+        file.flush()
+        fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, see _end_with
+        with termination() as terminated:
+            torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
+            module = [f"--nproc-per-node={processes}", "-m", __name__, folder]
+            process = subprocess.Popen(
+                [sys.executable, *torchrun, *module],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                env=environment,
+            )
+            assert process.stdout is not None
+            printer = threading.Thread(target=_print, args=(process.stdout,))
+            printer.start()
+            while process.poll() is None:
+                if terminated.wait(_LOOK):
+                    process.send_signal(signal.SIGTERM)
+                    process.wait()
+            printer.join()
+        if terminated.is_set():
+            raise Terminated
+        try:
+            result = pickle.loads(Path(folder, _RESULT).read_bytes())
+        except FileNotFoundError:
+            raise ChildProcessError(
+                f"one of the {processes} processes of this training died; what they said last is above"
+            ) from None
+    if isinstance(result, BaseException) or result is Terminated:
+        raise result
+    return result
+
+
+def _gpus(processes: int) -> dict[str, str]:
+    """Return by which variables the processes are to see one GPU each."""
+    names = visible_gpus()
+    if not names:
+        return {}
+    if len(names) < processes:
+        raise ConfigError(f"training on {processes} GPUs: this job sees {len(names)}")
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[k] for k in claim_gpus(names, processes))}
+
+
+def _print(lines: IO[str]) -> None:
+    for line in lines:
+        sys.stderr.write(line)
+
+
+def _end_with(path: Path) -> None:
+    """End this process when the one that holds a lock on a file has ended: the kernel drops the lock."""
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+    os._exit(1)
+
+
+def main(folder: Path) -> None:
+    """Be one of the processes."""
+    from shearbench.training.train import train_share
+
+    arguments = folder / _ARGUMENTS
+    threading.Thread(target=_end_with, args=(arguments,), daemon=True).start()
+    result: Any
+    code = 0
+    try:
+        with joined() as (workers, device):
+            result = train_share(**pickle.loads(arguments.read_bytes()), workers=workers, device=device)
+            if not workers.first:
+                return
+    except ShearbenchError as error:  # all processes raise it
+        result, code = error, 1
+    except Terminated:
+        result, code = Terminated, 1
+    except BaseException:
+        # Not to leave in good order: that could wait for processes that are stuck.
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    temporary = folder / f"{os.getpid()}.part"
+    temporary.write_bytes(pickle.dumps(result))
+    temporary.rename(folder / _RESULT)
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

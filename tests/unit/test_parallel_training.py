@@ -1,0 +1,421 @@
+"""Training by several processes, and in other arithmetic; on the CPU, by gloo."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shearbench import dihedral
+from shearbench.catalog import sample_catalog
+from shearbench.errors import ConfigError
+from shearbench.networks import resolve_variant
+from shearbench.populations import PRESETS, Population
+from shearbench.rendering import draw_stamps
+from shearbench.shear_network import ShearNetwork
+from shearbench.stamps import StampSet, write_stamps
+from shearbench.training import efficiency
+from shearbench.training.arithmetic import arithmetic
+from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
+from shearbench.training.loop import Training
+from shearbench.training.recipe import Recipe
+from shearbench.training.train import train
+from shearbench.training.workers import Workers
+
+SIDE, SCALE = 24, 0.3
+CPU = torch.device("cpu")
+WHITENED = {
+    "base": "whitened",
+    "options": {"components": 32, "width": 16, "blocks": 1},
+    "training": {"epochs": 2, "batch_size": 30, "validation_stamps": 32, "noise": [1e-4, 1e-2]},
+}
+REFINED = {
+    "base": "refined",
+    "options": {"first": {"architecture": "whitened", "options": WHITENED["options"]}},
+    "training": WHITENED["training"],
+}
+DILATED = {
+    "base": "dilated",
+    "options": {"width": 8, "hidden": [16]},
+    "training": {**WHITENED["training"], "loss": "msb", "realisations": 3},
+}
+
+
+def variant(entry, **training):
+    return resolve_variant("tiny", {**entry, "training": {**entry["training"], **training}}, Recipe())
+
+
+def make_split(folder, split, n, population="exp_gauss"):
+    chosen = Population(**PRESETS[population])
+    table = sample_catalog(chosen, population, split, n, 5, SCALE)
+    path = folder / f"{split}.h5"
+    write_stamps(
+        path,
+        draw_stamps(table, chosen, (SIDE, SIDE), SCALE),
+        table.galaxy_id.to_numpy(),
+        table.noise_id.to_numpy(),
+        (SIDE, SIDE),
+        not chosen.psf.constant,
+        {
+            "population": population,
+            "split": split,
+            "pixel_scale": SCALE,
+            "catalog_digest": table.attrs["digest"],
+        },
+    )
+    return StampSet([path]), table
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stamps")
+    train_stamps, train_catalog = make_split(folder, "train", 240)
+    validation_stamps, validation_catalog = make_split(folder, "validation", 48)
+    return train_stamps, validation_stamps, train_catalog, validation_catalog
+
+
+def trained(splits, chosen, **arguments):
+    population = Population(**PRESETS["exp_gauss"])
+    return train(*splits, chosen, population=population, name="tiny", seed=1, **arguments)
+
+
+def make_training(splits, chosen, device=CPU, population="exp_gauss"):
+    """Return a training at its start, as `train` makes it."""
+    stamps, validation, catalog, validation_catalog = splits
+    chosen_population = Population(**PRESETS[population])
+    architecture = chosen.make().adapted("exponential")
+    examples = load_examples(stamps, catalog, architecture.targets, device)
+    torch.manual_seed(1)
+    network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, not stamps.constant_psf).to(device)
+    network.fit_scaling(examples.images, examples.psf, examples.parameters)
+    source = Stored(examples, len(examples), 1)
+    if chosen.training.data == "rendered":
+        source = Rendered(
+            chosen_population, population, catalog, examples.psf, SCALE, architecture.targets, 240, 1
+        )
+    source.start(0)
+    validation = load_examples(validation, validation_catalog, architecture.targets, device)
+    return Training(network, source, 240, validation, chosen.training, 1)
+
+
+def take_steps(training, count, whole=10**6):
+    for k in range(count):
+        part = slice(k * training.galaxies, (k + 1) * training.galaxies)
+        training._step(part, whole)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("realisations", [1, 3])
+def test_the_shares_are_together_the_batch_of_one_process(size, realisations):
+    images = torch.randn(60, 6, 6)
+    examples = Examples(images, images.roll(1, 0), torch.randn(60, 2))
+    recipe = Recipe(noise=(1e-3, 1), batch_size=30 * realisations, realisations=realisations)
+    source = Stored(examples, 60, 1)
+    source.start(0)
+
+    def batch(workers=None):
+        return draw_batch(source, slice(30, 60), recipe, ("g1", "g2"), 1, 5, torch.Generator(), workers)
+
+    whole = batch()
+    for rank in range(size):
+        workers = Workers(rank, size)
+        for share, values in zip(batch(workers), whole):
+            by_galaxy = values.unflatten(0, (30, realisations))
+            assert torch.equal(share, by_galaxy[workers.share].flatten(0, 1))
+
+
+def test_turned_parts_are_those_of_a_whole_batch():
+    images, shapes = torch.randn(30, 6, 6), torch.randn(30, 2)
+    counts = [len(part) for part in images.tensor_split(dihedral.ORDER)]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            dihedral.augment(images, images[0], shapes, ("g1", "g2")),
+            dihedral.augment(images, images[0], shapes, ("g1", "g2"), counts),
+        )
+    )
+
+
+@pytest.mark.parametrize("entry", [WHITENED, REFINED, DILATED], ids=["whitened", "refined", "msb"])
+@pytest.mark.parametrize("size", [2, 7])
+def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
+    """Without any process: the parts' losses and gradients, added here, are those of the whole."""
+    chosen = variant(entry)
+    training, sums = make_training(splits, chosen), []
+    network, recipe = training.network.train(), chosen.training
+
+    def losses(workers):
+        training.workers, training.own_refined = workers, training.refined_by(workers)
+        training.mean_square = torch.ones_like(training.mean_square)
+        images, psf, sigma, truth = draw_batch(
+            training.source,
+            slice(0, training.galaxies),
+            recipe,
+            network.targets,
+            1,
+            0,
+            training.generator,
+            workers,
+        )
+        answer = network(images, psf, sigma, training.own_refined)
+        loss = training._loss(answer, network.standardise(truth, images, psf, sigma), truth, sigma)
+        network.zero_grad()
+        loss.backward()
+        gradients = torch.cat([w.grad.flatten() for w in training.weights if w.grad is not None])
+        return loss.item(), gradients, training.mean_square
+
+    def note(self, *tensors):
+        sums[-1].append([tensor.clone() for tensor in tensors])
+
+    def give(self, *tensors):
+        for tensor, total in zip(tensors, totals):
+            tensor.copy_(total)
+
+    expected = losses(Workers())
+    monkeypatch.setattr(Workers, "add", note)
+    for rank in range(size):
+        sums.append([])
+        losses(Workers(rank, size))
+    totals = [torch.stack(one).sum(0) for one in zip(*(asked[0] for asked in sums))]
+    monkeypatch.setattr(Workers, "add", give)
+    found = [losses(Workers(rank, size)) for rank in range(size)]
+    assert sum(loss for loss, _, _ in found) == pytest.approx(expected[0], rel=1e-5)
+    added = torch.stack([gradients for _, gradients, _ in found]).sum(0)
+    assert (added - expected[1]).norm() < 1e-5 * expected[1].norm()
+    for _, _, mean_square in found:
+        torch.testing.assert_close(mean_square, expected[2])
+
+
+def weights_of(model):
+    return torch.cat([value.flatten().double() for value in model["state"].values()])
+
+
+def test_two_processes_take_the_steps_of_one(splits, tmp_path, capfd):
+    one, history = trained(splits, variant(WHITENED))
+    two, shared = trained(splits, variant(WHITENED), gpus=2, checkpoint=tmp_path / "c.pt")
+    assert (weights_of(two) - weights_of(one)).norm() < 1e-3 * weights_of(one).norm()
+    np.testing.assert_allclose(shared["validation_rmse"], history["validation_rmse"], rtol=0.01)
+    np.testing.assert_allclose(shared["train_loss"], history["train_loss"], rtol=0.01)
+    said = capfd.readouterr().err
+    assert said.count("tiny seed 1: 480/480 stamps") == 2  # once each, by the first
+    # One process takes up what two left: all is done, and nothing is trained again.
+    again, _ = trained(splits, variant(WHITENED), checkpoint=tmp_path / "c.pt")
+    assert all(torch.equal(again["state"][name], value) for name, value in two["state"].items())
+
+
+EPOCHS = 100
+PROGRAM = """
+import pickle, sys
+from shearbench.training.train import train
+positional, named = pickle.load(open(sys.argv[1], "rb"))
+try:
+    model, history = train(*positional, **named)
+except OSError as error:
+    sys.exit(f"error: {error}")
+pickle.dump((model, history), open(sys.argv[2], "wb"))
+"""
+
+
+@pytest.fixture
+def job(splits, tmp_path):
+    """Start a training by two processes from a process of its own."""
+    import pickle
+
+    chosen = variant(WHITENED, epochs=EPOCHS)
+    population = Population(**PRESETS["exp_gauss"])
+    named = {"population": population, "name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
+    (tmp_path / "arguments").write_bytes(pickle.dumps(((*splits, chosen), {**named, "gpus": 2})))
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", tmp_path / "arguments", tmp_path / "result"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if "stamps/s" in line:
+            break
+    else:
+        pytest.fail("it ended before its first epoch did")
+    yield process
+    process.kill()
+    process.stdout.close()
+    process.wait()
+
+
+def ranks_of(process):
+    import psutil
+
+    family = psutil.Process(process.pid).children(recursive=True)
+    ranks = [one for one in family if one.environ().get("LOCAL_RANK") is not None]
+    return sorted(ranks, key=lambda one: one.environ()["LOCAL_RANK"])
+
+
+def gone(processes):
+    import psutil
+
+    return not psutil.wait_procs(processes, timeout=20)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["the job", "a process"])
+def test_sigterm_to_any_saves_the_state_of_all(splits, job, tmp_path, whom):
+    ranks = ranks_of(job)
+    assert len(ranks) == 2
+    os.kill(job.pid if whom == "the job" else ranks[1].pid, signal.SIGTERM)
+    said = job.communicate(timeout=60)[0]
+    assert job.returncode == 143, said
+    assert gone(ranks)
+    step = torch.load(tmp_path / "c.pt", weights_only=True)["state"]["step"]
+    assert 0 < step < 8 * EPOCHS
+    if whom == "a process":
+        chosen = variant(WHITENED, epochs=EPOCHS)
+        resumed, _ = trained(splits, chosen, gpus=2, checkpoint=tmp_path / "c.pt")
+        whole, _ = trained(splits, chosen, gpus=2)
+        assert all(torch.equal(resumed["state"][name], value) for name, value in whole["state"].items())
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_takes_the_others_along_and_is_named(job):
+    ranks = ranks_of(job)
+    ranks[1].kill()
+    said = job.communicate(timeout=60)[0]
+    assert job.returncode == 1
+    assert said.splitlines()[-1].startswith("error: one of the 2 processes of this training died")
+    assert "Signal 9 (SIGKILL)" in said
+    assert gone(ranks)
+
+
+@pytest.mark.slow
+def test_killed_it_leaves_no_process_behind(job):
+    import psutil
+
+    family = psutil.Process(job.pid).children(recursive=True)
+    job.kill()
+    assert gone(family)
+
+
+class Waits(TorchDispatchMode):
+    """Notes operations for which the host has to know a number that a GPU is computing."""
+
+    NAMES = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "_unique2", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function._schema.name.removeprefix("aten::") in self.NAMES:
+            self.found.append(function._schema.name)
+        return function(*args, **(kwargs or {}))
+
+
+STEPS = [
+    (WHITENED, {}),
+    (REFINED, {"ema": 0.9}),
+    (DILATED, {}),
+    (DILATED, {"loss": "huber", "optimiser": "adamw"}),
+    (WHITENED, {"data": "stored", "d4": True, "optimiser": "muon"}),
+]
+
+
+@pytest.mark.parametrize(("entry", "training"), STEPS)
+def test_no_step_waits_for_what_the_device_computes(splits, entry, training):
+    started = make_training(splits, variant(entry, **training))
+    take_steps(started, 2, whole=8)  # the first of SOAP's has to find eigenvectors
+    started.refine_from = 0
+    with Waits() as waits:
+        take_steps(started, 3)
+    assert not waits.found
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("entry", "training"), STEPS)
+@pytest.mark.parametrize("population", ["exp_gauss", "sersic_moffat"])
+def test_no_step_makes_the_host_wait_for_the_gpu(tmp_path, entry, training, population):
+    device = torch.device("cuda")
+    (stamps, catalog), (validation, truth) = (
+        make_split(tmp_path, split, n, population) for split, n in (("train", 240), ("validation", 48))
+    )
+    started = make_training(
+        (stamps, validation, catalog, truth), variant(entry, **training), device, population
+    )
+    started.refine_from = 0
+    take_steps(started, 8)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        take_steps(started, 8)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_bfloat16_is_for_the_network_in_training_steps_alone(splits):
+    chosen = variant(WHITENED, precision="bfloat16")
+    training = make_training(splits, chosen)
+    network, seen = training.network, []
+    body = network.get_submodule("body.network")
+    layer = next(module for module in body.modules() if isinstance(module, torch.nn.Linear))
+    layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
+    images, psf = training.validation.images, training.validation.psf
+    sigma = images.new_tensor(1e-3)
+    with torch.no_grad():
+        exact = network.eval()(images, psf, sigma).shapes
+        with arithmetic(body, chosen.training, CPU):
+            rounded = network.train()(images, psf, sigma).shapes
+            answered = network.eval()(images, psf, sigma).shapes
+        after = network.train()(images, psf, sigma).shapes
+    assert seen == [(torch.float32, torch.float32 if k != 1 else torch.bfloat16) for k in range(4)]
+    assert rounded.dtype == torch.float32
+    assert torch.equal(exact, answered)
+    assert torch.equal(exact, after)
+    assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_every_precision_trains_and_leaves_nothing_changed(splits, precision):
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [one.allow_tf32 for one in flags]
+    model, history = trained(splits, variant(WHITENED, precision=precision))
+    assert [one.allow_tf32 for one in flags] == before
+    assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0] < 1
+    assert all(value.dtype != torch.bfloat16 for value in model["state"].values())
+    if precision == "tf32":  # it is of GPUs
+        plain, _ = trained(splits, variant(WHITENED))
+        assert all(torch.equal(plain["state"][name], value) for name, value in model["state"].items())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_to_the_same_weights_but_for_rounding(splits):
+    plain, _ = trained(splits, variant(WHITENED))
+    compiled, _ = trained(splits, variant(WHITENED, compile=True))
+    assert (weights_of(compiled) - weights_of(plain)).norm() < 1e-3 * weights_of(plain).norm()
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_said(splits, monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"training\.compile: .*C\+\+ compiler"):
+        trained(splits, variant(WHITENED, compile=True))
+
+
+def test_steps_are_compared_with_what_the_device_can_do(splits, monkeypatch):
+    monkeypatch.setattr(efficiency, "_SIDE", {"cpu": 128})
+    monkeypatch.setattr(efficiency, "_COPIED", {"cpu": 2**20})
+    monkeypatch.setattr(efficiency, "_SHORTEST", 0.01)
+    a, b = torch.randn(30, 40), torch.randn(40, 50)
+    with efficiency.Cost() as cost:
+        (a @ b).mT.expand(2, 50, 30)
+    assert cost.operations == [(2 * 30 * 40 * 50, 4 * (30 * 40 + 40 * 50 + 30 * 50))]
+    assert cost.limit(efficiency.Rates(1e3, 1e12)) == pytest.approx(120)
+    training = make_training(splits, variant(DILATED))
+    found = efficiency.step_efficiency(lambda: take_steps(training, 1), training.recipe, CPU)
+    assert found["limit"] > found["stamps_per_second"] > 0
+    assert found["flops_per_stamp"] > 1e4

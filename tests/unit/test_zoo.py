@@ -1,0 +1,311 @@
+"""The architectures: sizes, symmetry, gradients, precision, reproducibility."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import shearbench.networks
+from shearbench import dihedral, layers
+from shearbench.errors import ConfigError
+from shearbench.networks import resolve_variant
+from shearbench.networks.attention import Attention
+from shearbench.networks.base import LEVELS
+from shearbench.networks.convnet import ConvNet
+from shearbench.networks.equivariant import Equivariant
+from shearbench.networks.psf_branch import PsfBranch
+from shearbench.networks.residual import Residual
+from shearbench.networks.unet import UNet
+from shearbench.training.recipe import Recipe
+
+SHAPE = (24, 24)
+ZOO = {cls.kind: cls for cls in (ConvNet, Residual, UNet, PsfBranch, Attention, Equivariant)}
+ELEMENT = st.integers(0, dihedral.ORDER - 1)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state():
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        yield
+
+
+def noise(n, channels=1, shape=SHAPE, dtype=torch.float32):
+    return torch.randn(n, channels, *shape, dtype=dtype), torch.randn(n, LEVELS, dtype=dtype)
+
+
+def size(module):
+    return sum(weight.numel() for weight in module.parameters())
+
+
+# -- The group ------------------------------------------------------------------------------------
+
+
+@given(first=ELEMENT, second=ELEMENT)
+def test_products_and_inverses_are_those_of_the_images(first, second):
+    image = torch.arange(9).reshape(3, 3)
+    both = dihedral.transform_images(dihedral.transform_images(image, second), first)
+    assert torch.equal(both, dihedral.transform_images(image, dihedral.product(first, second)))
+    assert dihedral.product(first, dihedral.inverse(first)) == 0
+
+
+@pytest.mark.parametrize(("outputs", "targets"), [(2, ("g1", "g2")), (5, ("g1", "g2"))])
+@pytest.mark.parametrize("normalisation", ["none", "batch", "group", "layer"])
+@pytest.mark.parametrize(("side", "blocks"), [(24, 0), (21, 1), (18, 1)])
+def test_an_equivariant_network_follows_the_stamp_exactly(outputs, targets, normalisation, side, blocks):
+    options = Equivariant(blocks=blocks, normalisation=normalisation, width=2, hidden=[6, 5])
+    network = options.build(2, (side, side), outputs).double().eval()
+    x, level = noise(3, 2, (side, side), torch.float64)
+    with torch.no_grad():
+        before = network(x, level)
+        assert before.abs().min() > 1e-4
+        for k in range(dihedral.ORDER):
+            after = network(dihedral.transform_images(x, k), level)
+            # Rounding of float64, and nothing else.
+            expected = dihedral.transform_answer(before, k, targets)
+            torch.testing.assert_close(after, expected, rtol=0, atol=1e-13)
+
+
+def test_an_equivariant_network_follows_positions_and_sizes_too():
+    targets = ("flux", "x", "y", "hlr", "g1", "g2")
+    body = Equivariant().body(SHAPE, False, targets, 6).double().eval()
+    x, level = noise(3, dtype=torch.float64)
+    with torch.no_grad():
+        before = body.network(x, level)
+        for k in range(dihedral.ORDER):
+            after = body.network(dihedral.transform_images(x, k), level)
+            expected = dihedral.transform_answer(before, k, targets)
+            torch.testing.assert_close(after, expected, rtol=0, atol=1e-13)
+
+
+def test_the_additive_bias_of_an_equivariant_network_is_zero_by_symmetry():
+    network = Equivariant().build(1, SHAPE, 2).eval()
+    x, level = noise(4)
+    turned = torch.stack([network(dihedral.transform_images(x, k), level) for k in range(dihedral.ORDER)])
+    # To the rounding of float32.
+    assert turned.mean(0).abs().max() < 1e-6 * turned.abs().max()
+    round_stamp = torch.stack([dihedral.transform_images(x, k) for k in range(dihedral.ORDER)]).mean(0)
+    assert network(round_stamp, level).abs().max() < 1e-6 * turned.abs().max()
+    # Another architecture has no such luck: the test can fail.
+    other = ConvNet().build(1, SHAPE, 2).eval()
+    assert other(round_stamp, level).abs().max() > 1e-3
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    side=st.integers(3, 9),
+    kernel=st.sampled_from([1, 3, 5]),
+    lifting=st.booleans(),
+    element=ELEMENT,
+    seed=st.integers(0, 99),
+)
+def test_group_convolutions_turn_and_permute(side, kernel, lifting, element, seed):
+    torch.manual_seed(seed)
+    layer = layers.GroupConvolution(2, 3, kernel, padding=kernel // 2, lifting=lifting).double()
+    depth = 1 if lifting else dihedral.ORDER
+    x = torch.randn(2, 2, depth, side, side, dtype=torch.float64)
+
+    def act(fields):
+        fields = dihedral.transform_images(fields, element)
+        if fields.shape[2] == 1:
+            return fields
+        back = dihedral.inverse(element)
+        return fields[:, :, [dihedral.product(back, h) for h in range(dihedral.ORDER)]]
+
+    after = layer(act(x).flatten(1, 2)).unflatten(1, (3, dihedral.ORDER))
+    torch.testing.assert_close(after, act(layer(x.flatten(1, 2)).unflatten(1, (3, dihedral.ORDER))))
+
+
+# -- Sizes ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(ZOO)),
+    side=st.integers(4, 40),
+    channels=st.integers(1, 2),
+    outputs=st.sampled_from([2, 5]),
+)
+def test_a_stamp_is_refused_or_gives_numbers_that_all_depend_on_it(kind, side, channels, outputs):
+    options = ZOO[kind]()
+    if (reason := options.refuses((side, side))) is not None:
+        assert reason.startswith("options.")
+        assert f"{side} by {side} pixels" in reason
+        return
+    torch.manual_seed(3)
+    module = options.build(channels, (side, side), outputs).eval()
+    x, level = noise(2, channels, (side, side))
+    x.requires_grad_()
+    answer = module(x, level)
+    assert answer.shape == (2, outputs)
+    answer.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert (x.grad.abs().sum((0, 2, 3)) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "said"),
+    [
+        (Residual(stages=4), (24, 24), "options.stages: 4"),
+        (Residual(fold=5), (24, 24), "options.fold: 5"),
+        (UNet(scales=4), (24, 24), "options.scales: 4"),
+        (UNet(fold=3, scales=3), (21, 21), "half pixels"),
+        (Attention(patch=7), (24, 24), "options.patch: 7"),
+        (Equivariant(), (24, 20), "turned"),
+        (Equivariant(stages=5), (24, 24), "options.stages: 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, shape, said):
+    assert said in options.refuses(shape)
+
+
+def test_parameters_are_counted_by_hand():
+    level = LEVELS
+    conv = ConvNet(width=2, stages=2, blocks=0, projection=3, hidden=[5]).build(1, (8, 8), 2)
+    assert size(conv) == (9 + 1) * 2 + (9 * 2 + 1) * 4 + (4 + 1) * 3 + (3 * 16 + level + 1) * 5 + (5 + 1) * 2
+    residual = Residual(fold=1, width=2, stages=1, blocks=3, projection=None, hidden=[]).build(1, (4, 4), 2)
+    assert size(residual) == (9 + 1) * 2 + 3 * 2 * (9 * 2 + 1) * 2 + (2 * 16 + level + 1) * 2
+    equivariant = Equivariant(width=2, stages=1, hidden=[3]).build(1, (8, 8), 2)
+    # One kernel for 8 orientations: the weights of a field are those of one image, times 8 behind the first.
+    assert size(equivariant) == (16 + 1) * 2 + (8 * 16 * 2 + 1) * 3 + level * 3 + 3 * 2
+    width, tokens = 8, 16
+    block = 3 * width**2 + (width + 1) * width + (width + 1) * 2 * width + (2 * width + 1) * width + 4 * width
+    attention = Attention(patch=6, width=width, heads=2, depth=2, projection=1, hidden=[])
+    counted = (36 + 1) * width + tokens * width + 2 * block + 2 * width + (width + 1)
+    assert size(attention.build(1, SHAPE, 2)) == counted + (tokens + level + 1) * 2
+
+
+def test_downsampling_of_a_residual_network_is_an_option():
+    for downsampling in ("squeeze", "strided", "average"):
+        module = Residual(downsampling=downsampling, width=4, blocks=1).build(1, SHAPE, 2)
+        assert module.features(torch.zeros(1, 1, *SHAPE)).shape == (1, 8, 3, 3)
+
+
+# -- Meaning --------------------------------------------------------------------------------------
+
+
+def test_a_psf_of_its_own_has_a_branch_of_its_own_and_one_for_all_has_none():
+    two, one = (PsfBranch().build(channels, SHAPE, 2) for channels in (2, 1))
+    assert isinstance(two, layers.WithPsfBranch)
+    assert size(one) == size(ConvNet(downsampling="strided").build(1, SHAPE, 2))
+    x, level = noise(2, 2)
+    galaxy, psf = two.features(x[:, :1]), two.psf(x[:, 1:])
+    swapped = x.clone()
+    swapped[:, 1] = swapped[[1, 0], 1]
+    assert torch.equal(two.features(swapped[:, :1]), galaxy)
+    assert not torch.equal(two(swapped, level), two(x, level))
+    assert psf.shape[1:] == galaxy.shape[1:]
+
+
+def test_attention_sees_places_and_not_only_contents():
+    module = Attention().build(1, SHAPE, 2).eval()
+    x, level = noise(1)
+    moved = x.roll(6, 3)
+    assert not torch.allclose(module(x, level), module(moved, level), atol=1e-4)
+
+
+def test_self_attention_is_torchs_own():
+    ours, theirs = layers.SelfAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.mixed.weight)
+        theirs.in_proj_bias.zero_()
+        theirs.out_proj.weight.copy_(ours.out.weight)
+        theirs.out_proj.bias.copy_(ours.out.bias)
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(ours(x), theirs(x, x, x)[0])
+
+
+def test_cbam_weighs_between_zero_and_one_and_keeps_the_sign():
+    x = torch.randn(2, 8, 6, 6)
+    weight = layers.Cbam(8, "gelu")(x) / x
+    assert (weight > 0).all()
+    assert (weight < 1).all()
+
+
+def test_a_residual_block_with_no_weights_is_the_identity():
+    block = layers.preactivated(3, "relu", "batch")
+    for weight in block.parameters():
+        nn.init.zeros_(weight)
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.equal(block(x), x)
+
+
+# -- Training -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", sorted(ZOO))
+def test_dropout_is_random_in_training_alone(kind):
+    module = ZOO[kind](dropout=0.5).build(1, SHAPE, 2)
+    x, level = noise(4)
+    with torch.no_grad():
+        assert not torch.equal(module.train()(x, level), module(x, level))
+        assert torch.equal(module.eval()(x, level), module(x, level))
+    assert not any(isinstance(layer, nn.Dropout) for layer in ZOO[kind]().build(1, SHAPE, 2).modules())
+
+
+@pytest.mark.parametrize("kind", sorted(ZOO))
+def test_same_seed_same_weights_and_answers(kind):
+    answers = []
+    x, level = noise(2)
+    for _ in range(2):
+        torch.manual_seed(5)
+        answers.append(ZOO[kind]().build(1, SHAPE, 2).eval()(x, level))
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("kind", sorted(ZOO))
+def test_float32_loses_nothing_that_noise_would_not(kind):
+    module = ZOO[kind]().build(1, SHAPE, 2).eval()
+    x, level = noise(16)
+    with torch.no_grad():
+        single = module(x, level)
+        double = module.double()(x.double(), level.double())
+    # Inputs and answers are of order one; the bound at S/N 2e4 is a few 1e-4 of the shapes' spread.
+    assert (single - double).abs().max() < 3e-6
+
+
+@pytest.mark.parametrize("kind", sorted(ZOO))
+def test_a_few_steps_fit_a_few_stamps(kind):
+    module = ZOO[kind]().build(1, SHAPE, 2).train()
+    x, level = noise(8)
+    # A quantity that turns as a shape does, so that every architecture can know it.
+    y, x_grid = torch.meshgrid(*[torch.linspace(-1, 1, 24)] * 2, indexing="ij")
+    target = torch.stack([(x[:, 0] * w).mean((1, 2)) for w in (x_grid**2 - y**2, 2 * x_grid * y)], 1)
+    target = target / target.std()
+    optimiser = torch.optim.Adam(module.parameters(), 3e-3)
+    losses = []
+    for _ in range(40):
+        loss = (module(x, level) - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+def test_heads_divide_the_width():
+    with pytest.raises(
+        ConfigError, match=r"variants\.attention\.options\.heads: 5 do not divide the width 48"
+    ):
+        resolve_variant("attention", {"options": {"heads": 5}}, Recipe())
+
+
+def test_the_readmes_architecture_is_one_file_and_one_entry(tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    section = readme.split("**An architecture**")[1].split("**An estimator**")[0]
+    name = re.search(r"src/shearbench/networks/(\w+)\.py", section).group(1)
+    (tmp_path / f"{name}.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1))
+    entry = yaml.safe_load(re.search(r"`(variants: .*)`", section).group(1))
+    monkeypatch.setattr(shearbench.networks, "__path__", [*shearbench.networks.__path__, str(tmp_path)])
+    try:
+        for variant, changes in entry["variants"].items():
+            module = resolve_variant(variant, changes, Recipe()).make().build(2, SHAPE, 2)
+            assert module(*noise(3, 2)).shape == (3, 2)
+    finally:
+        sys.modules.pop(f"shearbench.networks.{name}", None)
