@@ -4,7 +4,8 @@ The limit is that of the roofline model (Williams et al. 2009, doi:10.1145/14987
 operation: each takes at least as long as its floating-point operations at the rate of large matrix products,
 and as long as reading its inputs and writing its outputs once at the rate of large copies. Both rates are
 measured on the same device. What is above the limit is the launching of operations, and operations that are
-too small to fill the device; fusing them (``compile``) can even go below it.
+too small to fill the device; fusing them (``compile``) can even go below it, and so can a CPU, where what
+an operation has written may still be in the cache when the next one reads it.
 """
 
 from __future__ import annotations
