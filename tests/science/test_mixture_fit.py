@@ -180,3 +180,32 @@ def test_agrees_with_ngmix_run_to_full_convergence(model):
         np.testing.assert_allclose(pars[:4], result["pars"][:4], atol=1e-6)
         np.testing.assert_allclose(pars[4:], result["pars"][4:], rtol=1e-5)
         np.testing.assert_allclose(np.sqrt(np.diag(covariance)), result["pars_err"], rtol=2e-3)
+
+
+@pytest.mark.ngmix
+def test_agrees_with_ngmix_on_galaxies_of_free_gaussians():
+    ngmix = pytest.importorskip("ngmix")
+    psf_image = galsim.Gaussian(fwhm=0.7).drawImage(nx=48, ny=48, scale=SCALE).array
+    psf_fit = fit_psf(psf_image, SCALE, "gauss")
+    truth = np.array(
+        [[0.03, -0.05, 0.15, -0.2, 0.3, 1.5, 0.8, 1.2], [0.0, 0.1, -0.1, 0.05, 0.5, 2.5, 1.0, 1.0]]
+    )
+    images = model_image(truth, psf_fit.mixture, (48, 48), SCALE, "coellip2")
+    images += 1e-4 * np.random.default_rng(4).standard_normal(images.shape)
+    images = images.astype(np.float32)
+    fit = fit_galaxies(images, psf_fit, 1e-4, SCALE, "coellip2", "none")
+    jacobian = ngmix.DiagonalJacobian(row=23.5, col=23.5, scale=SCALE)
+    psf = ngmix.Observation(psf_image, weight=np.full((48, 48), 1e10), jacobian=jacobian)
+    tight = {"maxfev": 4000, "ftol": 1e-13, "xtol": 1e-13}
+    guesser = ngmix.guessers.SimplePSFGuesser(rng=np.random.RandomState(3))
+    ngmix.runners.PSFRunner(ngmix.fitting.Fitter("gauss", fit_pars=tight), guesser, ntry=4).go(psf)
+    assert (fit.flag == 0).all()
+    for image, pars, covariance, start in zip(images, fit.pars, fit.covariance, truth):
+        observation = ngmix.Observation(
+            image.astype(float), weight=np.full((48, 48), 1e8), jacobian=jacobian, psf=psf
+        )
+        result = ngmix.fitting.CoellipFitter(2, fit_pars=tight).go(obs=observation, guess=start * 1.02)
+        assert result["flags"] == 0
+        np.testing.assert_allclose(pars[:4], result["pars"][:4], atol=2e-6)
+        np.testing.assert_allclose(pars[4:], result["pars"][4:], rtol=1e-5)
+        np.testing.assert_allclose(np.sqrt(np.diag(covariance)), result["pars_err"], rtol=5e-3)

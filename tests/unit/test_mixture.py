@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shearbench.estimators.base import Flag
 from shearbench.estimators.mixture import Mixture
+from shearbench.mixture import batched
 from shearbench.mixture.fit import _convolved, fit_galaxies, fit_psf, refine
 from shearbench.mixture.kernels import SPAN, chain, correlate
-from shearbench.mixture.models import components, covariance, model_image
+from shearbench.mixture.models import components, covariance, model_image, parts
 from shearbench.stamps import StampBatch
 
 SCALE = 0.2
@@ -26,6 +29,14 @@ TRUTH = np.array([0.03, -0.05, 0.15, -0.2, 0.9, 2.0])
 def _psf_image(shape=(48, 48), mixture=PSF):
     """A star: a Gaussian without size, convolved with the PSF."""
     return model_image(np.array([0.0, 0, 0, 0, 0, 1]), mixture, shape, SCALE, "gauss")
+
+
+def _truth(n, model):
+    """Parameters of galaxies that differ; the fluxes of a model's parts are equal, their sizes are not."""
+    pars, _ = _stamps(n)
+    count = parts(model)
+    sizes = pars[:, 4:5] * np.linspace(0.5, 2, count) if count > 1 else pars[:, 4:5]
+    return np.concatenate([pars[:, :4], sizes, np.repeat(pars[:, 5:] / count, count, axis=1)], axis=1)
 
 
 def _stamps(n, sigma=1e-3, model="exp", seed=1):
@@ -96,7 +107,7 @@ def test_compiled_derivatives_are_those_of_the_image(row, col, g1, g2, size, sha
     matrix = np.empty((7, 7))
     mean = covariance(np.float64(g1), np.float64(g2), np.float64(size))
     table = _convolved(model, psf[None])[0]
-    assert correlate(padded.ravel(), ny, nx, stride, row, col, mean, table, np.empty(6 * SPAN), matrix)
+    assert correlate(padded.ravel(), ny, nx, stride, row, col, mean[None], table, np.empty(6 * SPAN), matrix)
     to_shape = np.empty((3, 3))
     chain(g1, g2, size, to_shape)
     basis = np.zeros((6, 6))  # value, row, col, g1, g2, T from the kernel's
@@ -153,11 +164,13 @@ def test_batches_of_any_size_give_the_same_answers(prior):
     psf = fit_psf(_psf_image(), SCALE, "coellip2")
     whole = fit_galaxies(images, psf, 1e-2, SCALE, "exp", prior)
     for size in (1, 2, 3):
-        parts = [
+        pieces = [
             fit_galaxies(images[i : i + size], psf, 1e-2, SCALE, "exp", prior) for i in range(0, 7, size)
         ]
-        np.testing.assert_array_equal(whole.pars, np.concatenate([part.pars for part in parts]))
-        np.testing.assert_array_equal(whole.covariance, np.concatenate([part.covariance for part in parts]))
+        np.testing.assert_array_equal(whole.pars, np.concatenate([piece.pars for piece in pieces]))
+        np.testing.assert_array_equal(
+            whole.covariance, np.concatenate([piece.covariance for piece in pieces])
+        )
 
 
 def test_a_psf_for_each_stamp_is_the_same_as_one_for_all():
@@ -264,9 +277,9 @@ def test_just_compiled_and_loaded_from_the_cache_answer_alike(tmp_path):
     assert first == second
 
 
-@pytest.mark.parametrize("model", ["exp", "gauss"])
+@pytest.mark.parametrize("model", ["exp", "coellip2"])
 def test_steps_from_a_guess_solve_the_equations_they_return(model):
-    pars, _ = _stamps(4)
+    pars = _truth(4, model)
     psf = fit_psf(_psf_image(), SCALE, "coellip2")
     rng = np.random.default_rng(5)
     clean = model_image(pars, psf.mixture, (48, 48), SCALE, model)
@@ -325,3 +338,46 @@ def test_a_bad_guess_is_flagged_and_leaves_its_neighbours_alone():
     np.testing.assert_array_equal(result.pars[[0, 3]], expected.pars[[0, 3]])
     with pytest.raises(ValueError, match=r"guess has shape \(4, 5\), expected \(4, 6\)"):
         refine(images, psf, 1e-3, SCALE, guess[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("model", "prior", "sigma"),
+    [("exp", "ba", 1e-3), ("exp", "none", 1e-2), ("gauss", "ba", 0.3), ("coellip2", "ba", 1e-4)],
+)
+def test_torch_fits_as_compiled_code_does(model, prior, sigma):
+    # 0.3 is all noise: fits that start again, that fail, that creep.
+    _, images = _stamps(24, sigma)
+    images[3, 4, 5] = np.nan
+    psf = fit_psf(_psf_image(), SCALE, "coellip2")
+    one = fit_galaxies(images, psf, sigma, SCALE, model, prior)
+    other = fit_galaxies(images, psf, sigma, SCALE, model, prior, torch.device("cpu"))
+    np.testing.assert_array_equal(one.flag, other.flag)
+    errors = np.sqrt(np.einsum("nii->ni", one.covariance))
+    np.testing.assert_allclose(other.pars[:, 2:4], one.pars[:, 2:4], atol=1e-8)
+    np.testing.assert_allclose(other.pars / errors, one.pars / errors, atol=1e-5)
+    np.testing.assert_allclose(other.covariance, one.covariance, rtol=1e-5, atol=1e-12)
+    np.testing.assert_allclose(other.chi2_per_dof, one.chi2_per_dof, rtol=1e-9)
+
+
+def test_torch_takes_up_stamps_as_others_leave(monkeypatch):
+    _, images = _stamps(9)
+    psf = fit_psf(np.stack([_psf_image()] * 9), SCALE, "coellip2")
+    whole = fit_galaxies(images, psf, 1e-3, SCALE, device=torch.device("cpu"))
+    monkeypatch.setattr(batched, "_MOST", 2)
+    few = fit_galaxies(images, psf, 1e-3, SCALE, device=torch.device("cpu"))
+    np.testing.assert_allclose(few.pars, whole.pars, rtol=1e-9, atol=1e-11)
+    np.testing.assert_array_equal(few.iterations, whole.iterations)
+
+
+@pytest.mark.gpu
+def test_a_gpu_fits_200_000_stamps_a_second_as_the_cpu_does():
+    _, images = _stamps(2000)
+    psf = fit_psf(_psf_image(mixture=np.array([[1.0, 0.07, 0.0, 0.06]])), SCALE, "gauss")
+    gpu = torch.device("cuda")
+    one, other = fit_galaxies(images, psf, 1e-3, SCALE), fit_galaxies(images, psf, 1e-3, SCALE, device=gpu)
+    np.testing.assert_allclose(other.pars[:, 2:4], one.pars[:, 2:4], atol=1e-8)
+    many = np.tile(images, (100, 1, 1))
+    fit_galaxies(many, psf, 1e-3, SCALE, device=gpu)
+    start = time.perf_counter()
+    fit_galaxies(many, psf, 1e-3, SCALE, device=gpu)
+    assert len(many) / (time.perf_counter() - start) > 200_000

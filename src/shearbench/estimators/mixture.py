@@ -21,8 +21,10 @@ class Mixture(Estimator):
         "mixture-gauss": {"model": "gauss", "label": "mixture fit (gauss)"},
     }
 
-    model: Literal["gauss", "exp", "dev"] = Field(
-        "exp", description="galaxy profile: a Gaussian, or mixtures of 6 (exponential) or 10 (de Vaucouleurs)"
+    model: Literal["gauss", "exp", "dev", "coellip2", "coellip3", "coellip4", "coellip5"] = Field(
+        "exp",
+        description="galaxy profile: a Gaussian, mixtures of 6 (exponential) or 10 (de Vaucouleurs), or 2 to "
+        "5 Gaussians of one centre and shape, each of a size and a flux of its own",
     )
     psf_model: Literal["auto", "gauss", "coellip1", "coellip2", "coellip3", "coellip4", "coellip5"] = Field(
         "auto",

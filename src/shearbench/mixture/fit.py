@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.estimators.base import Shapes
 from shearbench.mixture.kernels import fit_coelliptical, fit_stamps, refine_stamps
-from shearbench.mixture.models import Model, components, model_image
+from shearbench.mixture.models import Model, components, model_image, parts
 from shearbench.stamps import StampBatch
+
+if TYPE_CHECKING:
+    import torch
 
 PsfModel = Literal["auto", "gauss", "coellip1", "coellip2", "coellip3", "coellip4", "coellip5"]
 Prior = Literal["ba", "none"]
@@ -26,8 +32,17 @@ _SHAPE_WIDTH = 0.3
 _SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
 _FLUX_RANGE = (-100.0, 1e9)
 
-# T over that of the Gaussian that fits the profile best, about: only where fits start depends on it.
-_CONCENTRATION = {"gauss": 1.0, "exp": 2.0, "dev": 6.0}
+# T, of each part, over that of the Gaussian that fits the profile best, about: only where fits start depends
+# on it.
+_SIZES: dict[Model, tuple[float, ...]] = {
+    "gauss": (1.0,),
+    "exp": (2.0,),
+    "dev": (6.0,),
+    "coellip2": (0.5, 2.5),
+    "coellip3": (0.3, 1.2, 4.0),
+    "coellip4": (0.2, 0.6, 1.7, 5.0),
+    "coellip5": (0.1, 0.4, 1.0, 2.5, 7.0),
+}
 
 
 @dataclass(frozen=True)
@@ -58,9 +73,10 @@ class MixtureFit:
 
     Attributes
     ----------
-    pars : ndarray of float64, shape (n, 6)
-        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux.
-    covariance : ndarray of float64, shape (n, 6, 6)
+    pars : ndarray of float64, shape (n, P)
+        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux; every T and then every flux
+        of a model of several parts.
+    covariance : ndarray of float64, shape (n, P, P)
         Inverse of the Gauss-Newton Hessian, times chi^2 per degree of freedom.
     chi2_per_dof : ndarray of float64, shape (n,)
         Of the pixels, without the prior.
@@ -83,12 +99,12 @@ class Refinement:
 
     Attributes
     ----------
-    pars : ndarray of float64, shape (n, 6)
-        After the last step: row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux.
-    normal : ndarray of float64, shape (n, 6, 6)
+    pars : ndarray of float64, shape (n, P)
+        After the last step; as in `MixtureFit`.
+    normal : ndarray of float64, shape (n, P, P)
         J^T J / sigma^2, J being the model's derivatives by the parameters where the last step started: at the
         guess, for one step or none. Plus the prior's curvature, where there is one.
-    gradient : ndarray of float64, shape (n, 6)
+    gradient : ndarray of float64, shape (n, P)
         J^T (data - model) / sigma^2 there, less the prior's pull: the step solves
         ``normal @ step = gradient``.
     chi2 : ndarray of float64, shape (n,)
@@ -145,6 +161,7 @@ def fit_galaxies(
     pixel_scale: float,
     model: Model = "exp",
     prior: Prior = "ba",
+    device: torch.device | None = None,
 ) -> MixtureFit:
     """Fit stamps with a PSF-convolved profile, each by itself.
 
@@ -164,8 +181,11 @@ def fit_galaxies(
         Noise of a pixel, > 0. Without a prior, the result does not depend on it.
     pixel_scale : float
         Arcsec.
-    model : {'gauss', 'exp', 'dev'}
+    model : {'gauss', 'exp', 'dev', 'coellip2', 'coellip3', 'coellip4', 'coellip5'}
     prior : {'ba', 'none'}
+    device : torch.device, optional
+        Where torch computes the fits. By default that is the GPU that the job was given, and compiled code
+        on the CPU does without torch where there is none.
 
     Returns
     -------
@@ -183,26 +203,26 @@ def fit_galaxies(
     n = len(images)
     table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
     widths, bounds = _prior(prior, pixel_scale)
+    units = _units(model, pixel_scale)
     pars, covariance, quality, flag = (
-        np.empty((n, 6)),
-        np.empty((n, 6, 6)),
+        np.empty((n, len(units))),
+        np.empty((n, len(units), len(units))),
         np.empty((n, 2)),
         np.empty(n, np.int64),
     )
-    fit_stamps(
+    _stamp_fitter(device)(
         np.ascontiguousarray(images, dtype=np.float32),
         table,
         psf.core / pixel_scale**2,
         sigma**-2,
         widths,
         bounds,
-        _CONCENTRATION[model],
+        np.array(_SIZES[model]),
         pars,
         covariance,
         quality,
         flag,
     )
-    units = _units(pixel_scale)
     pars *= units
     covariance *= np.outer(units, units)
     return MixtureFit(pars, covariance, quality[:, 0], quality[:, 1].astype(np.int64), flag)
@@ -224,9 +244,9 @@ def refine(
     ----------
     images, psf, sigma, pixel_scale, model, prior
         As for `fit_galaxies`.
-    guess : ndarray, shape (n, 6)
-        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux, as in `MixtureFit.pars`. Where
-        the flux is NaN it starts from its best value given the others.
+    guess : ndarray, shape (n, P)
+        As `MixtureFit.pars`: row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux. Where a
+        flux is NaN it starts from its best value given the others.
     steps : int
         Each costs one evaluation of the model; with none, the equations at the guess are returned.
 
@@ -242,12 +262,12 @@ def refine(
         As for `fit_galaxies`, or the guess has the wrong shape.
     """
     _check(images, psf, sigma)
-    n, units = len(images), _units(pixel_scale)
-    if np.shape(guess) != (n, 6):
-        raise ValueError(f"guess has shape {np.shape(guess)}, expected ({n}, 6)")
+    n, units = len(images), _units(model, pixel_scale)
+    if np.shape(guess) != (n, len(units)):
+        raise ValueError(f"guess has shape {np.shape(guess)}, expected ({n}, {len(units)})")
     table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
     pars = np.asarray(guess, dtype=np.float64) / units
-    normal, gradient = np.empty((n, 6, 6)), np.empty((n, 6))
+    normal, gradient = np.empty((n, len(units), len(units))), np.empty((n, len(units)))
     chi2, flag = np.empty(n), np.empty(n, np.int64)
     refine_stamps(
         np.ascontiguousarray(images, dtype=np.float32),
@@ -270,13 +290,18 @@ def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: 
     Returns
     -------
     Shapes
-        Extras ``flux``, ``flux_err``, ``T``, ``T_err`` (arcsec^2), ``row``, ``col`` (arcsec from the stamp's
-        centre), ``chi2_per_dof`` and ``iterations``.
+        Extras ``flux``, ``flux_err``, ``T``, ``T_err`` (arcsec^2; sum and mean over the parts), ``row``,
+        ``col`` (arcsec from the stamp's centre), ``chi2_per_dof`` and ``iterations``.
     """
     psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
     fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior)
-    row, col, g1, g2, size, flux = fit.pars.T
-    error = np.sqrt(np.einsum("nii->in", fit.covariance))
+    (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
+    count = parts(model)
+    sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
+    flux = fluxes.sum(1)
+    size = (fluxes * sizes).sum(1) / flux
+    by_size = np.concatenate([fluxes, sizes - size[:, None]], axis=1) / flux[:, None]
+    rest = fit.covariance[:, 4:, 4:]
     return Shapes(
         g1,
         g2,
@@ -285,9 +310,9 @@ def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: 
         fit.flag,
         {
             "flux": flux,
-            "flux_err": error[5],
+            "flux_err": np.sqrt(rest[:, count:, count:].sum((1, 2))),
             "T": size,
-            "T_err": error[4],
+            "T_err": np.sqrt(np.einsum("ni,nij,nj->n", by_size, rest, by_size)),
             "row": row,
             "col": col,
             "chi2_per_dof": fit.chi2_per_dof,
@@ -311,13 +336,26 @@ def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto")
 
 
 def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return every Gaussian of the profile convolved with every one of the PSF, shape (m, k, 5)."""
+    """Return, for each part, all its Gaussians convolved with all of the PSF's, shape (m, p, k, 5)."""
     weight, scale = components(model)
-    table = np.empty((len(psf), len(weight), psf.shape[1], 5))
-    table[..., 0] = weight[:, None] * psf[:, None, :, 0]
+    table = np.empty((len(psf), parts(model), len(weight), psf.shape[1], 5))
+    table[..., 0] = weight[:, None] * psf[:, None, None, :, 0]
     table[..., 1] = scale[:, None]
-    table[..., 2:] = psf[:, None, :, 1:]
-    return table.reshape(len(psf), -1, 5)
+    table[..., 2:] = psf[:, None, None, :, 1:]
+    return table.reshape(len(psf), parts(model), -1, 5)
+
+
+def _stamp_fitter(device: torch.device | None) -> Callable[..., None]:
+    # torch takes seconds to import: without a driver there is nothing to ask it.
+    if device is None and any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):
+        from shearbench.training.settings import pick_device
+
+        device = pick_device() if pick_device().type == "cuda" else None
+    if device is None:
+        return fit_stamps
+    from shearbench.mixture import batched
+
+    return functools.partial(batched.fit_stamps, device=device)
 
 
 def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -328,9 +366,10 @@ def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArr
     return widths, bounds if on else np.array([-np.inf, np.inf] * 2)
 
 
-def _units(pixel_scale: float) -> NDArray[np.float64]:
+def _units(model: Model, pixel_scale: float) -> NDArray[np.float64]:
     """Return what takes parameters with lengths in pixels to arcsec."""
-    return np.array([pixel_scale, pixel_scale, 1, 1, pixel_scale**2, 1])
+    count = parts(model)
+    return np.array([pixel_scale, pixel_scale, 1, 1, *[pixel_scale**2] * count, *[1.0] * count])
 
 
 def _check(images: NDArray[np.floating], psf: PsfFit, sigma: float) -> None:

@@ -41,10 +41,10 @@ compile_entry = numba.njit(cache=True, **_COMPILE)
 
 LANES = 8  # columns are taken in multiples of this
 SPAN = 512  # pixels of a stretch of rows, whole rows
-VALUE, ROW, COL, VV, VU, UU, DATA = range(7)  # of the matrix of sums
-_ROLL = 1 / (WINDOW_END - WINDOW_START)
+VALUE, ROW, COL, VV, VU, UU = range(6)  # of each part in the matrix of sums; the data come last
+ROLL = 1 / (WINDOW_END - WINDOW_START)
 # Of the roll-off W(s) = s^3 (10 - 15 s + 6 s^2): -2 dW/ddistance = _SLOPE s^2 (1 - s)^2.
-_SLOPE = 60 * _ROLL
+_SLOPE = 60 * ROLL
 
 # exp(-d/2) = p(d/64)^32 with p of degree 7: relative error below 2e-11 on [0, 25].
 _GRID = WINDOW_END / 128 * (1 + np.cos(np.pi * (np.arange(512) + 0.5) / 512))
@@ -59,13 +59,13 @@ _GOOD, _BAD_PIXELS, _NOT_CONVERGED = int(Flag.GOOD), int(Flag.BAD_PIXELS), int(F
 _SINGULAR, _OUT_OF_RANGE, _FAILED = int(Flag.SINGULAR), int(Flag.OUT_OF_RANGE), int(Flag.FAILED)
 
 # Galaxies.
-_EVALUATIONS = 100
-_TOLERANCE = 1e-3  # of the quoted errors: the last step
-_ROUNDING = 1e-14  # of the data's own square: what a sum of squares cannot resolve
-_STALL = 1e-5  # ngmix's ftol and xtol, for fits that creep: towards |g| = 1, say, or along a valley
-_PATIENCE = 20  # evaluations before a fit is taken to creep
-_MOMENTS = 3  # passes of the moments that a fit starts from
-_STARTS = 3
+EVALUATIONS = 100
+TOLERANCE = 1e-3  # of the quoted errors: the last step
+ROUNDING = 1e-14  # of the data's own square: what a sum of squares cannot resolve
+STALL = 1e-5  # ngmix's ftol and xtol, for fits that creep: towards |g| = 1, say, or along a valley
+PATIENCE = 20  # evaluations before a fit is taken to creep
+MOMENTS = 3  # passes of the moments that a fit starts from
+START_SIZES = (1.0, 1.0, 4.0)  # of each attempt, in the PSF's: of the first only where there are no moments
 
 # PSFs.
 _PSF_EVALUATIONS = 300
@@ -85,6 +85,34 @@ _FLUXES = (
     (0.25, 0.45, 0.3, 0.15, 0.0),
     (0.15, 0.3, 0.35, 0.2, 0.1),
 )
+
+
+@compile_loop
+def derivatives(e, s, half, y, x, qvv, qvu, quu):
+    """Return a Gaussian, rolled off, and its derivatives by the centre and by the mean covariance.
+
+    Arithmetic only, for numbers and tensors alike.
+
+    Parameters
+    ----------
+    e : float
+        The Gaussian.
+    s : float
+        Where in the window: 1 inside `WINDOW_START`, 0 at `WINDOW_END`.
+    half : float
+        Half the derivative of this Gaussian's covariance by the mean covariance.
+    y, x : float
+        q, the inverse covariance times the offset from the centre.
+    qvv, qvu, quu : float
+        Inverse covariance.
+    """
+    rise = s - s * s
+    value = e * (s * s * s * (10.0 + s * (6.0 * s - 15.0)))
+    # What depends on the distance is also moved by the slope of the window.
+    slope = value + _SLOPE * e * rise * rise
+    a, sy, sx = half * value, slope * y, slope * x
+    ay, ax = half * sy, half * sx
+    return value, sy, sx, ay * y - a * qvv, 2.0 * (ay * x - a * qvu), ax * x - a * quu
 
 
 @compile_loop
@@ -142,7 +170,7 @@ def add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu,
             z = float(j)
             y, x = y0 + qvu * z, x0 + quu * z
             distance = min(dv * y + (du0 + z) * x, WINDOW_END)
-            s = min((WINDOW_END - distance) * _ROLL, 1.0)
+            s = min((WINDOW_END - distance) * ROLL, 1.0)
             t = distance * (1 / 64)
             e = _P0 + t * (_P1 + t * (_P2 + t * (_P3 + t * (_P4 + t * (_P5 + t * (_P6 + t * _P7))))))
             e *= e
@@ -150,18 +178,13 @@ def add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu,
             e *= e
             e *= e
             e *= e
-            e *= peak
-            rise = s - s * s
-            value = e * (s * s * s * (10.0 + s * (6.0 * s - 15.0)))
-            # What depends on the distance is also moved by the slope of the window.
-            slope = value + _SLOPE * e * rise * rise
-            a, ay, ax = half * value, half * slope * y, half * slope * x
+            value, by_v, by_u, by_vv, by_vu, by_uu = derivatives(peak * e, s, half, y, x, qvv, qvu, quu)
             out[j] += value
-            out[j + SPAN] += slope * y
-            out[j + 2 * SPAN] += slope * x
-            out[j + 3 * SPAN] += ay * y - a * qvv
-            out[j + 4 * SPAN] += 2.0 * (ay * x - a * qvu)
-            out[j + 5 * SPAN] += ax * x - a * quu
+            out[j + SPAN] += by_v
+            out[j + 2 * SPAN] += by_u
+            out[j + 3 * SPAN] += by_vv
+            out[j + 4 * SPAN] += by_vu
+            out[j + 5 * SPAN] += by_uu
     return touched
 
 
@@ -173,8 +196,8 @@ def _clear_padding(sums, rows, nx, stride):
 
 
 @compile_loop
-def correlate(image, ny, nx, stride, v0, u0, mean, table, sums, matrix):
-    """Sum over pixels the products of a model of unit flux, its derivatives, and the data.
+def correlate(image, ny, nx, stride, v0, u0, means, tables, sums, matrix):
+    """Sum over pixels the products of model parts of unit flux, their derivatives, and the data.
 
     Parameters
     ----------
@@ -183,13 +206,13 @@ def correlate(image, ny, nx, stride, v0, u0, mean, table, sums, matrix):
     ny, nx, stride : int
     v0, u0 : float
         Centre.
-    mean : ndarray of float64, shape (3,)
-        Mean covariance of the galaxy: row-row, row-column, column-column.
-    table : ndarray of float64, shape (k, 5)
-        For each Gaussian: share of the flux, scale of the galaxy's covariance, covariance of the PSF.
-    sums : ndarray of float64, shape (6 * SPAN,)
+    means : ndarray of float64, shape (p, 3)
+        Mean covariance of each part: row-row, row-column, column-column.
+    tables : ndarray of float64, shape (p, k, 5)
+        For each Gaussian of a part: share of the flux, scale of the part's covariance, covariance of the PSF.
+    sums : ndarray of float64, shape (p * 6 * SPAN,)
         Work space.
-    matrix : ndarray of float64, shape (7, 7)
+    matrix : ndarray of float64, shape (6 p + 1, 6 p + 1)
         Filled: the upper triangle, without the square of the data.
 
     Returns
@@ -197,31 +220,55 @@ def correlate(image, ny, nx, stride, v0, u0, mean, table, sums, matrix):
     bool
         Whether all covariances are positive definite; if not, nothing is filled.
     """
-    covariances = np.empty((len(table), 3))
-    for k in range(len(table)):
-        for i in range(3):
-            covariances[k, i] = table[k, 1] * mean[i] + table[k, 2 + i]
-        vv, vu, uu = covariances[k]
-        if not (vv > 0 and uu > 0 and vv * uu - vu * vu > 1e-10 * vv * uu):
-            return False
+    parts, count = tables.shape[0], tables.shape[1]
+    covariances = np.empty((parts, count, 3))
+    for p in range(parts):
+        for k in range(count):
+            for i in range(3):
+                covariances[p, k, i] = tables[p, k, 1] * means[p, i] + tables[p, k, 2 + i]
+            vv, vu, uu = covariances[p, k]
+            if not (vv > 0 and uu > 0 and vv * uu - vu * vu > 1e-10 * vv * uu):
+                return False
     matrix[:] = 0.0
     height = SPAN // stride
     for top in range(0, ny, height):
         rows = min(height, ny - top)
         sums[:] = 0.0
         touched = False
-        for k in range(len(table)):
-            weight, scale = table[k, 0], table[k, 1]
-            if weight == 0:
-                continue
-            vv, vu, uu = covariances[k]
-            touched |= add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu)
+        for p in range(parts):
+            part = sums[6 * SPAN * p : 6 * SPAN * (p + 1)]
+            for k in range(count):
+                weight, scale = tables[p, k, 0], tables[p, k, 1]
+                if weight == 0:
+                    continue
+                vv, vu, uu = covariances[p, k]
+                touched |= add_gaussian(part, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu)
         if not touched:
             continue
         if stride > nx:
             _clear_padding(sums, rows, nx, stride)
-        _add_products(sums, image[top * stride :], rows * stride, matrix)
+        if parts == 1:
+            _add_products(sums, image[top * stride :], rows * stride, matrix)
+        else:
+            _add_more_products(sums, image[top * stride :], rows * stride, matrix)
     return True
+
+
+@compile_loop
+def _add_more_products(sums, data, count, matrix):
+    """Do what `_add_products` does, for any number of parts."""
+    size = len(matrix) - 1
+    for a in range(size):
+        first = sums[a * SPAN :]
+        for b in range(a, size):
+            second, total = sums[b * SPAN :], 0.0
+            for n in range(count):
+                total += first[n] * second[n]
+            matrix[a, b] += total
+        total = 0.0
+        for n in range(count):
+            total += first[n] * data[n]
+        matrix[a, size] += total
 
 
 @compile_loop
@@ -244,6 +291,33 @@ def project(image, ny, nx, stride, v0, u0, vv, vu, uu, sums, totals):
             for n in range(rows * stride):
                 total += values[n] * data[n]
             totals[i] += total
+
+
+@compile_loop
+def reweighted(totals, v0, u0, wvv, wvu, wuu, ny, nx):
+    """Return the next centre and weight of `weighted_moments`, and whether they are those of an object.
+
+    `totals` are from `project`. Arithmetic only, as `derivatives`.
+    """
+    # The derivatives hold the moments: the mean is W q, the second moment W + W h W.
+    qv, qu = totals[1] / totals[0], totals[2] / totals[0]
+    hvv, hvu, huu = 2 * totals[3] / totals[0], totals[4] / totals[0], 2 * totals[5] / totals[0]
+    dv, du = wvv * qv + wvu * qu, wvu * qv + wuu * qu
+    avv, avu = wvv * hvv + wvu * hvu, wvv * hvu + wvu * huu
+    auv, auu = wvu * hvv + wuu * hvu, wvu * hvu + wuu * huu
+    mvv = wvv + avv * wvv + avu * wvu - dv * dv
+    mvu = wvu + avv * wvu + avu * wuu - dv * du
+    muu = wuu + auv * wvu + auu * wuu - du * du
+    det_m, det_w = mvv * muu - mvu * mvu, wvv * wuu - wvu * wvu
+    ivv, ivu, iuu = muu / det_m - wuu / det_w, wvu / det_w - mvu / det_m, mvv / det_m - wvv / det_w
+    det = ivv * iuu - ivu * ivu
+    fv, fu = (muu * dv - mvu * du) / det_m, (mvv * du - mvu * dv) / det_m
+    plausible = (totals[0] > 0) & (mvv > 0) & (det_m > 0) & (ivv > 0)
+    plausible = plausible & (det > 1e-3 * ivv * iuu) & (ivv + iuu > 8 / (ny * nx))
+    wvv, wvu, wuu = iuu / det, -ivu / det, ivv / det
+    v0, u0 = v0 + wvv * fv + wvu * fu, u0 + wvu * fv + wuu * fu
+    plausible = plausible & (abs(v0) < 0.25 * ny) & (abs(u0) < 0.25 * nx)
+    return v0, u0, wvv, wvu, wuu, plausible
 
 
 @compile_loop
@@ -275,29 +349,8 @@ def weighted_moments(image, ny, nx, stride, variance, passes, sums, found):
     wvv = wuu = variance
     for _ in range(passes):
         project(image, ny, nx, stride, v0, u0, wvv, wvu, wuu, sums, totals)
-        if not totals[0] > 0:
-            return False
-        # The derivatives hold the moments: the mean is W q, the second moment W + W h W.
-        qv, qu = totals[1] / totals[0], totals[2] / totals[0]
-        hvv, hvu, huu = 2 * totals[3] / totals[0], totals[4] / totals[0], 2 * totals[5] / totals[0]
-        dv, du = wvv * qv + wvu * qu, wvu * qv + wuu * qu
-        avv, avu = wvv * hvv + wvu * hvu, wvv * hvu + wvu * huu
-        auv, auu = wvu * hvv + wuu * hvu, wvu * hvu + wuu * huu
-        mvv = wvv + avv * wvv + avu * wvu - dv * dv
-        mvu = wvu + avv * wvu + avu * wuu - dv * du
-        muu = wuu + auv * wvu + auu * wuu - du * du
-        det_m, det_w = mvv * muu - mvu * mvu, wvv * wuu - wvu * wvu
-        if not (mvv > 0 and det_m > 0):
-            return False
-        ivv, ivu, iuu = muu / det_m - wuu / det_w, wvu / det_w - mvu / det_m, mvv / det_m - wvv / det_w
-        det = ivv * iuu - ivu * ivu
-        if not (ivv > 0 and det > 1e-3 * ivv * iuu and ivv + iuu > 8 / (ny * nx)):
-            return False
-        wvv, wvu, wuu = iuu / det, -ivu / det, ivv / det
-        fv, fu = (muu * dv - mvu * du) / det_m, (mvv * du - mvu * dv) / det_m
-        v0 += wvv * fv + wvu * fu
-        u0 += wvu * fv + wuu * fu
-        if not (abs(v0) < 0.25 * ny and abs(u0) < 0.25 * nx):
+        v0, u0, wvv, wvu, wuu, plausible = reweighted(totals, v0, u0, wvv, wvu, wuu, ny, nx)
+        if not plausible:
             return False
     found[0], found[1], found[2], found[3], found[4] = v0, u0, wvv, wvu, wuu
     return True
@@ -569,7 +622,7 @@ def _fit_psf(image, ny, nx, stride, square, pars, sums):
                 if 4 <= i < 4 + count:
                     allowed &= trial[i] > 0
             allowed &= trial[2] ** 2 + trial[3] ** 2 < 1
-            small = predicted <= _PSF_TOLERANCE * matrix[n, n] + _ROUNDING * square
+            small = predicted <= _PSF_TOLERANCE * matrix[n, n] + ROUNDING * square
             if allowed:
                 _psf_products(image, ny, nx, stride, trial, sums, rows, trial_matrix)
                 fall = matrix[n, n] - trial_matrix[n, n]
@@ -590,16 +643,14 @@ def _fit_psf(image, ny, nx, stride, square, pars, sums):
 
 
 @compile_entry
-def fit_stamps(
-    images, tables, psf, precision, prior, bounds, concentration, pars, covariances, quality, flags
-):
-    """Fit every stamp by itself.
+def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covariances, quality, flags):
+    """Fit every stamp by itself, with a profile of p parts that share centre and shape.
 
     Parameters
     ----------
     images : ndarray of float32, shape (n, ny, nx)
-    tables : ndarray of float64, shape (1 or n, k, 5)
-        The convolved Gaussians, see `shearbench.mixture.kernels.correlate`.
+    tables : ndarray of float64, shape (1 or n, p, k, 5)
+        The convolved Gaussians of each part, see `shearbench.mixture.kernels.correlate`.
     psf : ndarray of float64, shape (1 or n, 3)
         Covariance of the PSF's core, which the fit starts from; NaN where the PSF could not be fitted.
     precision : float
@@ -608,11 +659,11 @@ def fit_stamps(
         1 or 0 for a prior or none, the width of its centre, and of its shape.
     bounds : ndarray of float64, shape (4,)
         Least and greatest T and flux allowed.
-    concentration : float
-        T of a galaxy over that of the Gaussian that fits it best, about.
-    pars : ndarray of float64, shape (n, 6)
-        Filled: row, col, g1, g2, T, flux; NaN where a fit fails.
-    covariances : ndarray of float64, shape (n, 6, 6)
+    sizes : ndarray of float64, shape (p,)
+        T of each part over that of the Gaussian that fits the galaxy best, about.
+    pars : ndarray of float64, shape (n, 4 + 2 p)
+        Filled: row, col, g1, g2, every T, every flux; NaN where a fit fails.
+    covariances : ndarray of float64, shape (n, 4 + 2 p, 4 + 2 p)
         Filled: their covariances.
     quality : ndarray of float64, shape (n, 2)
         Filled: chi^2 per degree of freedom, evaluations of the model.
@@ -622,16 +673,16 @@ def fit_stamps(
     n, ny, nx = images.shape
     stride = (nx + LANES - 1) // LANES * LANES
     image = np.zeros(ny * stride)
-    sums = np.empty(6 * SPAN)
-    x = np.empty(5)
+    sums = np.empty(6 * SPAN * len(sizes))
+    x = np.empty(4 + len(sizes))
     for i in range(n):
         square = load(images[i], stride, image)
         table, core = tables[min(i, len(tables) - 1)], psf[min(i, len(psf) - 1)]
         flags[i] = _BAD_PIXELS if math.isfinite(core[0]) else _FAILED
         if math.isfinite(square) and math.isfinite(core[0]):
             evaluations = 0.0
-            for attempt in range(_STARTS):
-                _start(attempt, image, ny, nx, stride, core, concentration, sums, x)
+            for attempt in range(len(START_SIZES)):
+                _start(attempt, image, ny, nx, stride, core, sizes, sums, x)
                 flags[i] = _fit_galaxy(
                     image, ny, nx, stride, square, table, precision, prior, bounds, sums, x,
                     pars[i], covariances[i], quality[i],
@@ -656,11 +707,12 @@ def refine_stamps(images, tables, precision, prior, bounds, steps, pars, hessian
         As for `fit_stamps`; tables of NaN where the PSF could not be fitted.
     steps : int
         With none, the equations at the guess are filled and that is all.
-    pars : ndarray of float64, shape (n, 6)
-        The guess, replaced by the end: row, col, g1, g2, T, flux. A flux of NaN stands for the best one.
-    hessians : ndarray of float64, shape (n, 6, 6)
+    pars : ndarray of float64, shape (n, P)
+        The guess, replaced by the end: row, col, g1, g2, every T, every flux. Fluxes of NaN stand for the
+        best ones.
+    hessians : ndarray of float64, shape (n, P, P)
         Filled: half the Gauss-Newton Hessian of chi^2 + prior where the last step started.
-    gradients : ndarray of float64, shape (n, 6)
+    gradients : ndarray of float64, shape (n, P)
         Filled: minus half the gradient there.
     chi2 : ndarray of float64, shape (n,)
         Filled: there, of the pixels.
@@ -670,41 +722,44 @@ def refine_stamps(images, tables, precision, prior, bounds, steps, pars, hessian
     n, ny, nx = images.shape
     stride = (nx + LANES - 1) // LANES * LANES
     image = np.zeros(ny * stride)
-    sums, matrix = np.empty(6 * SPAN), np.empty((7, 7))
-    basis, jacobian = np.empty((6, 6)), np.empty((3, 3))
-    step, factor = np.empty(6), np.empty((6, 6))
+    parts = tables.shape[1]
+    many, size = 4 + 2 * parts, 6 * parts
+    sums, matrix = np.empty(SPAN * size), np.empty((size + 1, size + 1))
+    basis, products = np.empty((many, size)), np.empty((many, size))
+    flux, step, factor = np.empty(parts), np.empty(many), np.empty((many, many))
     for i in range(n):
         square = load(images[i], stride, image)
         table, x = tables[min(i, len(tables) - 1)], pars[i]
         flags[i] = _GOOD
         if not math.isfinite(square):
             flags[i] = _BAD_PIXELS
-        elif not math.isfinite(table[0, 2]):
+        elif not math.isfinite(table[0, 0, 2]):
             flags[i] = _FAILED
         for count in range(max(steps, 1)):
             if flags[i] != _GOOD:
                 break
-            best = _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix)
-            flux = x[5] if math.isfinite(x[5]) else best
-            if not math.isfinite(best):
+            if not _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix, flux):
                 flags[i] = _OUT_OF_RANGE
                 break
-            _equations(x, flux, matrix, precision, prior, jacobian, basis, gradients[i], hessians[i])
-            chi2[i] = precision * (square + flux * (flux * matrix[VALUE, VALUE] - 2 * matrix[VALUE, DATA]))
-            x[5] = flux
+            for p in range(parts):
+                if math.isfinite(x[4 + parts + p]):
+                    flux[p] = x[4 + parts + p]
+                x[4 + parts + p] = flux[p]
+            _equations(x, flux, matrix, precision, prior, basis, products, gradients[i], hessians[i])
+            chi2[i] = precision * remaining(square, flux, matrix)
             if count < steps:
                 if not cholesky(hessians[i], factor):
                     flags[i] = _SINGULAR
                     break
                 _descend(factor, gradients[i], step)
-                for a in range(6):
+                for a in range(many):
                     x[a] += step[a]
         if flags[i] == _GOOD and not allowed(x, bounds):
             flags[i] = _OUT_OF_RANGE
         if flags[i] != _GOOD:
             x[:] = np.nan
             hessians[i] = gradients[i] = chi2[i] = np.nan
-        for a in range(6):
+        for a in range(many):
             gradients[i, a] = -gradients[i, a]
 
 
@@ -721,15 +776,30 @@ def load(pixels, stride, image):
 
 
 @compile_loop
-def allowed(pars, bounds):
-    """Return whether row, col, g1, g2, T, flux are within the bounds of T and flux, and |g| < 1."""
-    gg = pars[2] * pars[2] + pars[3] * pars[3]
-    return gg < 1 and bounds[0] <= pars[4] <= bounds[1] and bounds[2] <= pars[5] <= bounds[3]
+def remaining(square, flux, matrix):
+    """Return the square of data minus model; `square` is that of the data."""
+    data = len(matrix) - 1
+    for p in range(len(flux)):
+        square -= 2 * flux[p] * matrix[6 * p, data]
+        for q in range(len(flux)):
+            square += flux[p] * flux[q] * matrix[6 * min(p, q), 6 * max(p, q)]
+    return square
 
 
 @compile_loop
-def _start(attempt, image, ny, nx, stride, psf, concentration, sums, x):
-    """Fill x with the parameters (row, col, g1, g2, T) to start from.
+def allowed(pars, bounds):
+    """Return whether every T and flux is within its bounds, and |g| < 1."""
+    parts = (len(pars) - 4) // 2
+    inside = pars[2] * pars[2] + pars[3] * pars[3] < 1
+    for p in range(parts):
+        inside &= bounds[0] <= pars[4 + p] <= bounds[1]
+        inside &= bounds[2] <= pars[4 + parts + p] <= bounds[3]
+    return inside
+
+
+@compile_loop
+def _start(attempt, image, ny, nx, stride, psf, sizes, sums, x):
+    """Fill x with the parameters (row, col, g1, g2, every T) to start from.
 
     First from weighted moments less the PSF's. Later attempts start from round galaxies at the centre, of the
     PSF's size and of twice its size.
@@ -737,63 +807,109 @@ def _start(attempt, image, ny, nx, stride, psf, concentration, sums, x):
     round_size = psf[0] + psf[2]
     found = np.zeros(5)
     x[:] = 0.0
-    x[4] = round_size * (1.0, 1.0, 4.0)[attempt]
-    if attempt > 0 or not weighted_moments(image, ny, nx, stride, 2 * round_size, _MOMENTS, sums, found):
-        return
-    vv, vu, uu = found[2] - psf[0], found[3] - psf[1], found[4] - psf[2]
-    size = vv + uu
-    x[0], x[1], x[4] = found[0], found[1], concentration * max(size, 0.1 * round_size)
-    if size > 0.1 * round_size:
-        x[2], x[3] = shape_of(vv, vu, uu)
+    size = round_size * START_SIZES[attempt] / sizes[len(sizes) // 2]
+    if attempt == 0 and weighted_moments(image, ny, nx, stride, 2 * round_size, MOMENTS, sums, found):
+        vv, vu, uu = found[2] - psf[0], found[3] - psf[1], found[4] - psf[2]
+        x[0], x[1] = found[0], found[1]
+        size = max(vv + uu, 0.1 * round_size)
+        if vv + uu > 0.1 * round_size:
+            x[2], x[3] = shape_of(vv, vu, uu)
+    for p in range(len(sizes)):
+        x[4 + p] = size * sizes[p]
 
 
 @compile_loop
 def _penalty(x, prior):
-    """Return -2 ln p: Gaussian in the centre; Bernstein & Armstrong 2014, eq. 24, in the shape."""
-    if prior[0] == 0:
-        return 0.0
-    gg = x[2] * x[2] + x[3] * x[3]
-    return (x[0] * x[0] + x[1] * x[1]) / prior[1] ** 2 + gg / prior[2] ** 2 - 4 * math.log1p(-gg)
+    """Return -2 ln p."""
+    return minus_two_ln(x, prior, math.log1p(-x[2] * x[2] - x[3] * x[3])) if prior[0] != 0 else 0.0
 
 
 @compile_loop
-def _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix):
-    """Fill the matrix of products at x; return the best flux, NaN where x is not allowed."""
-    gg = x[2] * x[2] + x[3] * x[3]
-    if not (gg < 1 and bounds[0] <= x[4] <= bounds[1]):
-        return np.nan
-    mean = np.empty(3)
-    covariance_of(x[2], x[3], x[4], mean)
-    if not correlate(image, ny, nx, stride, x[0], x[1], mean, table, sums, matrix):
-        return np.nan
-    flux = matrix[VALUE, DATA] / matrix[VALUE, VALUE]
-    return flux if bounds[2] <= flux <= bounds[3] else np.nan
+def minus_two_ln(x, prior, ln_rest):
+    """Return -2 ln p, given ln(1 - g^2).
+
+    Gaussian in the centre; Bernstein & Armstrong 2014, eq. 24, in the shape. Arithmetic only, as
+    `derivatives`.
+    """
+    centre = (x[0] * x[0] + x[1] * x[1]) / prior[1] ** 2
+    return centre + (x[2] * x[2] + x[3] * x[3]) / prior[2] ** 2 - 4 * ln_rest
 
 
 @compile_loop
-def _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian):
-    """Fill half the gradient and half the Gauss-Newton Hessian of chi^2 + prior, shapes (6,) and (6, 6)."""
-    chain(x[2], x[3], x[4], jacobian)
+def _evaluate(image, ny, nx, stride, tables, bounds, sums, x, matrix, flux):
+    """Fill the matrix of products at x and the best fluxes; return whether x and they are allowed."""
+    parts = len(flux)
+    if not x[2] * x[2] + x[3] * x[3] < 1:
+        return False
+    means = np.empty((parts, 3))
+    for p in range(parts):
+        if not bounds[0] <= x[4 + p] <= bounds[1]:
+            return False
+        covariance_of(x[2], x[3], x[4 + p], means[p])
+    if not correlate(image, ny, nx, stride, x[0], x[1], means, tables, sums, matrix):
+        return False
+    data = len(matrix) - 1
+    if parts == 1:
+        flux[0] = matrix[VALUE, data] / matrix[VALUE, VALUE]
+    else:
+        square, factor = np.empty((parts, parts)), np.empty((parts, parts))
+        for p in range(parts):
+            flux[p] = matrix[6 * p, data]
+            for q in range(parts):
+                square[p, q] = matrix[6 * min(p, q), 6 * max(p, q)]
+        if not cholesky(square, factor):
+            return False
+        substitute(factor, flux)
+    fine = True
+    for p in range(parts):
+        fine &= math.isfinite(flux[p]) and bounds[2] <= flux[p] <= bounds[3]
+    return fine
+
+
+@compile_loop
+def _equations(x, flux, matrix, precision, prior, basis, products, gradient, hessian):
+    """Fill half the gradient and half the Gauss-Newton Hessian of chi^2 + prior, shapes (P,) and (P, P)."""
+    parts, size = len(flux), len(matrix) - 1
+    many = 4 + 2 * parts
+    jacobian = np.empty((3, 3))
     basis[:] = 0.0
-    basis[0, ROW] = basis[1, COL] = flux
-    for i in range(3):
+    for p in range(parts):
+        chain(x[2], x[3], x[4 + p], jacobian)
+        first = 6 * p
+        basis[0, first + ROW] = basis[1, first + COL] = flux[p]
         for j in range(3):
-            basis[2 + i, VV + j] = flux * jacobian[j, i]
-    basis[5, VALUE] = 1.0
-    for i in range(6):
-        gradient[i] = 0.0
-        for a in range(6):
+            basis[2, first + VV + j] = flux[p] * jacobian[j, 0]
+            basis[3, first + VV + j] = flux[p] * jacobian[j, 1]
+            basis[4 + p, first + VV + j] = flux[p] * jacobian[j, 2]
+        basis[4 + parts + p, first] = 1.0
+    for a in range(size):
+        for b in range(a):
+            matrix[a, b] = matrix[b, a]
+    for i in range(many):
+        for b in range(size):
+            products[i, b] = 0.0
+        for a in range(size):
             if basis[i, a] != 0:
-                gradient[i] += precision * basis[i, a] * (flux * matrix[VALUE, a] - matrix[a, DATA])
+                for b in range(size):
+                    products[i, b] += basis[i, a] * matrix[a, b]
+        pull = 0.0
+        for p in range(parts):
+            pull += products[i, 6 * p] * flux[p]
+        for a in range(size):
+            pull -= basis[i, a] * matrix[a, size]
+        gradient[i] = precision * pull
         for j in range(i + 1):
             total = 0.0
-            for a in range(6):
-                if basis[i, a] != 0:
-                    for b in range(6):
-                        total += basis[i, a] * basis[j, b] * matrix[min(a, b), max(a, b)]
+            for b in range(size):
+                total += products[i, b] * basis[j, b]
             hessian[i, j] = hessian[j, i] = precision * total
-    if prior[0] == 0:
-        return
+    if prior[0] != 0:
+        add_prior(x, prior, gradient, hessian)
+
+
+@compile_loop
+def add_prior(x, prior, gradient, hessian):
+    """Add the prior's part to half the gradient and half the Hessian. Arithmetic only, as `derivatives`."""
     for i in range(2):
         gradient[i] += x[i] / prior[1] ** 2
         hessian[i, i] += 1 / prior[1] ** 2
@@ -808,41 +924,43 @@ def _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hes
 
 @compile_loop
 def _fit_galaxy(
-    image, ny, nx, stride, square, table, precision, prior, bounds, sums, x, pars, covariance, quality
+    image, ny, nx, stride, square, tables, precision, prior, bounds, sums, x, pars, covariance, quality
 ):
     """Fit one stamp, starting from x.
 
-    The flux, in which the model is linear, is at its best for every x (variable projection, in Kaufman's
+    The fluxes, in which the model is linear, are at their best for every x (variable projection, in Kaufman's
     approximation: BIT 15, 49, 1975). The other parameters take damped Gauss-Newton steps (Marquardt 1963)
-    until the next one is below `_TOLERANCE` of the quoted errors, or below what chi^2 resolves. That step is
+    until the next one is below `TOLERANCE` of the quoted errors, or below what chi^2 resolves. That step is
     taken, unevaluated: so the result is a step more precise than the test.
     """
     quality[0] = quality[1] = np.nan
-    matrix, trial_matrix = np.empty((7, 7)), np.empty((7, 7))
-    basis, jacobian = np.empty((6, 6)), np.empty((3, 3))
-    gradient, hessian = np.empty(6), np.empty((6, 6))
-    damped, factor = np.empty((6, 6)), np.empty((6, 6))
-    step, trial = np.empty(6), np.empty(5)
-    freedom = ny * nx - 6
+    parts = len(tables)
+    free, many, size = 4 + parts, 4 + 2 * parts, 6 * parts
+    matrix, trial_matrix = np.empty((size + 1, size + 1)), np.empty((size + 1, size + 1))
+    basis, products = np.empty((many, size)), np.empty((many, size))
+    gradient, hessian = np.empty(many), np.empty((many, many))
+    damped, factor = np.empty((many, many)), np.empty((many, many))
+    step, trial = np.empty(many), np.empty(free)
+    flux, trial_flux = np.empty(parts), np.empty(parts)
+    freedom = ny * nx - many
     quality[1] = 1.0
-    flux = _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix)
-    if not math.isfinite(flux):
+    if not _evaluate(image, ny, nx, stride, tables, bounds, sums, x, matrix, flux):
         return _OUT_OF_RANGE
-    chi2 = precision * (square - flux * matrix[VALUE, DATA])
+    chi2 = precision * _unexplained(square, flux, matrix)
     cost = chi2 + _penalty(x, prior)
-    _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian)
+    _equations(x, flux, matrix, precision, prior, basis, products, gradient, hessian)
     damping = 1e-4
-    for evaluation in range(2, _EVALUATIONS):
+    for evaluation in range(2, EVALUATIONS):
         regular = cholesky(hessian, factor)
         if regular:
             _descend(factor, gradient, step)
             decrement = -_dot(step, gradient)
-            if decrement <= _TOLERANCE**2 * chi2 / freedom + _ROUNDING * precision * square:
+            if decrement <= TOLERANCE**2 * chi2 / freedom + ROUNDING * precision * square:
                 break
-        for i in range(6):
+        for i in range(many):
             for j in range(i):
                 damped[i, j] = hessian[i, j]
-            damped[i, i] = hessian[i, i] * (1 + damping if i < 5 else 1)
+            damped[i, i] = hessian[i, i] * (1 + damping if i < free else 1)
         if not cholesky(damped, factor):
             damping = 10 * max(damping, 1e-3)
             if damping > 1e12:
@@ -850,31 +968,30 @@ def _fit_galaxy(
             continue
         _descend(factor, gradient, step)
         predicted = -_dot(step, gradient)
-        for i in range(5):
+        for i in range(free):
             predicted += damping * hessian[i, i] * step[i] * step[i]
             trial[i] = x[i] + step[i]
         quality[1] = evaluation
-        trial_flux = _evaluate(image, ny, nx, stride, table, bounds, sums, trial, trial_matrix)
-        trial_chi2 = precision * (square - trial_flux * trial_matrix[VALUE, DATA])
         fall = -1.0
-        if math.isfinite(trial_flux):
+        if _evaluate(image, ny, nx, stride, tables, bounds, sums, trial, trial_matrix, trial_flux):
+            trial_chi2 = precision * _unexplained(square, trial_flux, trial_matrix)
             fall = cost - trial_chi2 - _penalty(trial, prior)
         if fall > 0:
-            for i in range(5):
-                x[i] = trial[i]
-            flux, chi2 = trial_flux, trial_chi2
+            x[:] = trial
+            chi2 = trial_chi2
             cost = chi2 + _penalty(x, prior)
             matrix, trial_matrix = trial_matrix, matrix
-            _equations(x, flux, matrix, precision, prior, jacobian, basis, gradient, hessian)
+            flux, trial_flux = trial_flux, flux
+            _equations(x, flux, matrix, precision, prior, basis, products, gradient, hessian)
             damping *= 0.1 if fall > 0.75 * predicted else (0.5 if fall > 0.25 * predicted else 2.0)
-            stalled = evaluation > _PATIENCE and max(fall, predicted) <= _STALL * cost
+            stalled = evaluation > PATIENCE and max(fall, predicted) <= STALL * cost
         else:
             damping = 10 * max(damping, 1e-3)
-            length = size = 0.0
-            for i in range(5):
+            length = norm = 0.0
+            for i in range(free):
                 length += hessian[i, i] * step[i] * step[i]
-                size += hessian[i, i] * x[i] * x[i]
-            stalled = length <= _STALL**2 * size
+                norm += hessian[i, i] * x[i] * x[i]
+            stalled = length <= STALL**2 * norm
         if stalled:
             if not cholesky(hessian, factor):
                 return _SINGULAR
@@ -884,39 +1001,47 @@ def _fit_galaxy(
     else:
         return _NOT_CONVERGED
     before = _penalty(x, prior)
-    for i in range(5):
+    for i in range(free):
         x[i] += step[i]
         pars[i] = x[i]
-    pars[5] = flux + step[5]
+    for p in range(parts):
+        pars[free + p] = flux[p] + step[free + p]
     if not allowed(pars, bounds):
         return _OUT_OF_RANGE
     chi2 = max(chi2 - decrement + before - _penalty(x, prior), 0.0)
     quality[0] = chi2 / freedom
     if prior[0] != 0:
-        _quote_prior(x, prior, hessian)
+        quote_prior(x, prior, math.log1p(-x[2] * x[2] - x[3] * x[3]), hessian)
         if not cholesky(hessian, factor):
             return _SINGULAR
-    for i in range(6):
+    for i in range(many):
         step[:] = 0.0
         step[i] = 1.0
         substitute(factor, step)
-        for j in range(6):
+        for j in range(many):
             covariance[i, j] = step[j] * quality[0]
     return _GOOD
 
 
 @compile_loop
-def _quote_prior(x, prior, hessian):
+def _unexplained(square, flux, matrix):
+    """Return the square of data minus model at the best fluxes; `square` is that of the data."""
+    for p in range(len(flux)):
+        square -= flux[p] * matrix[6 * p, len(matrix) - 1]
+    return square
+
+
+@compile_loop
+def quote_prior(x, prior, ln_rest, hessian):
     """Replace the prior's curvature in the shape by the one that errors are quoted with.
 
     As in ngmix, the shape's prior counts as one residual sqrt(-2 ln p) beside the pixels', which curves along
-    the shape but not across it.
+    the shape but not across it. ln(1 - g^2) is given. Arithmetic only, as `derivatives`.
     """
     gg = x[2] * x[2] + x[3] * x[3]
     rest = 1 - gg
     pull = 1 / prior[2] ** 2 + 4 / rest
-    minus_2_ln = gg / prior[2] ** 2 - 4 * math.log1p(-gg)
-    ratio = pull * pull / minus_2_ln if minus_2_ln > 0 else 0.0
+    ratio = pull * pull / (gg / prior[2] ** 2 - 4 * ln_rest + 1e-300)  # x is zero where the rest is
     for i in range(2, 4):
         hessian[i, i] -= pull
         for j in range(2, 4):

@@ -6,6 +6,9 @@ a PSF that is itself a sum of Gaussians it stays one, with covariances added: no
 Parameters are ngmix's: ``row, col`` (centroid from the stamp's centre, arcsec), ``g1, g2`` (reduced-shear
 shape), ``T`` (arcsec^2: twice sigma^2 of a Gaussian of the mixture's mean covariance) and ``flux``. With
 e = 2 g/(1 + g^2), the mean covariance over (row, col) is T/2 [[1 - e1, e2], [e2, 1 + e1]].
+
+A galaxy may also have parts, each of a T and a flux of its own: ngmix's ``coellip``, free Gaussians of one
+centre and shape. Its parameters are ``row, col, g1, g2, T_1 ... T_p, flux_1 ... flux_p``.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from numpy.typing import NDArray
 
 from shearbench.mixture.kernels import WINDOW_END, WINDOW_START
 
-Model = Literal["gauss", "exp", "dev"]
+Model = Literal["gauss", "exp", "dev", "coellip2", "coellip3", "coellip4", "coellip5"]
 
 # Hogg & Lang 2013, table 1: amplitudes and standard deviations, in half-light radii, of the exponential
 # (6 Gaussians) and de Vaucouleurs (10) profiles.
@@ -34,8 +37,13 @@ _PUBLISHED = {
 }
 
 
+def parts(model: Model) -> int:
+    """Return how many parts a model has, each of a T and a flux of its own."""
+    return int(model[-1]) if model.startswith("coellip") else 1
+
+
 def components(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a profile's Gaussians.
+    """Return the Gaussians of a profile, or of one of its parts.
 
     Returns
     -------
@@ -44,7 +52,7 @@ def components(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     scale : ndarray of float64, shape (k,)
         Covariance over the mean covariance; ``sum(weight * scale)`` is 1.
     """
-    amplitude, deviation = (np.array(column) for column in _PUBLISHED[model])
+    amplitude, deviation = (np.array(column) for column in _PUBLISHED["gauss" if parts(model) > 1 else model])
     weight = amplitude / amplitude.sum()
     variance = deviation**2
     return weight, variance / (weight @ variance)
@@ -78,15 +86,15 @@ def model_image(
 
     Parameters
     ----------
-    pars : ndarray of float64, shape (n, 6) or (6,)
-        row, col, g1, g2, T, flux.
+    pars : ndarray of float64, shape (n, 4 + 2 p) or (4 + 2 p,)
+        row, col, g1, g2, every T, every flux.
     psf : ndarray of float64, shape (k, 4), (1, k, 4) or (n, k, 4)
         Gaussians of the PSF: share of the flux and row-row, row-column, column-column covariance in arcsec^2.
     shape : (int, int)
         Rows and columns of an image.
     pixel_scale : float
         Arcsec.
-    model : {'gauss', 'exp', 'dev'}
+    model : {'gauss', 'exp', 'dev', 'coellip2', 'coellip3', 'coellip4', 'coellip5'}
 
     Returns
     -------
@@ -95,19 +103,22 @@ def model_image(
     """
     many = np.atleast_2d(np.asarray(pars, dtype=np.float64))
     psfs = np.broadcast_to(psf if psf.ndim == 3 else psf[None], (len(many), *psf.shape[-2:]))
-    mean = covariance(many[:, 2], many[:, 3], many[:, 4])
     v, u = (pixel_scale * (np.arange(n) - (n - 1) / 2) for n in shape)
     dv = (v - many[:, :1])[:, :, None]
     du = (u - many[:, 1:2])[:, None, :]
     images = np.zeros((len(many), *shape))
-    for weight, scale in zip(*components(model)):
-        for gaussian in np.moveaxis(psfs, 1, 0):
-            vv, vu, uu = (scale * mean + gaussian[:, 1:]).T[:, :, None, None]
-            determinant = vv * uu - vu**2
-            distance = (uu * dv**2 - 2 * vu * dv * du + vv * du**2) / determinant
-            peak = weight * gaussian[:, 0] * many[:, 5] * pixel_scale**2
-            value = np.exp(-distance / 2) * window(distance) / (2 * np.pi * np.sqrt(determinant))
-            images += peak[:, None, None] * value
+    weights, scales = components(model)
+    count = parts(model)
+    for size, flux in zip(many[:, 4 : 4 + count].T, many[:, 4 + count :].T):
+        mean = covariance(many[:, 2], many[:, 3], size)
+        for weight, scale in zip(weights, scales):
+            for gaussian in np.moveaxis(psfs, 1, 0):
+                vv, vu, uu = (scale * mean + gaussian[:, 1:]).T[:, :, None, None]
+                determinant = vv * uu - vu**2
+                distance = (uu * dv**2 - 2 * vu * dv * du + vv * du**2) / determinant
+                peak = weight * gaussian[:, 0] * flux * pixel_scale**2
+                value = np.exp(-distance / 2) * window(distance) / (2 * np.pi * np.sqrt(determinant))
+                images += peak[:, None, None] * value
     return images if np.ndim(pars) == 2 else images[0]
 
 

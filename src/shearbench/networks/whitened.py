@@ -48,8 +48,8 @@ class Whitened(Architecture):
     )
     oriented: bool = Field(
         True,
-        description="Bring each stamp to one of its 8 orientations by its own components, and turn the answer "
-        "back: exactly symmetric, at no cost.",
+        description="Bring each stamp to one of its 8 orientations by its own components, and turn the "
+        "answer back: exactly symmetric, at no cost.",
     )
     width: PositiveInt = Field(256, description="Units of a layer.")
     blocks: PositiveInt = Field(4, description="Residual blocks of two layers.")
