@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import galsim
 import numpy as np
@@ -32,10 +32,14 @@ from shearbench.estimators.base import Estimator
 from shearbench.estimators.ngmix import Ngmix
 from shearbench.files import write_csv
 from shearbench.measurement import measure_stamps
+from shearbench.networks import Variant
 from shearbench.noise import unit_noise
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps, versions
 from shearbench.stamps import StampBatch, StampSet, write_stamps
+
+if TYPE_CHECKING:
+    from shearbench.shear_network import ShearNetwork
 
 COLUMNS = ("name", "ours", "peer", "ratio", "unit", "n", "machine")
 OUTPUT = "results/bench/bench.csv"
@@ -379,29 +383,26 @@ def psf_fits(psfs: int) -> Comparison[Images]:
     )
 
 
-def inference(stamps: int) -> Comparison[StampBatch]:
+def inference(variant: str, stamps: int) -> Comparison[StampBatch]:
     """Compare a network, untrained because the weights cost nothing, with fits by ngmix."""
     import torch
 
     from shearbench.networks import resolve_variant
-    from shearbench.shear_network import ShearNetwork
     from shearbench.training.recipe import Recipe
 
     batch = noisy_batch("exp_gauss", _SIGMA, stamps)
-    architecture = resolve_variant("pooled", {}, Recipe()).make()
-    network = ShearNetwork(architecture, SHAPE, per_galaxy_psf=False).eval()
-    network.fit_scaling(torch.from_numpy(batch.images), torch.from_numpy(batch.psf), torch.rand(stamps, 2))
+    network = _untrained(resolve_variant(variant, {}, Recipe()), batch).eval()
 
     def infer(batch: StampBatch) -> NDArray[np.float32]:
         parts = []
         psf = torch.from_numpy(batch.psf)
         with torch.inference_mode():
             for images in torch.from_numpy(batch.images).split(_INFERENCE_BATCH):
-                parts.append(network(images, psf, images.new_tensor(batch.sigma))[0])
+                parts.append(network(images, psf, images.new_tensor(batch.sigma)).shapes)
             return torch.cat(parts).numpy()
 
     return Comparison(
-        name="inference of network pooled vs ngmix exp",
+        name=f"inference of network {variant} vs ngmix exp",
         unit="stamps/s",
         n=stamps,
         inputs=batch,
@@ -409,6 +410,54 @@ def inference(stamps: int) -> Comparison[StampBatch]:
         peer=_estimator("ngmix-exp").measure,
         measure=cpu_rate(stamps),
     )
+
+
+def training(variant: str) -> Comparison[Any]:
+    """Compare the steps of a training, without rendering, with what the device's arithmetic and memory allow."""
+    import torch
+
+    from shearbench.networks import resolve_variant
+    from shearbench.training.efficiency import step_efficiency
+    from shearbench.training.recipe import Recipe
+
+    chosen = resolve_variant(variant, {}, Recipe())
+    batch = noisy_batch("exp_gauss", _SIGMA, chosen.training.batch_size)
+    network = _untrained(chosen, batch).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device)
+    images, psf = (torch.from_numpy(pixels).to(device) for pixels in (batch.images, batch.psf))
+    sigma = torch.tensor(batch.sigma, device=device)
+
+    def step() -> None:
+        network(images, psf, sigma).shapes.square().mean().backward()
+
+    def measured(key: str) -> Callable[[Any], float]:
+        return lambda _: step_efficiency(step, chosen.training, device)[key]
+
+    return Comparison(
+        name=f"forward and backward of network {variant} vs roofline of the {device.type}",
+        unit="stamps/s",
+        n=len(images),
+        inputs=None,
+        ours=measured("stamps_per_second"),
+        peer=measured("limit"),
+        measure=lambda side, given: side(given),
+        rounds=3,
+        warm_up=False,
+    )
+
+
+def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
+    """Return a network with its scaling fitted to a batch."""
+    import torch
+
+    from shearbench.shear_network import ShearNetwork
+
+    architecture = variant.make().adapted("exponential")
+    network = ShearNetwork(architecture, SHAPE, PIXEL_SCALE, per_galaxy_psf=False)
+    parameters = torch.rand(len(batch), len(architecture.targets))
+    network.fit_scaling(torch.from_numpy(batch.images), torch.from_numpy(batch.psf), parameters)
+    return network
 
 
 def two_cores(folder: str | os.PathLike[str], stamps: int) -> Comparison[StampSet]:
@@ -520,7 +569,10 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
             yield fits(sigma, count(128))
         yield psf_fits(count(64))
         yield metacalibration(count(32))
-        yield inference(count(256))
+        for variant in ("shearnet", "whitened", "refined"):
+            yield inference(variant, count(2048))
+    for variant in ("shearnet", "whitened", "refined"):
+        yield training(variant)
     yield two_cores(folder, count(20000))
 
 
@@ -581,4 +633,5 @@ def _estimator(preset: str) -> Estimator:
 
 
 if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # rates are of a core
     benchmark(sys.argv[1] if len(sys.argv) > 1 else OUTPUT)

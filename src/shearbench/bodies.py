@@ -107,9 +107,10 @@ class ImageBody(nn.Module):
         return self.network(self.scaled(stamps), stamps.level)
 
 
-# Of the components, those of each symmetry: A1, B1, B2, A2, and the two partners of E. The proportions are
-# those in which the symmetries share the largest components of the default population.
-_SHARES = (30 / 192, 27 / 192, 27 / 192, 22 / 192)
+# Of the components, those of the symmetries A1, B1, B2 and A2; the partners of E have the rest. Galaxies: as
+# the largest components of the default population are shared. PSFs are centred and hardly odd.
+GALAXY_SHARES = (30 / 192, 27 / 192, 27 / 192, 22 / 192)
+PSF_SHARES = (5 / 16, 4 / 16, 4 / 16, 1 / 16)
 _LEAST_SPREAD = 1e-7  # of a component, over that of the largest: what float32 can tell
 
 
@@ -126,11 +127,13 @@ class Components(nn.Module):
         A square.
     count : int
         About how many.
+    shares : tuple of float
+        The parts of them that are of the symmetries A1, B1, B2 and A2.
     """
 
-    def __init__(self, shape: tuple[int, int], count: int) -> None:
+    def __init__(self, shape: tuple[int, int], count: int, shares: tuple[float, ...] = GALAXY_SHARES) -> None:
         super().__init__()
-        single = [max(1, round(share * count)) for share in _SHARES]
+        single = [max(1, round(share * count)) for share in shares]
         self.counts = (*single, max(1, (count - sum(single)) // 2))
         self.total = sum(single) + 2 * self.counts[-1]
         self.register_buffer("mean", torch.zeros(shape))

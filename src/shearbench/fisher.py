@@ -27,7 +27,6 @@ _PROFILES = {"gaussian": "gaussian", "exponential": "exponential", "sersic": "se
 # on faint light: 3e-9 leaves errors below 1e-4 in the Fisher matrix of every parameter.
 _WING_TOLERANCE, _BANDWIDTH_TOLERANCE = 3e-9, 1e-6
 _LARGEST_PERIOD = 1024
-_BATCH = 32
 
 
 def fisher(
@@ -111,25 +110,20 @@ def _fisher(
     images: torch.Tensor | None,
     members: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the matrices of some galaxies, `members` of the catalog, a few at a time.
+    """Return the matrices of some galaxies, `members` of the catalog.
 
     Images are float32: rounding changes no bound by more than 1e-6, as the sums over pixels are float64.
     """
     columns = [PARAMETER_COLUMNS[name] for name in renderer.names]
     parameters = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
-    shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
-    constant = len(torch.unique(shapes, dim=0)) == 1
-    found = []
     with torch.no_grad():
-        for low in range(0, len(rows), _BATCH):
-            part = slice(low, low + _BATCH)
-            if images is not None:
-                psfs = renderer.psf_image(images if images.ndim == 2 else images[members[part]])
-            elif low == 0 or not constant:
-                psfs = renderer.psf(psf, *(shapes[:1] if constant else shapes[part]).unbind(1))
-            derivatives = renderer.jacobian(parameters[part], psfs)[1].flatten(2).double()
-            found.append(derivatives @ derivatives.mT)
-    return torch.cat(found).numpy()
+        if images is not None:
+            psfs = renderer.psf_image(images if images.ndim == 2 else images[members])
+        else:
+            shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
+            constant = len(torch.unique(shapes, dim=0)) == 1
+            psfs = renderer.psf(psf, *(shapes[:1] if constant else shapes).unbind(1))
+        return renderer.information(parameters, psfs).numpy()
 
 
 def _psf_images(

@@ -534,6 +534,25 @@ class Renderer(torch.nn.Module):
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
+    def information(self, parameters: Tensor, psf: Psfs) -> Tensor:
+        """Return Fisher matrices for unit noise per pixel: the sums of products of two derivatives, in float64.
+
+        Parameters
+        ----------
+        parameters : Tensor, shape (m, P)
+        psf : Psfs
+
+        Returns
+        -------
+        Tensor of float64, shape (m, P, P)
+        """
+        found = []
+        for part, transform in self._batches(parameters, psf):
+            basis, chain = self._basis(part, transform)
+            basis, chain = basis.flatten(2).double(), chain.double()
+            found.append(chain @ (basis @ basis.mT) @ chain.mT)
+        return torch.cat(found)
+
     def normal_equations(self, parameters: Tensor, psf: Psfs, stamps: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a Gauss-Newton step needs, faster than by way of the derivatives.
 

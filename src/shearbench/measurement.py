@@ -66,10 +66,11 @@ def measure_stamps(
     seed : int
         The run's seed, which names the noise.
     processes : int
-        With more than one, as many new processes share the work, each with one thread and with files
-        opened by itself.
+        With more than one, as many new processes share the work, each with one thread, no GPU, and with
+        files opened by itself.
     batch : int, optional
-        Stamps that the estimator gets at once; by default 512, fewer if there are few for each process.
+        Stamps that the estimator gets at once; by default 512, or as many as it asks for in a single process,
+        and fewer if there are few for each process.
     stamps : int, optional
         How many to measure, from the first; all by default.
 
@@ -78,7 +79,7 @@ def measure_stamps(
     pandas.DataFrame
         The columns of the estimates contract (see `COLUMNS`) and the estimator's extra ones, one row for
         each stamp, in order. Attributes: ``seconds`` (time spent measuring, summed over processes; reading,
-        noise, and the first stamp of a process, where code is compiled, are not counted), ``n``, ``kind``,
+        noise, and the first stamps of a process, where code is compiled, are not counted), ``n``, ``kind``,
         ``population``, ``split``, ``sigma``, ``catalog_digest``.
 
     Raises
@@ -91,7 +92,8 @@ def measure_stamps(
         raise ShearbenchError(unavailable)
     n = len(stamp_set) if stamps is None else min(stamps, len(stamp_set))
     if batch is None:
-        batch = max(1, min(_BATCH, -(-n // (4 * processes))))
+        own = getattr(estimator, "batch_size", lambda: None)() if processes == 1 else None
+        batch = max(1, min(own or _BATCH, -(-n // (4 * processes))))
     spans = [(start, min(start + batch, n)) for start in range(0, n, batch)]
     progress = _Progress(n)
     parts: dict[int, _Part] = {}
@@ -216,9 +218,10 @@ def _measure_here(
     for index, (start, stop) in enumerate(spans):
         (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
         if index == 0:
-            # Compile and load what the estimator needs; what goes wrong here goes wrong again below.
+            # Compile and load what the estimator needs; what goes wrong here goes wrong again below. Two
+            # stamps, because torch compiles for any number of them from two on.
             with contextlib.suppress(Exception):
-                estimator.measure(batch.select(slice(0, 1)))
+                estimator.measure(batch.select(slice(0, 2)))
         yield _measure_batch(estimator, batch, start)
 
 
@@ -269,12 +272,12 @@ def _measure_apart(
 
 @contextlib.contextmanager
 def _environment_of_workers() -> Iterator[None]:
-    """Give new processes one thread each, and a main module that is not the caller's.
+    """Give new processes one thread each, no GPU, and a main module that is not the caller's.
 
     A spawned process runs the main module again before it takes work. A script of the workflow must not run
     twice, and workers need nothing of it.
     """
-    changes = {f"{name}_NUM_THREADS": "1" for name in _THREADS}
+    changes = {"CUDA_VISIBLE_DEVICES": "", **{f"{name}_NUM_THREADS": "1" for name in _THREADS}}
     before = {name: os.environ.get(name) for name in changes}
     main = sys.modules["__main__"]
     os.environ.update(changes)

@@ -138,12 +138,19 @@ def test_the_responses_agree():
 
 
 @pytest.mark.ngmix
-def test_the_network_answers_for_every_stamp():
-    comparison = benchmark.inference(N)
+@pytest.mark.parametrize("variant", ["shearnet", "whitened", "refined"])
+def test_the_network_answers_for_every_stamp(variant):
+    comparison = benchmark.inference(variant, N)
     ours, peer = answers(comparison)
     assert ours.shape == (N, 2)
     assert np.isfinite(ours).all()
     assert len(peer.g1) == N
+
+
+def test_training_steps_have_a_rate_and_a_limit():
+    comparison = benchmark.training("shearnet")
+    assert comparison.measure(comparison.ours, None) > 0
+    assert np.isfinite(comparison.measure(comparison.peer, None))
 
 
 def test_two_processes_fit_what_one_does(tmp_path):

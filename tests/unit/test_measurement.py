@@ -45,6 +45,19 @@ class Sums(Estimator):
         return Shapes(g1, g2, error, error, np.zeros(len(batch), np.int64), {"threads": threads})
 
 
+class Threes(Sums):
+    """Asks for three stamps at once."""
+
+    sizes: ClassVar[list[int]] = []
+
+    def batch_size(self) -> int | None:
+        return 3
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        self.sizes.append(len(batch))
+        return super().measure(batch)
+
+
 def _write(folder, cuts=(0, 9, N), psf_each=False):
     rng = np.random.default_rng(5)
     images = rng.normal(size=(N, 6, 8)).astype(np.float32)
@@ -105,6 +118,13 @@ def test_batches_and_cuts_do_not_matter(tmp_path, psf_each):
         answers.append(measure_stamps(Sums(raises_on=(105,)), stamps, 0.3, 2, batch=batch))
     for other in answers[1:]:
         pd.testing.assert_frame_equal(answers[0], other, check_exact=True)
+
+
+def test_an_estimator_gets_as_many_stamps_as_it_asks_for(stamps):
+    table = measure_stamps(Threes(), stamps, 0.3, 2)
+    pd.testing.assert_frame_equal(table, measure_stamps(Sums(), stamps, 0.3, 2), check_exact=True)
+    # Two to warm up; of the others, two batches have a bad stamp.
+    assert Threes.sizes == [2, 3, 3, 2, 2, 3, 3, 3, 2]
 
 
 def test_processes_do_not_matter_and_have_one_thread_each(stamps, monkeypatch):

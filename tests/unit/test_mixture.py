@@ -351,7 +351,8 @@ def test_torch_fits_as_compiled_code_does(model, prior, sigma):
     psf = fit_psf(_psf_image(), SCALE, "coellip2")
     one = fit_galaxies(images, psf, sigma, SCALE, model, prior)
     other = fit_galaxies(images, psf, sigma, SCALE, model, prior, torch.device("cpu"))
-    np.testing.assert_array_equal(one.flag, other.flag)
+    np.testing.assert_array_equal(other.flag, one.flag)
+    np.testing.assert_array_equal(other.iterations, one.iterations)
     errors = np.sqrt(np.einsum("nii->ni", one.covariance))
     np.testing.assert_allclose(other.pars[:, 2:4], one.pars[:, 2:4], atol=1e-8)
     np.testing.assert_allclose(other.pars / errors, one.pars / errors, atol=1e-5)
@@ -367,6 +368,18 @@ def test_torch_takes_up_stamps_as_others_leave(monkeypatch):
     few = fit_galaxies(images, psf, 1e-3, SCALE, device=torch.device("cpu"))
     np.testing.assert_allclose(few.pars, whole.pars, rtol=1e-9, atol=1e-11)
     np.testing.assert_array_equal(few.iterations, whole.iterations)
+
+
+@pytest.mark.slow
+def test_fused_drawing_is_drawing():
+    data, centre = torch.randn(3, 16, 18), torch.randn(3, 2).double()
+    weight, scale = torch.rand(3, 2, 1).double(), torch.rand(3, 2, 1).double()
+    covariance = torch.tensor([2.0, 0.5, 3.0]).double().expand(3, 2, 1, 3) * (1 + scale[..., None])
+    arguments = data, torch.arange(-8.0, 8).double(), torch.arange(-9.0, 9).double(), centre
+    fused = batched._fused()(*arguments, weight, scale, covariance)
+    torch.testing.assert_close(
+        fused, batched._draw(*arguments, weight, scale, covariance), rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.gpu

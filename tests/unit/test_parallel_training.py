@@ -14,13 +14,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shearbench import dihedral
 from shearbench.catalog import sample_catalog
+from shearbench.devices import claim_gpus
 from shearbench.errors import ConfigError
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps
 from shearbench.shear_network import ShearNetwork
 from shearbench.stamps import StampSet, write_stamps
-from shearbench.training import efficiency
+from shearbench.training import efficiency, launch
 from shearbench.training.arithmetic import arithmetic
 from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.training.loop import Training
@@ -247,6 +248,15 @@ def job(splits, tmp_path):
     process.kill()
     process.stdout.close()
     process.wait()
+
+
+def test_a_training_has_different_gpus_and_says_when_there_are_too_few(monkeypatch, tmp_path):
+    assert claim_gpus(["a", "b"], 2) == [0, 1]
+    assert claim_gpus(["0", "1", "2", "3"], 2, tmp_path) == [0, 1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.0", "1.0"]
+    monkeypatch.setattr(launch, "visible_gpus", lambda: ["7"])
+    with pytest.raises(ConfigError, match="on 2 GPUs: this job sees 1"):
+        launch.launch(2, {"threads": 1})
 
 
 def ranks_of(process):

@@ -89,6 +89,10 @@ class Estimator(Options):
         """Return the modules whose code decides the answer; what they import is found from there."""
         return (type(self).__module__,)
 
+    def batch_size(self) -> int | None:
+        """Return how many stamps `measure` should get at once, or None where the usual number will do."""
+        return None
+
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch.
 

@@ -11,6 +11,8 @@ from shearbench.estimators.base import Estimator, Shapes
 if TYPE_CHECKING:
     from shearbench.stamps import StampBatch
 
+_GPU_BATCH = 32768
+
 
 class Mixture(Estimator):
     """Batched fits with ngmix's likelihood and priors, by code of this project (always there)."""
@@ -36,6 +38,12 @@ class Mixture(Estimator):
         description="ba: Gaussian of 0.2 arcsec in the centroid, Bernstein & Armstrong (2014) of width 0.3 "
         "in the shape, flat in size and flux, as ngmix-exp has it; none: the likelihood alone",
     )
+
+    def batch_size(self) -> int | None:
+        """Return how many stamps fill a GPU, where the job has one."""
+        from shearbench.mixture.fit import job_gpu
+
+        return None if job_gpu() is None else _GPU_BATCH
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""

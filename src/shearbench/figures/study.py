@@ -20,7 +20,7 @@ _MARKERS = "osDv^P<>"
 def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label: str) -> Figure:
     """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
-    More than five values that are no numbers are listed from top to bottom, without lines.
+    More than five values that are no numbers are listed from top to bottom, at the judged noise level alone.
 
     Parameters
     ----------
@@ -45,12 +45,14 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     values = [str(value) for value in table["value"].drop_duplicates()]
     numbers = _numbers(values)
     place = dict(zip(values, numbers or range(len(values))))
+    listed = numbers is None and len(values) > 5
+    if listed:
+        table = table[table["judged"].astype(bool)]
     levels = np.unique(table["noise"].dropna())
     colors = colormaps["viridis"](np.linspace(0.0, 0.8, max(len(levels), 1)))
     judged = set(table.loc[table["judged"].astype(bool), "noise"])
     entries = [Line2D([], [], color=style.BOUND, linewidth=3.0, label="Cramér–Rao bound")]
     title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 58))
-    listed = numbers is None and len(values) > 5
     height = 0.17 * len(values) + 0.8 if listed else 2.5
     height += 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
     figure = Figure(figsize=(style.SINGLE, height), layout="constrained")
@@ -70,9 +72,11 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
         rows = table[table["noise"] == noise]
         x = rows["value"].astype(str).map(place).to_numpy(float)
         points = [x, rows["rmse_over_crb"].to_numpy(float)]
+        error = np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float))
         axis.errorbar(
             *(points[::-1] if listed else points),
-            **{"xerr" if listed else "yerr": np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float))},
+            xerr=error if listed else None,
+            yerr=None if listed else error,
             elinewidth=0.8,
             capsize=2.0,
             zorder=3,

@@ -119,7 +119,8 @@ class _Fits:
         weight = torch.where(within, tables[..., 0], 0.0)
         safe = torch.where(within[..., None], covariances, covariances.new_tensor([1.0, 0.0, 1.0]))
         centre = torch.where(within.flatten(1).any(1)[:, None], centre, 0.0)
-        images = self.draw(
+        draw = self.draw if len(stamp) > 1 else _draw  # one or none would be compiled by itself
+        images = draw(
             self.images[stamp], self.v, self.u, centre, weight, tables[..., 1].contiguous(), safe
         ).flatten(2)
         return images[:, :-1] @ images.mT, regular
@@ -129,7 +130,7 @@ class _Fits:
         psf = self.at(self.psf, stamp).T
         round_size = psf[0] + psf[2]
         zero = torch.zeros_like(round_size)
-        state = (zero, zero, 2 * round_size, zero, 2 * round_size)
+        state = [zero, zero, 2 * round_size, zero, 2 * round_size]
         found = torch.ones_like(zero, dtype=torch.bool)
         table = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0], dtype=torch.float64, device=zero.device)
         for _ in range(kernels.MOMENTS):
@@ -142,7 +143,7 @@ class _Fits:
             )
             *after, plausible = _reweighted(matrix[:, :, 6].T, *state, len(self.v), len(self.u))
             found &= plausible
-            state = tuple(torch.where(found, new, old) for new, old in zip(after, state))
+            state = [torch.where(found, new, old) for new, old in zip(after, state)]
         v0, u0, *covariance = state
         vv, vu, uu = (a - b for a, b in zip(covariance, psf))
         size = vv + uu
@@ -246,7 +247,7 @@ def fit_stamps(
         flag = torch.where(known, int(Flag.BAD_PIXELS), int(Flag.FAILED))
         found = square.new_full((fits.n, pars.shape[1]), math.nan)
         spread = square.new_full((fits.n, pars.shape[1], pars.shape[1]), math.nan)
-        grade = square.new_full((fits.n, 2), math.nan)
+        grade = square.new_tensor([math.nan, 0.0]).repeat(fits.n, 1)
         queue = torch.nonzero(square.isfinite() & known)[:, 0]
         slots = fits.arrivals(queue[:0])
         while len(queue) or len(slots.stamp):
@@ -362,7 +363,9 @@ def _finish(
     factor, regular = _cholesky(hessian)
     flag = torch.where(regular, _GOOD, int(Flag.SINGULAR))
     flag = torch.where(inside, flag, int(Flag.OUT_OF_RANGE))
-    return flag, pars, torch.cholesky_inverse(factor) * per_dof[:, None, None], per_dof
+    # Not torch.cholesky_inverse, which takes the matrices of a batch one by one on a GPU.
+    half = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[1]).to(factor), upper=False)
+    return flag, pars, half.mT @ half * per_dof[:, None, None], per_dof
 
 
 def _draw(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shearbench.devices import visible_gpus
 from shearbench.estimators.base import Shapes
 from shearbench.mixture.kernels import fit_coelliptical, fit_stamps, refine_stamps
 from shearbench.mixture.models import Model, components, model_image, parts
@@ -184,8 +183,7 @@ def fit_galaxies(
     model : {'gauss', 'exp', 'dev', 'coellip2', 'coellip3', 'coellip4', 'coellip5'}
     prior : {'ba', 'none'}
     device : torch.device, optional
-        Where torch computes the fits. By default that is the GPU that the job was given, and compiled code
-        on the CPU does without torch where there is none.
+        Where torch computes the fits; by default compiled code does, on the CPU.
 
     Returns
     -------
@@ -210,7 +208,12 @@ def fit_galaxies(
         np.empty((n, 2)),
         np.empty(n, np.int64),
     )
-    _stamp_fitter(device)(
+    compute = fit_stamps
+    if device is not None:
+        from shearbench.mixture import batched
+
+        compute = functools.partial(batched.fit_stamps, device=device)
+    compute(
         np.ascontiguousarray(images, dtype=np.float32),
         table,
         psf.core / pixel_scale**2,
@@ -284,8 +287,20 @@ def refine(
     return Refinement(pars * units, normal / np.outer(units, units), gradient / units, chi2, flag)
 
 
+@functools.cache
+def job_gpu() -> torch.device | None:
+    """Return the GPU that this job was given, or one that no other job here has; None without GPUs."""
+    # torch takes seconds to import: it is asked only where there may be one.
+    if not visible_gpus():
+        return None
+    from shearbench.training.settings import pick_device
+
+    device = pick_device()
+    return device if device.type == "cuda" else None
+
+
 def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: Prior) -> Shapes:
-    """Fit the stamps of a batch.
+    """Fit the stamps of a batch, on the job's GPU if it has one.
 
     Returns
     -------
@@ -294,7 +309,7 @@ def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: 
         ``col`` (arcsec from the stamp's centre), ``chi2_per_dof`` and ``iterations``.
     """
     psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
-    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior)
+    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, job_gpu())
     (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
     count = parts(model)
     sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
@@ -343,19 +358,6 @@ def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
     table[..., 1] = scale[:, None]
     table[..., 2:] = psf[:, None, None, :, 1:]
     return table.reshape(len(psf), parts(model), -1, 5)
-
-
-def _stamp_fitter(device: torch.device | None) -> Callable[..., None]:
-    # torch takes seconds to import: without a driver there is nothing to ask it.
-    if device is None and any(Path(driver).exists() for driver in ("/dev/nvidiactl", "/dev/kfd")):
-        from shearbench.training.settings import pick_device
-
-        device = pick_device() if pick_device().type == "cuda" else None
-    if device is None:
-        return fit_stamps
-    from shearbench.mixture import batched
-
-    return functools.partial(batched.fit_stamps, device=device)
 
 
 def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

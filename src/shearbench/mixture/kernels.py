@@ -679,8 +679,8 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
         square = load(images[i], stride, image)
         table, core = tables[min(i, len(tables) - 1)], psf[min(i, len(psf) - 1)]
         flags[i] = _BAD_PIXELS if math.isfinite(core[0]) else _FAILED
+        evaluations = 0.0
         if math.isfinite(square) and math.isfinite(core[0]):
-            evaluations = 0.0
             for attempt in range(len(START_SIZES)):
                 _start(attempt, image, ny, nx, stride, core, sizes, sums, x)
                 flags[i] = _fit_galaxy(
@@ -690,7 +690,7 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
                 evaluations += quality[i, 1]
                 if flags[i] == _GOOD:
                     break
-            quality[i, 1] = evaluations
+        quality[i, 1] = evaluations
         if flags[i] != _GOOD:
             pars[i] = np.nan
             covariances[i] = np.nan

@@ -81,6 +81,8 @@ class Refined(Architecture):
     def _errors_of_its_own(self) -> Refined:
         if self.head != "point" or self._first().head != "point":
             raise ValueError("head: a refined network has its errors from the forward model; use point")
+        if self._first().symmetrise != "never":
+            raise ValueError("first.options.symmetrise: say it of the refined network, not of the first")
         return self
 
     def _first(self) -> Architecture:

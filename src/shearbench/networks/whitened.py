@@ -72,10 +72,10 @@ class Whitened(Architecture):
         from torch import nn
 
         from shearbench import layers
-        from shearbench.bodies import ComponentBody, Components
+        from shearbench.bodies import PSF_SHARES, ComponentBody, Components
 
         galaxy = Components(shape, self.components)
-        psf = Components(shape, self.psf_components) if per_galaxy_psf else None
+        psf = Components(shape, self.psf_components, PSF_SHARES) if per_galaxy_psf else None
         inputs = galaxy.total + (psf.total if psf else 0) + LEVELS
         steps: list[nn.Module] = [nn.Linear(inputs, self.width)]
         for _ in range(self.blocks):

@@ -206,8 +206,9 @@ def networks_tex(networks: pd.DataFrame) -> str:
             body.append([escape(row["variant"]), kind, *cells])
     caption = (
         "The networks. FLOPs: convolutions and matrix products, a multiplication and an addition being two, "
-        "for one stamp whose shape is measured, without those of a forward model. Receptive field: pixels across that one feature before the "
-        "dense layers depends on, measured by where its gradient is not zero (all: the whole stamp). "
+        "for one stamp whose shape is measured, without those of a forward model. Receptive field: pixels "
+        "across that one feature before the dense layers depends on, measured by where its gradient is not "
+        "zero (all: the whole stamp). "
         "Training: what a stamp of a batch keeps in memory for the gradient."
     )
     return longtable("llrrrr", head, body, caption, "tab:networks")

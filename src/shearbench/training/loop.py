@@ -256,12 +256,7 @@ class Training:
         rmse = found.tolist()
         spread = float(self.network.shape_spread)
         loss = float(torch.tensor(rmse).log().mean().exp()) / spread
-        # Answers before a forward model refines them are not to be compared with those after.
-        like = [
-            r["validation_loss"]
-            for r in self.history
-            if r["views"] > self.refine_from * self.recipe.batch_size
-        ]
+        like = [row["validation_loss"] for row in self._comparable()]
         self.stale = self.stale + 1 if self.step > self.refine_from else 0
         if not like or loss < min(like):
             self.stale = 0
@@ -279,6 +274,15 @@ class Training:
                 "validation_rmse": rmse[0],
             }
         )
+
+    def _comparable(self) -> list[dict[str, float]]:
+        """Return the history's rows since a forward model refines answers: those before are of no use."""
+        return [row for row in self.history if row["views"] > self.refine_from * self.recipe.batch_size]
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch that the best weights are of."""
+        return int(min(self._comparable(), key=lambda row: row["validation_loss"])["epoch"])
 
     def _train_loss(self) -> float:
         return float((0.5 * self.mean_square[:, -1].log()).mean().exp())

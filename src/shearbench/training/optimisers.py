@@ -157,10 +157,13 @@ class Soap(torch.optim.Optimizer):
 def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
-    Muon gets the weights of two or more dimensions but those of the last layer, SOAP all of them; biases and
-    gains are AdamW's in any case.
+    Muon gets the weights of two or more dimensions but those of the last layer and of a forward model, SOAP
+    all of them; biases and gains are AdamW's in any case.
     """
-    matrices = [p for p in network.parameters() if p.ndim >= 2]
+    named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2]
+    # What a forward model learns is as small as a last layer.
+    inner = [weight for name, weight in named if not name.startswith("refinement.")][:-1]
+    matrices = [weight for _, weight in named]
     rest = [p for p in network.parameters() if p.ndim < 2]
     rate, decay = recipe.learning_rate, recipe.weight_decay
 
@@ -172,7 +175,8 @@ def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
         return [adamw(matrices)]
     if recipe.optimiser == "soap":
         return [Soap(matrices, rate, decay), adamw([])]
-    return [Muon(matrices[:-1], rate, decay), adamw(matrices[-1:])]
+    outer = [weight for weight in matrices if all(weight is not one for one in inner)]
+    return [Muon(inner, rate, decay), adamw(outer)]
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

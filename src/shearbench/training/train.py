@@ -95,11 +95,7 @@ def train(
     """
     shape, architecture = train_stamps.shape, variant.make().adapted(_profile(population))
     problem = architecture.refuses(shape) or variant.training.refuses(len(train_stamps))
-    if (
-        problem is None
-        and (variant.training.d4 or architecture.symmetrise != "never")
-        and shape[0] != shape[1]
-    ):
+    if shape[0] != shape[1]:
         problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
     if problem is None and variant.training.loss == "nll" and architecture.head != "gaussian":
         problem = "training.loss: 'nll' needs a likelihood; set options.head to gaussian"
@@ -193,7 +189,7 @@ def train_share(
         shape=shape,
         pixel_scale=train_stamps.pixel_scale,
         population=train_stamps.population,
-        epoch=int(history["epoch"].iloc[history["validation_loss"].argmin()]),
+        epoch=training.best_epoch,
     )
     return content, history
 

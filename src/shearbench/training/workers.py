@@ -69,7 +69,8 @@ class Workers:
         """Give all processes the weights and constants of the first."""
         if self.size > 1:
             for value in network.state_dict().values():
-                dist.broadcast(value, 0)
+                if value.numel():
+                    dist.broadcast(value, 0)
 
     def any(self, flag: bool) -> bool:
         """Return whether a process raised its flag when all were asked last: nobody waits for the answer.
