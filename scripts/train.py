@@ -22,7 +22,7 @@ with logged(snakemake.log[0]):
         checkpoint=snakemake.params.checkpoint,
         fingerprint=snakemake.params.depends,
         threads=snakemake.threads,
-        gpus=snakemake.resources.gpus,
+        gpus=snakemake.resources.gpu,
         gpu_use=snakemake.params.gpu_use,
     )
     write_csv(snakemake.output.history, history)

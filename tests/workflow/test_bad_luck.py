@@ -136,10 +136,10 @@ def test_a_nan_pixel_costs_one_galaxy(run):
 
 def test_a_model_of_another_variant_is_refused(run):
     models = run / "results/tiny/models/exp_gauss"
-    (models / "pooled/seed1/model.pt").write_bytes((models / "shearnet/seed1/model.pt").read_bytes())
-    target = "results/tiny/estimates/exp_gauss/test/0.01/pooled.seed1.parquet"
+    (models / "whitened/seed1/model.pt").write_bytes((models / "shearnet/seed1/model.pt").read_bytes())
+    target = "results/tiny/estimates/exp_gauss/test/0.01/whitened.seed1.parquet"
     output = snakemake(run, "--force", targets=[target], check=False)
-    assert "pooled/seed1/model.pt" in output
+    assert "whitened/seed1/model.pt" in output
     assert "variant" in output
     assert "rule 'train'" in output
     assert not (run / target).exists()

@@ -11,24 +11,29 @@ import pytest
 from conftest import copy_workflow
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory):
-    """Return what a dry run through the SLURM profile prints, and the seconds of computing it took."""
-    folder = tmp_path_factory.mktemp("plan")
-    copy_workflow(folder)
+def plan_for_slurm(folder, *options):
+    """Return what a dry run through the SLURM profile prints."""
     profile = ["--workflow-profile", "workflow/profiles/slurm"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", *profile, "--configfile", "config/large.yaml"],
+        [sys.executable, "-m", "snakemake", "--dry-run", *profile, *options],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=500,
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return done.stdout + done.stderr, seconds
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    """Return what a dry run of the largest configuration prints, and the seconds of computing it took."""
+    folder = tmp_path_factory.mktemp("plan")
+    copy_workflow(folder)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    printed = plan_for_slurm(folder, "--configfile", "config/large.yaml")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return printed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_it_is_the_run_that_is_meant(plan):
@@ -48,3 +53,24 @@ def test_its_jobs_are_hundreds_and_fewer_in_slurm(plan):
     # The seeds of a variant share a job.
     assert sum(name.startswith("train_") for name in groups) == 80
     assert len(groups) + len(alone) < 700
+
+
+def test_a_training_on_several_gpus_asks_for_them_and_for_the_memory_of_their_processes(tmp_path):
+    copy_workflow(tmp_path)
+    site = tmp_path / "workflow/profiles/slurm/site.yaml"
+    options = ["--configfile", "config/tiny.yaml"]
+    one = resources(plan_for_slurm(tmp_path, *options), "train")
+    site.write_text(site.read_text().replace("gpus_per_training: 1", "gpus_per_training: 2"))
+    printed = plan_for_slurm(tmp_path, *options)
+    two = resources(printed, "train")
+    assert (one["gpu"], two["gpu"], two["nodes"]) == ("1", "2", "1")
+    assert int(two["mem_mb"]) == 2 * int(one["mem_mb"])
+    # As many seeds a job as before, one after the other, in the time there was.
+    assert two["runtime"] == one["runtime"]
+    assert resources(printed, "predict")["gpu"] == "1"
+
+
+def resources(printed, rule):
+    """Return the resources of the first job of a rule in what a dry run prints."""
+    words = re.search(rf"rule {rule}:\n(?:.*\n)*?\s+resources: (.*)", printed)[1]
+    return dict(word.split("=") for word in words.split(", "))

@@ -20,8 +20,19 @@ from conftest import copy_workflow, planned, snakemake
 ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
-    "trends_exp_gauss shear_bias_exp_gauss gallery_exp_gauss"
+    "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss gallery_exp_gauss"
 ).split()
+NETWORKS = ("shearnet", "whitened", "refined")
+METRICS = [
+    f"metrics/{name}"
+    for name in (
+        "networks.txt",
+        "network_layers.csv",
+        "bayes_floor.csv",
+        "shear_bias_bins.csv",
+        "training.csv",
+    )
+]
 
 
 def test_a_run_leaves_everything_a_paper_needs(finished):
@@ -29,8 +40,8 @@ def test_a_run_leaves_everything_a_paper_needs(finished):
     for name in FIGURES:
         for suffix in ("pdf", "png"):
             assert (results / f"figures/{name}.{suffix}").stat().st_size > 5000, name
-    for name in ("accuracy.tex", "shear_bias.tex", "throughput.tex", "estimators.tex"):
-        assert r"\begin{longtable}" in (results / "tables" / name).read_text()
+    for name in ("accuracy", "shear_bias", "throughput", "estimators", "networks"):
+        assert r"\begin{longtable}" in (results / f"tables/{name}.tex").read_text()
     assert (results / "paper/main.tex").read_text().count("includegraphics") == len(FIGURES)
     assert json.loads((results / "paper/numbers.json").read_text())
     assert r"\newcommand" in (results / "paper/macros.tex").read_text()
@@ -38,7 +49,7 @@ def test_a_run_leaves_everything_a_paper_needs(finished):
 
 def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finished):
     accuracy = pd.read_csv(finished / "results/tiny/metrics/accuracy.csv")
-    names = {"mixture-exp", "mixture-gauss", "hsm-regauss", "shearnet", "pooled"}
+    names = {"mixture-exp", "mixture-gauss", "hsm-regauss", *NETWORKS}
     assert names <= set(accuracy.estimator) <= names | {"ngmix-exp", "ngmix-gauss"}
     assert set(accuracy.noise) == {1e-5, 1e-2}
     assert (accuracy.groupby("estimator").noise.nunique() == 2).all()
@@ -52,9 +63,23 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     exact = bias[(bias.estimator == "mixture-exp") & (bias.calibration == "none")].iloc[0]
     assert abs(exact.m1) < max(1e-3, 5 * exact.m1_err)
     # Metacalibration around a network: of four galaxies, for ensembles only.
-    wrapped = bias[bias.estimator == "metacal-pooled"]
+    wrapped = bias[bias.estimator == "metacal-shearnet"]
     assert (wrapped.n_pairs + wrapped.n_failed == 4).all()
-    assert "metacal-pooled" in set(pd.read_csv(finished / "results/tiny/metrics/throughput.csv").name)
+    assert "metacal-shearnet" in set(pd.read_csv(finished / "results/tiny/metrics/throughput.csv").name)
+
+
+def test_metrics_tell_of_the_floor_of_bins_and_of_the_networks_themselves(finished):
+    metrics = finished / "results/tiny/metrics"
+    floor = pd.read_csv(metrics / "bayes_floor.csv")
+    assert set(floor.noise) == {1e-5, 1e-2}
+    assert set(NETWORKS) <= set(floor.estimator)
+    bins = pd.read_csv(metrics / "shear_bias_bins.csv")
+    assert set(NETWORKS) <= set(bins.estimator)
+    networks = pd.read_csv(metrics / "networks.csv")
+    assert set(networks.variant) == set(NETWORKS)
+    assert set(pd.read_csv(metrics / "network_layers.csv").variant) == set(NETWORKS)
+    listing = (metrics / "networks.txt").read_text()
+    assert all(name in listing for name in NETWORKS)
 
 
 def test_every_computing_rule_leaves_a_log_and_a_benchmark(finished):
@@ -69,7 +94,7 @@ def test_every_computing_rule_leaves_a_log_and_a_benchmark(finished):
 
 
 def test_no_state_of_a_finished_training_is_left(finished):
-    assert len(list(finished.glob("results/tiny/models/*/*/*/model.pt"))) == 2
+    assert len(list(finished.glob("results/tiny/models/*/*/*/model.pt"))) == len(NETWORKS)
     assert not list(finished.glob("results/tiny/checkpoints/**/*.pt"))
 
 
@@ -84,6 +109,8 @@ def test_jobs_on_gpus_are_no_more_than_there_are(run, monkeypatch):
     given = snakemake(run, "--force", "--resources", "gpu=8", targets=[target])
     assert re.search(r"Provided resources: gpu=\D*8", given)
     assert "gpu=1" in snakemake(run, "--dry-run", "--forcerun", "train")
+    both = ["--set-resources", "train:gpu=2"]
+    assert re.search("mem_mb=16.*gpu=2", snakemake(run, "--dry-run", "--forcerun", "train", *both))
 
 
 def test_the_manifest_names_every_output_as_it_is(run):
@@ -91,7 +118,7 @@ def test_the_manifest_names_every_output_as_it_is(run):
 
     manifest = run / "results/tiny/manifest.json"
     assert verify(manifest) == []
-    for name in ("model.pt", "stamps/exp_gauss/train/0.h5", "stamps/exp_gauss/train/2.h5"):
+    for name in ("model.pt", "stamps/exp_gauss/train/0.h5", "stamps/exp_gauss/train/2.h5", *METRICS):
         assert name in manifest.read_text()
     (run / "results/tiny/tables/accuracy.tex").write_text("other")
     (different,) = verify(manifest)

@@ -9,17 +9,6 @@ WITH_POSTERIOR = [
 BAYES_FLOOR = [f"{RUN}/metrics/bayes_floor.csv"] if WITH_POSTERIOR else []
 
 
-def posterior_digest(population):
-    """Return what the samples of a population's posteriors depend on."""
-    return digest(
-        stamps_digest(population, "test"),
-        CONFIG.bayes_floor.model_dump(),
-        sorted(CONFIG.noise_levels),
-        CONFIG.seed,
-        code_of("sample_posterior"),
-    )
-
-
 rule sample_posterior:
     input:
         stamps=f"{RUN}/stamps/{{population}}/test/index.json",

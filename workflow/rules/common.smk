@@ -156,6 +156,11 @@ def stamps_mb(*splits):
     return sum(2 * 4 * pixels * stamps_in(split) for split in splits) // 10**6
 
 
+def gpus_per_training():
+    """Return how many GPUs a training asks for: what the rule, a profile or --set-resources says."""
+    return workflow.get_rule("train").resources["gpu"].value
+
+
 def estimates_of(population, split, noise, estimators=None, networks=None):
     """Return the files of estimates at one noise level: classical first, then each network and seed."""
     folder = f"{RUN}/estimates/{population}/{split}/{noise}"

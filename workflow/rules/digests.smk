@@ -65,6 +65,18 @@ def bounds_digest(population, split):
 
 
 @functools.lru_cache(maxsize=None)
+def posterior_digest(population):
+    """Return what the samples of a population's posteriors depend on."""
+    return digest(
+        stamps_digest(population, "test"),
+        CONFIG.bayes_floor.model_dump(),
+        sorted(CONFIG.noise_levels),
+        CONFIG.seed,
+        code_of("sample_posterior"),
+    )
+
+
+@functools.lru_cache(maxsize=None)
 def measure_digest(population, split, noise, estimator):
     """Return what the estimates of a classical estimator depend on."""
     network = network_inside(estimator)

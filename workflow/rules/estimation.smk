@@ -46,11 +46,11 @@ rule train:
     conda:
         ENVIRONMENT
     resources:
+        # With several, each has a process of its own and a share of every batch; see docs/cluster.md.
         gpu=1,
-        # Each has a process of its own that holds what one holds, and a share of every batch; see docs/cluster.md.
-        gpus=1,
-        # All stamps are held at once, and those of training twice while they are read.
+        # Each process holds all stamps at once, and those of training twice while they are read.
         mem_mb=lambda w, attempt: attempt
+        * gpus_per_training()
         * (8000 + 2 * stamps_mb("train") + stamps_mb("validation")),
     params:
         population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),

@@ -5,20 +5,20 @@ METRICS = f"{RUN}/metrics"
 FIGURE_SOURCES = {
     "accuracy": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
     "efficiency": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
-    "decomposition": (f"{METRICS}/accuracy.csv", True, "1. Accuracy"),
-    "truth": (f"{METRICS}/residuals.parquet", True, "2. Residuals"),
-    "residuals": (f"{METRICS}/residuals.parquet", True, "2. Residuals"),
-    "trends": (f"{METRICS}/trends.csv", True, "2. Residuals"),
-    "shear_bias": (f"{METRICS}/shear_bias.csv", True, "3. Shear bias"),
-    "shear_bias_bins": (f"{METRICS}/shear_bias_bins.csv", True, "3. Shear bias"),
-    "training": (f"{METRICS}/training.csv", False, "4. Networks"),
+    "decomposition": ([f"{METRICS}/accuracy.csv"], True, "1. Accuracy"),
+    "truth": ([f"{METRICS}/residuals.parquet"], True, "2. Residuals"),
+    "residuals": ([f"{METRICS}/residuals.parquet"], True, "2. Residuals"),
+    "trends": ([f"{METRICS}/trends.csv"], True, "2. Residuals"),
+    "shear_bias": ([f"{METRICS}/shear_bias.csv"], True, "3. Shear bias"),
+    "shear_bias_bins": ([f"{METRICS}/shear_bias_bins.csv"], True, "3. Shear bias"),
+    "training": ([f"{METRICS}/training.csv"], False, "4. Networks"),
     "networks": (
         [f"{METRICS}/networks.csv", f"{METRICS}/network_layers.csv"],
         False,
         "4. Networks",
     ),
-    "gallery": (f"{METRICS}/gallery.h5", True, "5. Stamps"),
-    "cost": (f"{METRICS}/accuracy.csv", False, "6. Cost"),
+    "gallery": ([f"{METRICS}/gallery.h5"], True, "5. Stamps"),
+    "cost": ([f"{METRICS}/accuracy.csv"], False, "6. Cost"),
 }
 # A run without networks has none to draw.
 if not NETWORKS:
@@ -28,7 +28,7 @@ FIGURES = []
 FIGURE_FILES = {}
 FIGURE_CODE = {}
 
-for figure, (source, per_population, category) in FIGURE_SOURCES.items():
+for figure, (sources, per_population, category) in FIGURE_SOURCES.items():
     names = [f"{figure}_{p}" for p in POPULATIONS] if per_population else [figure]
     paths = [f"{RUN}/figures/{name}" for name in names]
     FIGURES += [f"{path}.{suffix}" for path in paths for suffix in ("pdf", "png")]
@@ -39,7 +39,7 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
         name:
             f"figure_{figure}"
         input:
-            source,
+            sources,
         output:
             pdf=[f"{path}.pdf" for path in paths],
             png=[
@@ -66,10 +66,7 @@ for figure, (source, per_population, category) in FIGURE_SOURCES.items():
             figure=figure,
             populations=POPULATIONS if per_population else [],
             depends=digest(
-                [
-                    metrics_digest(path)
-                    for path in ([source] if isinstance(source, str) else source)
-                ],
+                [metrics_digest(path) for path in sources],
                 FIGURE_CODE[figure],
             ),
         script:

@@ -33,7 +33,9 @@ rule summarise_networks:
             CONFIG.stamps.model_dump(),
             code_of(
                 "summarise_networks",
-                sorted({m for v in CONFIG.variants.values() for m in v.make().modules()}),
+                sorted(
+                    {m for v in CONFIG.variants.values() for m in v.make().modules()}
+                ),
             ),
         ),
     script:

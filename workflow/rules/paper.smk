@@ -8,6 +8,13 @@ METRIC_TABLES = {
     name: f"{METRICS}/{name}.csv"
     for name in ("accuracy", "shear_bias", "throughput", "networks")
 }
+METRIC_FILES = sorted(
+    {
+        *METRIC_TABLES.values(),
+        *(path for sources, *_ in FIGURE_SOURCES.values() for path in sources),
+        *rules.summarise_networks.output,
+    }
+)
 METRICS_DIGEST = digest([metrics_digest(path) for path in METRIC_TABLES.values()])
 
 
@@ -82,7 +89,7 @@ rule manifest:
         TABLES,
         STUDY_OUTPUTS,
         rules.paper.output,
-        METRIC_TABLES.values(),
+        METRIC_FILES,
         all_estimates("test"),
         all_estimates("shear"),
         [f"{RUN}/models/{p}/{v}/seed{s}/model.pt" for p, v, s in MODELS],

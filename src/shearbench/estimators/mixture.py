@@ -9,6 +9,8 @@ from pydantic import Field
 from shearbench.estimators.base import Estimator, Shapes
 
 if TYPE_CHECKING:
+    import torch
+
     from shearbench.stamps import StampBatch
 
 _GPU_BATCH = 32768
@@ -39,14 +41,23 @@ class Mixture(Estimator):
         "in the shape, flat in size and flux, as ngmix-exp has it; none: the likelihood alone",
     )
 
-    def batch_size(self) -> int | None:
-        """Return how many stamps fill a GPU, where the job has one."""
-        from shearbench.mixture.fit import job_gpu
+    device: Literal["auto", "cpu"] = Field(
+        "auto",
+        description="auto: torch on the job's GPU where it has one, else compiled code on the CPU; cpu: the "
+        "latter always",
+    )
 
-        return None if job_gpu() is None else _GPU_BATCH
+    def batch_size(self) -> int | None:
+        """Return how many stamps fill the GPU, where one is used."""
+        return _GPU_BATCH if self._gpu() else None
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
         from shearbench.mixture.fit import measure_shapes
 
-        return measure_shapes(batch, self.model, self.psf_model, self.prior)
+        return measure_shapes(batch, self.model, self.psf_model, self.prior, self._gpu())
+
+    def _gpu(self) -> torch.device | None:
+        from shearbench.mixture.fit import job_gpu
+
+        return job_gpu() if self.device == "auto" else None

@@ -71,10 +71,11 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
         entries.append(Line2D([], [], label=label, **look))
         rows = table[table["noise"] == noise]
         x = rows["value"].astype(str).map(place).to_numpy(float)
-        points = [x, rows["rmse_over_crb"].to_numpy(float)]
+        y = rows["rmse_over_crb"].to_numpy(float)
         error = np.nan_to_num(rows["rmse_over_crb_err"].to_numpy(float))
         axis.errorbar(
-            *(points[::-1] if listed else points),
+            x=y if listed else x,
+            y=x if listed else y,
             xerr=error if listed else None,
             yerr=None if listed else error,
             elinewidth=0.8,

@@ -299,8 +299,14 @@ def job_gpu() -> torch.device | None:
     return device if device.type == "cuda" else None
 
 
-def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: Prior) -> Shapes:
-    """Fit the stamps of a batch, on the job's GPU if it has one.
+def measure_shapes(
+    batch: StampBatch,
+    model: Model,
+    psf_model: PsfModel,
+    prior: Prior,
+    device: torch.device | None = None,
+) -> Shapes:
+    """Fit the stamps of a batch; see `fit_psf` and `fit_galaxies`.
 
     Returns
     -------
@@ -309,7 +315,7 @@ def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: 
         ``col`` (arcsec from the stamp's centre), ``chi2_per_dof`` and ``iterations``.
     """
     psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
-    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, job_gpu())
+    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, device)
     (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
     count = parts(model)
     sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
@@ -327,7 +333,7 @@ def measure_shapes(batch: StampBatch, model: Model, psf_model: PsfModel, prior: 
             "flux": flux,
             "flux_err": np.sqrt(rest[:, count:, count:].sum((1, 2))),
             "T": size,
-            "T_err": np.sqrt(np.einsum("ni,nij,nj->n", by_size, rest, by_size)),
+            "T_err": np.sqrt((by_size[:, :, None] * rest * by_size[:, None]).sum((1, 2))),
             "row": row,
             "col": col,
             "chi2_per_dof": fit.chi2_per_dof,

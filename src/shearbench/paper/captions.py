@@ -29,8 +29,8 @@ def captions(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> dict[str, str]
     bounds = (
         "The Cramer-Rao bound is that of an unbiased fit of all parameters of the galaxy; an estimator that "
         "uses a prior may go below it where noise is high, because it is biased, and the prior-limited bound "
-        "is drawn beside it. Dashed, where it was computed: the Bayes floor, the error of the posterior mean, "
-        "which no estimator undercuts on average over the population."
+        "is drawn beside it. Dashed, where it was computed: the Bayes floor, the error of the posterior "
+        "mean, which no estimator undercuts on average over the population."
     )
     return {
         "accuracy": (
@@ -55,11 +55,11 @@ def captions(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> dict[str, str]
         ),
         "shear_bias": _shear_bias(shear_bias, ensembles),
         "shear_bias_bins": (
-            "Multiplicative bias, mean of both components, of galaxies weighted by what was observed of them: "
-            "the estimator's own error of each stamp, in four overlapping bins of equal numbers, and of all "
-            "galaxies. Uncalibrated; divided by the response of all galaxies; divided by the response at that "
-            "observed error. Responses are those of other galaxies than are judged, and hold what the shear "
-            "does to the weights."
+            "Multiplicative bias, mean of both components, of galaxies weighted by what was observed of "
+            "them: the estimator's own error of each stamp, in four overlapping bins of equal numbers, and "
+            "of all galaxies. Uncalibrated; divided by the response of all galaxies; divided by the response "
+            "at that observed error. Responses are those of other galaxies than are judged, and hold what "
+            "the shear does to the weights."
         ),
         "networks": (
             "The networks, layer by layer: the height of a layer is the side of its image, its width and "
