@@ -303,11 +303,15 @@ PACKED = (5, 6, 7)
 
 @pytest.fixture(scope="module")
 def packed(folder, cluster) -> Ordeal:
-    """Train three seeds in one job: preempt it in the first, and kill the second when the first has ended."""
+    """Train three seeds in one job, each on two GPUs.
+
+    Preempt it in the first training, and kill the second when the first has ended.
+    """
     told = Ordeal(folder)
     (folder / "packed.yaml").write_text(yaml.safe_dump({"seeds": list(PACKED)}))
     site = folder / PROFILE / "site.yaml"
-    site.write_text(site.read_text().replace("trainings_per_job: 1", "trainings_per_job: 3"))
+    several = {"trainings_per_job": len(PACKED), "gpus_per_training": 2}
+    site.write_text(yaml.safe_dump(yaml.safe_load(site.read_text()) | several))
     slow = folder / SLOW
     slow.touch()
     before = cluster.jobs()
@@ -333,6 +337,7 @@ def packed(folder, cluster) -> Ordeal:
         (job,) = jobs()
         (first,) = under_way({*PACKED})
         told.first["job"] = cluster.job(job)
+        told.devices = [device_of(cluster, job)]
         told.lost_at["preemption"] = {first: epochs(folder, first)[-1]}
         # It wants all the GPUs there are.
         urgent = ["--partition=urgent", f"--gres=gpu:{GPUS}", "--output=/dev/null", "--wrap=true"]
@@ -367,11 +372,17 @@ def packed(folder, cluster) -> Ordeal:
 
 def test_seeds_of_a_variant_share_a_job(packed):
     job = packed.first["job"]
-    assert job["TresPerJob"] == "gres:gpu:standin:1"
-    # One after the other: a core, and three times the time of one, which is a third of the longest.
-    assert (job["NumCPUs"], job["TimeLimit"], job["Requeue"]) == ("1", "1-00:00:00", "1")
+    # One after the other: what one needs, for three times its time, which is a third of the longest.
+    assert (job["TimeLimit"], job["Requeue"]) == ("1-00:00:00", "1")
     assert packed.status == 0, packed.output[-4000:]
     assert len(packed.last) == 2  # the first attempt of all three, and the one after the kill
+
+
+def test_a_training_on_two_gpus_asks_for_both_on_one_node(packed, ordeal):
+    job, single = packed.first["job"], ordeal.first["1"]
+    assert (job["TresPerJob"], job["NumNodes"], job["NumCPUs"]) == ("gres:gpu:standin:2", "1", "2")
+    assert int(job["MinMemoryNode"][:-1]) == 2 * int(single["MinMemoryNode"][:-1])
+    assert packed.devices == ["0,1"]
 
 
 def test_a_preempted_job_goes_on_from_its_last_epoch(packed):

@@ -179,7 +179,8 @@ def test_a_psf_for_each_stamp_is_the_same_as_one_for_all():
     one = Mixture().measure(_batch(images, image))
     each = Mixture().measure(_batch(images, np.stack([image] * 3)))
     np.testing.assert_array_equal(one.g1, each.g1)
-    np.testing.assert_array_equal(one.extra["T_err"], each.extra["T_err"])
+    # Rounding of the covariance may hang on where in memory an array lies: seen at 2e-14.
+    np.testing.assert_allclose(one.extra["T_err"], each.extra["T_err"], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
