@@ -236,7 +236,8 @@ class ComponentBody(nn.Module):
 
     The components of what is left without the mean galaxy are divided by sqrt(spread^2 + noise^2), so that
     all have unit variance at any noise level; where noise hides a component, it goes to pure noise of
-    order one. Stamps are brought to one of eight orientations by the signs of three of their own components
+    order one. With less whitening, the spread is the geometric mean, so weighted, of its own and of the rms
+    of all: the smallest components then count for less where there is no noise. Stamps are brought to one of eight orientations by the signs of three of their own components
     and the answer is turned back: it follows every turn and mirror of the stamp, to rounding, at no cost.
 
     Parameters
@@ -249,8 +250,8 @@ class ComponentBody(nn.Module):
         What the first outputs are.
     oriented : bool
         Whether stamps are brought to a standard orientation.
-    whitened : bool
-        Whether each component has a scale of its own, not one for all.
+    whitening : float
+        How much each component has a scale of its own: from 0, one for all, to 1.
     """
 
     def __init__(
@@ -260,11 +261,11 @@ class ComponentBody(nn.Module):
         psf: Components | None,
         targets: tuple[str, ...],
         oriented: bool = True,
-        whitened: bool = True,
+        whitening: float = 1.0,
     ) -> None:
         super().__init__()
         self.network, self.galaxy, self.psf, self.targets = network, galaxy, psf, targets
-        self.standard, self.whitened = oriented, whitened
+        self.standard, self.whitening = oriented, whitening
 
     @torch.no_grad()
     def fit(self, stamps: Normalised) -> None:
@@ -280,7 +281,7 @@ class ComponentBody(nn.Module):
         # The basis is orthogonal to the mean galaxy, which need not be taken out.
         found = self.galaxy(stamps.images) / stamps.scale[:, None]
         square = self.galaxy.spread.square()
-        square = square if self.whitened else square.mean().expand_as(square)
+        square = square.pow(self.whitening) * square.mean().pow(1 - self.whitening)
         found = found * (square + stamps.noise.square()[:, None]).rsqrt()
         signs = self.galaxy.orientation(found) if self.standard else torch.ones_like(found[:, :3])
         inputs = [self.galaxy.oriented(found, signs)]

@@ -46,13 +46,13 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     numbers = _numbers(values)
     place = dict(zip(values, numbers or range(len(values))))
     listed = numbers is None and len(values) > 5
+    title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 38 if listed else 58))
     if listed:
         table = table[table["judged"].astype(bool)]
     levels = np.unique(table["noise"].dropna())
     colors = colormaps["viridis"](np.linspace(0.0, 0.8, max(len(levels), 1)))
     judged = set(table.loc[table["judged"].astype(bool), "noise"])
     entries = [Line2D([], [], color=style.BOUND, linewidth=3.0, label="Cramér–Rao bound")]
-    title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 58))
     height = 0.17 * len(values) + 0.8 if listed else 2.5
     height += 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
     figure = Figure(figsize=(style.SINGLE, height), layout="constrained")

@@ -35,10 +35,13 @@ class Whitened(Architecture):
         }
     }
 
-    input_scaling: Literal["pixel", "global"] = Field(
-        "pixel",
-        description="Divide each component by its own spread, galaxies and noise together (pixel), or all by "
-        "one number: without whitening, that is (global).",
+    input_scaling: Literal["pixel"] = Field("pixel", description="Of no use here, see `whitening`.")
+    whitening: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="How far components are brought to equal variance: from 0, all divided by one number, to "
+        "1, each by its own spread. Less is better at low noise, more at high noise.",
     )
     components: PositiveInt = Field(
         128, ge=16, description="Principal components of the stamp without the mean galaxy."
@@ -83,6 +86,4 @@ class Whitened(Architecture):
             nn.init.zeros_(last.weight)
             steps.append(layers.Skip(nn.Sequential(first, layers.activation(self.activation), last)))
         steps.append(nn.Linear(self.width, outputs))
-        return ComponentBody(
-            nn.Sequential(*steps), galaxy, psf, targets, self.oriented, self.input_scaling == "pixel"
-        )
+        return ComponentBody(nn.Sequential(*steps), galaxy, psf, targets, self.oriented, self.whitening)
