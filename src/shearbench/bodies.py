@@ -235,10 +235,11 @@ class ComponentBody(nn.Module):
     """A network that sees a stamp's whitened principal components, in a standard orientation.
 
     The components of what is left without the mean galaxy are divided by sqrt(spread^2 + noise^2), so that
-    all have unit variance at any noise level; where noise hides a component, it goes to pure noise of
-    order one. With less whitening, the spread is the geometric mean, so weighted, of its own and of the rms
-    of all: the smallest components then count for less where there is no noise. Stamps are brought to one of eight orientations by the signs of three of their own components
-    and the answer is turned back: it follows every turn and mirror of the stamp, to rounding, at no cost.
+    all have unit variance at any noise level; where noise hides a component, it goes to pure noise of order
+    one. With less whitening, the spread is the geometric mean, so weighted, of its own and of the rms of all:
+    the smallest components then count for less where there is no noise. Stamps are brought to one of eight
+    orientations by the signs of three of their own components and the answer is turned back: it follows every
+    turn and mirror of the stamp, to rounding, at no cost.
 
     Parameters
     ----------
