@@ -60,6 +60,8 @@ SlurmdLogFile={folder}/slurmd.log
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
+# Ended jobs are looked at when all is over, which may take its time.
+MinJobAge=7200
 # Between SIGTERM and SIGKILL; 30 is SLURM's own default.
 KillWait=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2

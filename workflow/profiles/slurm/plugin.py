@@ -4,6 +4,7 @@
   `seconds-between-status-checks` says. Here that setting counts, so that a failed job is soon reported.
 - Jobs whose state it could not learn, because the controller did not answer, it forgets, and then waits for
   them for ever. Here they are asked after again.
+- Its first look at them can come before it is ready itself, where it starts slowly; then it never looks again.
 - Of a job that failed before it wrote to its rule's log, it shows no log at all. Here SLURM's is shown.
 """
 
@@ -17,6 +18,8 @@ _report_job_error = Executor.report_job_error
 
 async def check_active_jobs(self, active_jobs):
     """Yield the jobs that still run: all of them when the controller answered no query."""
+    if not active_jobs:
+        return
     answered = self._status_query_calls
     async for job in _check_active_jobs(self, active_jobs):
         yield job
