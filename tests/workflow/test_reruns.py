@@ -32,18 +32,6 @@ def test_nothing_is_to_be_done_after_a_run_whatever_the_modification_times(run):
     assert planned(run) == {}
 
 
-def test_files_too_large_for_checksums_are_not_made_again_after_a_copy_and_nothing_is_trained(run):
-    # All but the indexes are too large here.
-    output = snakemake(run, "--dry-run", "--max-checksum-file-size", "2000")
-    assert not re.search("^rule (sample_catalog|simulate_stamps|index_stamps|train):", output, re.MULTILINE)
-
-
-def test_stamps_drawn_again_by_force_are_the_same_and_train_nothing(run):
-    output = snakemake(run, "--dry-run", "--forcerun", "simulate_stamps")
-    assert "rule simulate_stamps:" in output
-    assert "rule train:" not in output
-
-
 def test_stamps_that_nothing_needs_any_more_are_not_drawn_again(run):
     (run / "results/tiny/stamps/exp_gauss/train/1.h5").unlink()
     assert planned(run) == {}

@@ -33,8 +33,8 @@ rule train:
     input:
         train=stamps_of("train"),
         validation=stamps_of("validation"),
-        train_catalog=ancient(f"{RUN}/catalogs/{{population}}/train.parquet"),
-        validation_catalog=ancient(f"{RUN}/catalogs/{{population}}/validation.parquet"),
+        train_catalog=f"{RUN}/catalogs/{{population}}/train.parquet",
+        validation_catalog=f"{RUN}/catalogs/{{population}}/validation.parquet",
     output:
         model=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
         history=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",

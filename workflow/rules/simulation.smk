@@ -24,7 +24,7 @@ rule sample_catalog:
 
 rule simulate_stamps:
     input:
-        catalog=ancient(rules.sample_catalog.output[0]),
+        catalog=rules.sample_catalog.output[0],
     output:
         f"{RUN}/stamps/{{population}}/{{split}}/{{chunk}}.h5",
     log:
@@ -43,12 +43,10 @@ rule simulate_stamps:
         "../../scripts/simulate_stamps.py"
 
 
-# Large files are `ancient`: Snakemake would take one with a newer modification time (a copy) for another, unless
-# it could compare checksums. What they hold is in `depends`.
 rule index_stamps:
     input:
         lambda w: [
-            ancient(f"{RUN}/stamps/{w.population}/{w.split}/{k}.h5")
+            f"{RUN}/stamps/{w.population}/{w.split}/{k}.h5"
             for k in range(len(chunks(w.split)))
         ],
     output:
