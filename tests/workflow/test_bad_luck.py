@@ -91,12 +91,12 @@ ESTIMATES = "results/tiny/estimates/exp_gauss/test/0.01/hsm-regauss.parquet"
 def damage_truncate(folder):
     path = folder / STAMPS
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    return STAMPS, "bytes, as in", "simulate_stamps"
+    return STAMPS, "an HDF5 file of stamps", "simulate_stamps"
 
 
 def damage_foreign(folder):
     (folder / STAMPS).write_text("not HDF5")
-    return STAMPS, "bytes, as in", "simulate_stamps"
+    return STAMPS, "an HDF5 file of stamps", "simulate_stamps"
 
 
 def damage_missing(folder):
