@@ -461,7 +461,7 @@ def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
 
     from shearbench.shear_network import ShearNetwork
 
-    architecture = variant.make().adapted("exponential")
+    architecture = variant.make().adapted(Population())
     network = ShearNetwork(architecture, SHAPE, PIXEL_SCALE, per_galaxy_psf=False)
     parameters = torch.rand(len(batch), len(architecture.targets))
     network.fit_scaling(torch.from_numpy(batch.images), torch.from_numpy(batch.psf), parameters)

@@ -120,6 +120,11 @@ class Population(Options):
         return self
 
     @property
+    def model_profile(self) -> Literal["gaussian", "exponential", "sersic"]:
+        """The profile that models its galaxies, see `shearbench.fourier`: Sersic for galaxies of any kind."""
+        return self.profile if self.profile in ("gaussian", "exponential") else "sersic"
+
+    @property
     def extent_arcsec(self) -> float:
         """Half-light radius of the largest galaxy, convolved with the widest PSF (in quadrature) [arcsec]."""
         return float((self.half_light_radius_arcsec[1] ** 2 + (self.psf.fwhm_arcsec[1] / 2) ** 2) ** 0.5)

@@ -15,12 +15,17 @@ what does not change when the stamp is turned, so that no direction is preferred
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
 
 from shearbench.bodies import Normalised
-from shearbench.fourier import SERSIC_RANGE, Grid, Psfs, Renderer, parameter_names
+from shearbench.fourier import SERSIC_RANGE, Grid, Renderer, parameter_names
 from shearbench.networks.base import LEVELS
+
+if TYPE_CHECKING:
+    from shearbench.mixture.forward import MixtureModel
 
 _WIDTH = 24
 _SHEAR_MAX = 0.95
@@ -46,14 +51,24 @@ class Refinement(nn.Module):
     share : float
         Part of the stamps of a training step that is refined: little is learned, and by few numbers.
     grid : Grid
+    mixture : MixtureModel, optional
+        What takes the place of the Fourier sums on a CPU.
     """
 
     def __init__(
-        self, profile: str, shape: tuple[int, int], pixel_scale: float, steps: int, share: float, grid: Grid
+        self,
+        profile: str,
+        shape: tuple[int, int],
+        pixel_scale: float,
+        steps: int,
+        share: float,
+        grid: Grid,
+        mixture: MixtureModel | None = None,
     ) -> None:
         super().__init__()
         self.names = parameter_names(profile)
         self.renderer = Renderer(profile, shape, pixel_scale, grid)
+        self.mixture = mixture
         self.steps, self.share = steps, share
         count = len(self.names)
         # The two of a position, and of a shape, share theirs: no direction is preferred.
@@ -93,11 +108,19 @@ class Refinement(nn.Module):
         unit = torch.cat([unit[:, :1] * stamps.scale[:, None], unit[:, 1:]], 1)
         flux, position, size, shape, *index = self.damping(stamps.level).exp().split(1, 1)
         damping = torch.cat([flux, position, position, size, shape, shape, *index], 1)
-        psf = self.renderer.psf_image(stamps.psf)
+        on_cpu = guess.device.type == "cpu"
+        model = self.mixture if self.mixture is not None and on_cpu else self.renderer
+        psf: Any = model.psf_image(stamps.psf)
+        sigma = (stamps.noise * stamps.scale)[:, None]
+        slope = unit / sigma
         at = guess
         for _ in range(self.steps):
             drawn = _drawable(at.detach())
-            information, force = self._equations(drawn, unit, stamps, psf)
+            with torch.no_grad():
+                information, force = model.normal_equations(drawn, psf, stamps.images)
+                # Of the parameters over their units.
+                information = information * slope[:, :, None] * slope[:, None, :]
+                force = (force * slope / sigma)[:, :, None]
             # What the force is at the guess, to first order; this carries the gradient as well.
             away = ((drawn - at) / unit)[:, :, None]
             damped = information + torch.diag_embed(damping)
@@ -107,14 +130,6 @@ class Refinement(nn.Module):
         variance = torch.linalg.inv_ex(damped)[0].diagonal(dim1=1, dim2=2)[:, 4:6]
         error = variance.clamp_min(_LEAST_VARIANCE).sqrt() * self.spread[4]
         return self._corrected(at[:, 4:6], guess[:, 4:6], at, unit, error, stamps.level), error
-
-    @torch.no_grad()
-    def _equations(self, at: Tensor, unit: Tensor, stamps: Normalised, psf: Psfs) -> tuple[Tensor, Tensor]:
-        """Return F [n, P, P] and b [n, P, 1] of the parameters over their units."""
-        information, force = self.renderer.normal_equations(at, psf, stamps.images)
-        sigma = (stamps.noise * stamps.scale)[:, None]
-        slope = unit / sigma
-        return information * slope[:, :, None] * slope[:, None, :], (force * slope / sigma)[:, :, None]
 
     def _corrected(
         self, shape: Tensor, first: Tensor, at: Tensor, unit: Tensor, error: Tensor, level: Tensor

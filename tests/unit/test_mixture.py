@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shearbench.estimators.base import Flag
 from shearbench.estimators.mixture import Mixture
 from shearbench.mixture import batched
-from shearbench.mixture.fit import _convolved, fit_galaxies, fit_psf, refine
+from shearbench.mixture.fit import _convolved, fit_galaxies, fit_psf
 from shearbench.mixture.kernels import SPAN, chain, correlate
 from shearbench.mixture.models import components, covariance, model_image, parts
 from shearbench.stamps import StampBatch
@@ -276,69 +276,6 @@ def test_just_compiled_and_loaded_from_the_cache_answer_alike(tmp_path):
     assert list(tmp_path.rglob("*.nbc")), "nothing was cached"
     assert len(first) == 20 * 6 * 8 * 2
     assert first == second
-
-
-@pytest.mark.parametrize("model", ["exp", "coellip2"])
-def test_steps_from_a_guess_solve_the_equations_they_return(model):
-    pars = _truth(4, model)
-    psf = fit_psf(_psf_image(), SCALE, "coellip2")
-    rng = np.random.default_rng(5)
-    clean = model_image(pars, psf.mixture, (48, 48), SCALE, model)
-    images = (clean + 1e-3 * rng.standard_normal((4, 48, 48))).astype(np.float32)
-    guess = pars * (1 + 0.02 * rng.standard_normal(pars.shape))
-    result = refine(images, psf, 1e-3, SCALE, guess, 1, model)
-    assert (result.flag == 0).all()
-    step = np.linalg.solve(result.normal, result.gradient[:, :, None])[:, :, 0]
-    np.testing.assert_allclose(result.pars, guess + step, rtol=1e-8)
-    for index in range(4):
-        # By central differences of the image.
-        rows = [
-            model_image(guess[index] + sign * 1e-5 * unit, psf.mixture, (48, 48), SCALE, model).ravel()
-            for unit in np.eye(pars.shape[1])
-            for sign in (1, -1)
-        ]
-        jacobian = (np.array(rows[::2]) - rows[1::2]) / 2e-5
-        residual = (
-            images[index].ravel() - model_image(guess[index], psf.mixture, (48, 48), SCALE, model).ravel()
-        )
-        normal = jacobian @ jacobian.T * 1e6
-        norms = np.sqrt(np.diag(normal))
-        np.testing.assert_allclose(
-            result.normal[index] / np.outer(norms, norms), normal / np.outer(norms, norms), atol=1e-7
-        )
-        np.testing.assert_allclose(
-            result.gradient[index] / norms, jacobian @ residual * 1e6 / norms, atol=1e-6
-        )
-        assert result.chi2[index] == pytest.approx((residual**2).sum() * 1e6)
-
-
-def test_repeated_steps_arrive_where_the_fit_does():
-    pars, images = _stamps(6)
-    psf = fit_psf(_psf_image(), SCALE, "coellip2")
-    for prior in ("none", "ba"):
-        fit = fit_galaxies(images, psf, 1e-3, SCALE, "exp", prior)
-        steps = refine(images, psf, 1e-3, SCALE, pars, 6, "exp", prior)
-        errors = np.sqrt(np.einsum("nii->ni", fit.covariance))
-        assert (np.abs(steps.pars - fit.pars) < 1e-3 * errors).all()
-    pars[:, 5] = np.nan  # the best flux, then
-    free = refine(images, psf, 1e-3, SCALE, pars, 0)
-    assert (np.abs(free.gradient[:, 5]) < 1e-6 * np.sqrt(free.normal[:, 5, 5])).all()
-    np.testing.assert_array_equal(free.pars[:, :5], pars[:, :5])
-
-
-def test_a_bad_guess_is_flagged_and_leaves_its_neighbours_alone():
-    pars, images = _stamps(4)
-    psf = fit_psf(_psf_image(), SCALE, "coellip2")
-    expected = refine(images, psf, 1e-3, SCALE, pars)
-    images[1, 2, 3] = np.nan
-    guess = pars.copy()
-    guess[2, 2:4] = 0.8
-    result = refine(images, psf, 1e-3, SCALE, guess)
-    assert result.flag.tolist() == [0, Flag.BAD_PIXELS, Flag.OUT_OF_RANGE, 0]
-    assert np.isnan(result.normal[1:3]).all()
-    np.testing.assert_array_equal(result.pars[[0, 3]], expected.pars[[0, 3]])
-    with pytest.raises(ValueError, match=r"guess has shape \(4, 5\), expected \(4, 6\)"):
-        refine(images, psf, 1e-3, SCALE, guess[:, :5])
 
 
 @pytest.mark.parametrize(

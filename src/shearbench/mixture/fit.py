@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from shearbench.devices import visible_gpus
 from shearbench.estimators.base import Shapes
-from shearbench.mixture.kernels import fit_coelliptical, fit_stamps, refine_stamps
+from shearbench.mixture.kernels import fit_coelliptical, fit_stamps
 from shearbench.mixture.models import Model, components, model_image, parts
 from shearbench.stamps import StampBatch
 
@@ -89,33 +89,6 @@ class MixtureFit:
     covariance: NDArray[np.float64]
     chi2_per_dof: NDArray[np.float64]
     iterations: NDArray[np.int64]
-    flag: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """Gauss-Newton steps of n stamps; NaN where there are none.
-
-    Attributes
-    ----------
-    pars : ndarray of float64, shape (n, P)
-        After the last step; as in `MixtureFit`.
-    normal : ndarray of float64, shape (n, P, P)
-        J^T J / sigma^2, J being the model's derivatives by the parameters where the last step started: at the
-        guess, for one step or none. Plus the prior's curvature, where there is one.
-    gradient : ndarray of float64, shape (n, P)
-        J^T (data - model) / sigma^2 there, less the prior's pull: the step solves
-        ``normal @ step = gradient``.
-    chi2 : ndarray of float64, shape (n,)
-        There, of the pixels.
-    flag : ndarray of int64, shape (n,)
-        `Flag` bits.
-    """
-
-    pars: NDArray[np.float64]
-    normal: NDArray[np.float64]
-    gradient: NDArray[np.float64]
-    chi2: NDArray[np.float64]
     flag: NDArray[np.int64]
 
 
@@ -229,62 +202,6 @@ def fit_galaxies(
     pars *= units
     covariance *= np.outer(units, units)
     return MixtureFit(pars, covariance, quality[:, 0], quality[:, 1].astype(np.int64), flag)
-
-
-def refine(
-    images: NDArray[np.floating],
-    psf: PsfFit,
-    sigma: float,
-    pixel_scale: float,
-    guess: NDArray[np.floating],
-    steps: int = 1,
-    model: Model = "exp",
-    prior: Prior = "none",
-) -> Refinement:
-    """Take undamped Gauss-Newton steps of the fit of `fit_galaxies` from a guess, each stamp by itself.
-
-    Parameters
-    ----------
-    images, psf, sigma, pixel_scale, model, prior
-        As for `fit_galaxies`.
-    guess : ndarray, shape (n, P)
-        As `MixtureFit.pars`: row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux. Where a
-        flux is NaN it starts from its best value given the others.
-    steps : int
-        Each costs one evaluation of the model; with none, the equations at the guess are returned.
-
-    Returns
-    -------
-    Refinement
-        Flags: ``BAD_PIXELS``, ``FAILED`` for a PSF that could not be fitted, ``OUT_OF_RANGE`` where the guess
-        or a step is outside |g| < 1 or the prior's range, ``SINGULAR`` for a step that is not determined.
-
-    Raises
-    ------
-    ValueError
-        As for `fit_galaxies`, or the guess has the wrong shape.
-    """
-    _check(images, psf, sigma)
-    n, units = len(images), _units(model, pixel_scale)
-    if np.shape(guess) != (n, len(units)):
-        raise ValueError(f"guess has shape {np.shape(guess)}, expected ({n}, {len(units)})")
-    table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
-    pars = np.asarray(guess, dtype=np.float64) / units
-    normal, gradient = np.empty((n, len(units), len(units))), np.empty((n, len(units)))
-    chi2, flag = np.empty(n), np.empty(n, np.int64)
-    refine_stamps(
-        np.ascontiguousarray(images, dtype=np.float32),
-        table,
-        sigma**-2,
-        *_prior(prior, pixel_scale),
-        steps,
-        pars,
-        normal,
-        gradient,
-        chi2,
-        flag,
-    )
-    return Refinement(pars * units, normal / np.outer(units, units), gradient / units, chi2, flag)
 
 
 @functools.cache

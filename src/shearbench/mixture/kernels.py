@@ -697,72 +697,6 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
             quality[i, 0] = np.nan
 
 
-@compile_entry
-def refine_stamps(images, tables, precision, prior, bounds, steps, pars, hessians, gradients, chi2, flags):
-    """Take Gauss-Newton steps, none of them damped, from a guess for every stamp.
-
-    Parameters
-    ----------
-    images, tables, precision, prior, bounds
-        As for `fit_stamps`; tables of NaN where the PSF could not be fitted.
-    steps : int
-        With none, the equations at the guess are filled and that is all.
-    pars : ndarray of float64, shape (n, P)
-        The guess, replaced by the end: row, col, g1, g2, every T, every flux. Fluxes of NaN stand for the
-        best ones.
-    hessians : ndarray of float64, shape (n, P, P)
-        Filled: half the Gauss-Newton Hessian of chi^2 + prior where the last step started.
-    gradients : ndarray of float64, shape (n, P)
-        Filled: minus half the gradient there.
-    chi2 : ndarray of float64, shape (n,)
-        Filled: there, of the pixels.
-    flags : ndarray of int64, shape (n,)
-        Filled: `Flag` bits.
-    """
-    n, ny, nx = images.shape
-    stride = (nx + LANES - 1) // LANES * LANES
-    image = np.zeros(ny * stride)
-    parts = tables.shape[1]
-    many, size = 4 + 2 * parts, 6 * parts
-    sums, matrix = np.empty(SPAN * size), np.empty((size + 1, size + 1))
-    basis, products = np.empty((many, size)), np.empty((many, size))
-    flux, step, factor = np.empty(parts), np.empty(many), np.empty((many, many))
-    for i in range(n):
-        square = load(images[i], stride, image)
-        table, x = tables[min(i, len(tables) - 1)], pars[i]
-        flags[i] = _GOOD
-        if not math.isfinite(square):
-            flags[i] = _BAD_PIXELS
-        elif not math.isfinite(table[0, 0, 2]):
-            flags[i] = _FAILED
-        for count in range(max(steps, 1)):
-            if flags[i] != _GOOD:
-                break
-            if not _evaluate(image, ny, nx, stride, table, bounds, sums, x, matrix, flux):
-                flags[i] = _OUT_OF_RANGE
-                break
-            for p in range(parts):
-                if math.isfinite(x[4 + parts + p]):
-                    flux[p] = x[4 + parts + p]
-                x[4 + parts + p] = flux[p]
-            _equations(x, flux, matrix, precision, prior, basis, products, gradients[i], hessians[i])
-            chi2[i] = precision * remaining(square, flux, matrix)
-            if count < steps:
-                if not cholesky(hessians[i], factor):
-                    flags[i] = _SINGULAR
-                    break
-                _descend(factor, gradients[i], step)
-                for a in range(many):
-                    x[a] += step[a]
-        if flags[i] == _GOOD and not allowed(x, bounds):
-            flags[i] = _OUT_OF_RANGE
-        if flags[i] != _GOOD:
-            x[:] = np.nan
-            hessians[i] = gradients[i] = chi2[i] = np.nan
-        for a in range(many):
-            gradients[i, a] = -gradients[i, a]
-
-
 @compile_loop
 def load(pixels, stride, image):
     """Copy an image [ny, nx] into padded rows; return its square."""
@@ -772,17 +706,6 @@ def load(pixels, stride, image):
             value = np.float64(pixels[row, col])
             image[row * stride + col] = value
             square += value * value
-    return square
-
-
-@compile_loop
-def remaining(square, flux, matrix):
-    """Return the square of data minus model; `square` is that of the data."""
-    data = len(matrix) - 1
-    for p in range(len(flux)):
-        square -= 2 * flux[p] * matrix[6 * p, data]
-        for q in range(len(flux)):
-            square += flux[p] * flux[q] * matrix[6 * min(p, q), 6 * max(p, q)]
     return square
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.populations import Population
     from shearbench.refinement import Refinement
 
 LEVELS = 2
@@ -90,12 +91,13 @@ class Architecture(Options):
         """Return the modules whose code decides the answer; what they import is found from there."""
         return (type(self).__module__,)
 
-    def adapted(self, profile: str) -> Architecture:
-        """Return the architecture for a population whose galaxies have a profile.
+    def adapted(self, population: Population) -> Architecture:
+        """Return the architecture for a population of galaxies and PSFs.
 
-        Parameters
-        ----------
-        profile : {"gaussian", "exponential", "sersic"}
+        Raises
+        ------
+        ValueError
+            An option does not go with the population.
         """
         return self
 

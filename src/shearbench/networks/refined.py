@@ -11,7 +11,12 @@ from shearbench.options import Options
 
 if TYPE_CHECKING:
     from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.populations import Population
     from shearbench.refinement import Refinement
+
+# What mixtures describe, and up to which half-light radius, in FWHM of the PSF (`shearbench.mixture.models`).
+_MIXTURES = ("gaussian", "exponential")
+_MIXTURE_REACH = 3.5
 
 
 class First(Options):
@@ -48,6 +53,11 @@ class Refined(Architecture):
     )
     profile: Literal["auto", "gaussian", "exponential", "sersic"] = Field(
         "auto", description="The forward model's; auto: that of the population."
+    )
+    forward_model: Literal["auto", "fourier", "mixture"] = Field(
+        "auto",
+        description="Fourier sums, for any PSF; or, on a CPU, Gaussian mixtures: many times faster and as "
+        "exact, for exponential or Gaussian galaxies and Gaussian PSFs. auto: mixture where it is such.",
     )
     steps: PositiveInt = Field(1, description="Gauss-Newton steps.")
     share: float = Field(
@@ -100,9 +110,27 @@ class Refined(Architecture):
         """Return its own and the first network's; see `Architecture.modules`."""
         return (*super().modules(), *self._first().modules())
 
-    def adapted(self, profile: str) -> Architecture:
-        """Return itself with the population's profile, where none is given; see `Architecture.adapted`."""
-        return self.model_copy(update={"profile": profile}) if self.profile == "auto" else self
+    def adapted(self, population: Population) -> Architecture:
+        """Return itself with the population's profile, where none is given; see `Architecture.adapted`.
+
+        Raises
+        ------
+        ValueError
+            Mixtures are asked for, and do not describe the population.
+        """
+        profile = population.model_profile if self.profile == "auto" else self.profile
+        described = population.psf.profile == "gaussian" and profile in _MIXTURES
+        described &= population.half_light_radius_arcsec[1] < _MIXTURE_REACH * population.psf.fwhm_arcsec[0]
+        if self.forward_model == "mixture" and not described:
+            raise ValueError(
+                "options.forward_model: 'mixture' describes Gaussian and exponential galaxies, of half-light "
+                f"radii up to {_MIXTURE_REACH:g} FWHM of a Gaussian PSF, which this population's are not; "
+                "use auto or fourier"
+            )
+        model = self.forward_model
+        if model == "auto":
+            model = "mixture" if described else "fourier"
+        return self.model_copy(update={"profile": profile, "forward_model": model})
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
@@ -124,4 +152,9 @@ class Refined(Architecture):
 
         grid = Grid(self.padded_size or -(-5 * max(shape) // 3))
         profile = "exponential" if self.profile == "auto" else self.profile
-        return Refinement(profile, shape, pixel_scale, self.steps, self.share, grid)
+        mixture = None
+        if self.forward_model == "mixture":
+            from shearbench.mixture.forward import MixtureModel
+
+            mixture = MixtureModel(profile, pixel_scale)
+        return Refinement(profile, shape, pixel_scale, self.steps, self.share, grid, mixture)

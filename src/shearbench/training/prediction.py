@@ -19,7 +19,7 @@ def predict(
     stamps: StampSet,
     sigma: float,
     seed: int,
-    batch: int = 256,
+    batch: int = 512,
     threads: int = 1,
     device: torch.device | None = None,
 ) -> tuple[Shapes, float]:

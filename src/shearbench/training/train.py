@@ -93,7 +93,11 @@ def train(
     ChildProcessError
         One of several processes died.
     """
-    shape, architecture = train_stamps.shape, variant.make().adapted(_profile(population))
+    shape = train_stamps.shape
+    try:
+        architecture = variant.make().adapted(population)
+    except ValueError as error:
+        raise ConfigError(f"variants.{name}: {error}") from None
     problem = architecture.refuses(shape) or variant.training.refuses(len(train_stamps))
     if shape[0] != shape[1]:
         problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
@@ -192,11 +196,6 @@ def train_share(
         epoch=training.best_epoch,
     )
     return content, history
-
-
-def _profile(population: Population) -> str:
-    """Return the profile by which galaxies of a population are modelled."""
-    return population.profile if population.profile in ("gaussian", "exponential") else "sersic"
 
 
 def _calibrate(network: ShearNetwork, training: Training, sigmas: list[float]) -> None:
