@@ -52,7 +52,7 @@ def start(folder, *options, targets=()):
 def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp_path):
     copy_workflow(tmp_path)
     rng = random.Random(int.from_bytes(os.urandom(4)))
-    for round_ in range(6):
+    for round_ in range(4):
         process = start(tmp_path)
         try:
             process.wait(timeout=rng.uniform(4, 25))
