@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -412,10 +414,12 @@ def test_a_compiled_network_trains_to_the_same_weights_but_for_rounding(splits):
 def test_what_cannot_be_compiled_is_said(splits, monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    # Of a size that no other test has compiled in this process.
-    other = {**WHITENED, "options": {**WHITENED["options"], "width": 24}}
-    with pytest.raises(ConfigError, match=r"training\.compile: .*C\+\+ compiler"):
-        trained(splits, variant(other, compile=True))
+    # A process that has compiled before knows its compiler.
+    with (
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh,
+        pytest.raises(ConfigError, match=r"training\.compile: .*C\+\+ compiler"),
+    ):
+        fresh.submit(trained, splits, variant(WHITENED, compile=True)).result()
 
 
 def test_steps_are_compared_with_what_the_device_can_do(splits, monkeypatch):
