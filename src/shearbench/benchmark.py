@@ -286,18 +286,7 @@ def rendering(name: str, stamps: int) -> Comparison[pd.DataFrame]:
     from shearbench.fourier import Extremes, Renderer, choose_grid
 
     population, rows = _sample(name, stamps)
-    hlr, fwhm, n = ((rows[c].min(), rows[c].max()) for c in ("hlr", "psf_fwhm", "sersic_n"))
-    extremes = Extremes(
-        population.profile,
-        SHAPE,
-        PIXEL_SCALE,
-        rows.attrs["psf"],
-        hlr=hlr,
-        g_max=float(np.hypot(rows["g1"], rows["g2"]).max()),
-        psf_fwhm=fwhm,
-        psf_g_max=float(np.hypot(rows["psf_g1"], rows["psf_g2"]).max()),
-        n=n,
-    )
+    extremes = Extremes.of(rows, population.profile, SHAPE, PIXEL_SCALE, rows.attrs["psf"])
     renderer = Renderer(population.profile, SHAPE, PIXEL_SCALE, choose_grid(extremes, 1e-6))
 
     def render(rows: pd.DataFrame) -> Images:

@@ -289,37 +289,8 @@ class ComponentBody(nn.Module):
         if self.psf is not None:
             coefficients = self.psf(stamps.psf - self.psf.mean)
             inputs.append(self.psf.oriented(coefficients / self.psf.spread, signs))
-        return turned_back(self.network(torch.cat([*inputs, stamps.level], 1)), signs, self.targets)
-
-
-def turned_back(answer: Tensor, signs: Tensor, targets: tuple[str, ...]) -> Tensor:
-    """Undo the mirrors of `Components.oriented` in an answer.
-
-    Parameters
-    ----------
-    answer : Tensor, shape (n, outputs)
-        The targets and, with a Gaussian head, three entries of a triangular matrix (see `ShearNetwork`).
-    signs : Tensor, shape (n, 3)
-    targets : tuple of str
-
-    Returns
-    -------
-    Tensor, shape (n, outputs)
-    """
-    x, y, diagonal = signs.unbind(1)
-    columns = list(answer.unbind(1))
-    at = {name: columns[k] for k, name in enumerate(targets)}
-    at["g1"], at["g2"] = at["g1"] * diagonal, at["g2"] * (x * y)
-    if "x" in at:
-        swap = diagonal < 0
-        at["x"], at["y"] = (
-            x * torch.where(swap, at["y"], at["x"]),
-            y * torch.where(swap, at["x"], at["y"]),
-        )
-    rest = columns[len(targets) :]
-    if rest:
-        rest[1] = rest[1] * (diagonal * x * y)
-    return torch.stack([*(at[name] for name in targets), *rest], 1)
+        answer = self.network(torch.cat([*inputs, stamps.level], 1))
+        return dihedral.turned_back(answer, signs.unbind(1), self.targets)
 
 
 def symmetric(image: Tensor) -> Tensor:

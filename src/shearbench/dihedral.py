@@ -22,6 +22,18 @@ from torch import Tensor
 ORDER = 8
 """Elements of the group: ``element % 4`` quarter turns, after a mirror in x when ``element >= 4``."""
 
+MIRRORS = (
+    (1.0, 1.0, 1.0),
+    (1.0, -1.0, -1.0),
+    (-1.0, -1.0, 1.0),
+    (-1.0, 1.0, -1.0),
+    (-1.0, 1.0, 1.0),
+    (1.0, 1.0, -1.0),
+    (1.0, -1.0, 1.0),
+    (-1.0, -1.0, -1.0),
+)
+"""Each element as signs (x, y, diagonal): a transposition where the third is negative, then mirrors."""
+
 
 def transform_images(images: Tensor, element: int) -> Tensor:
     """Apply an element of the group to images [..., ny, nx], ny = nx; a view where torch can give one."""
@@ -32,8 +44,8 @@ def transform_images(images: Tensor, element: int) -> Tensor:
 
 def signs(element: int) -> tuple[float, float]:
     """Return what an element of the group multiplies g1 and g2 by (its own inverse)."""
-    turn = -1.0 if element % 2 else 1.0
-    return turn, -turn if element >= 4 else turn
+    x, y, diagonal = MIRRORS[element]
+    return diagonal, x * y
 
 
 def product(first: int, second: int) -> int:
@@ -52,14 +64,17 @@ def transform_shapes(shapes: Tensor, element: int) -> Tensor:
     return shapes * shapes.new_tensor(signs(element))
 
 
-def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> Tensor:
-    """Apply an element of the group to what a network answers, or to true parameters.
+def turned_back(
+    answer: Tensor, signs: Sequence[Tensor] | Sequence[float], targets: tuple[str, ...]
+) -> Tensor:
+    """Undo, in what a network answers, that a stamp was mirrored in x and y and then transposed.
 
     Parameters
     ----------
     answer : Tensor, shape (n, T) or (n, T + 3)
         The targets and, behind them, the entries l11, l21, l22 of a matrix that whitens (g1, g2).
-    element : int
+    signs : three floats, or three Tensors of shape (n,)
+        Negative where the stamp was mirrored in x, in y, and in the diagonal.
     targets : tuple of str
         Their names; the positions are x and y.
 
@@ -67,20 +82,26 @@ def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> 
     -------
     Tensor, of the same shape
     """
-    by_g1, by_g2 = signs(element)
+    x, y, diagonal = signs
     columns = list(answer.unbind(1))
-    at = {name: k for k, name in enumerate(targets)}
-    columns[at["g1"]] = columns[at["g1"]] * by_g1
-    columns[at["g2"]] = columns[at["g2"]] * by_g2
+    at = {name: columns[k] for k, name in enumerate(targets)}
+    at["g1"], at["g2"] = at["g1"] * diagonal, at["g2"] * (x * y)
     if "x" in at:
-        x, y = columns[at["x"]], columns[at["y"]]
-        x = -x if element >= 4 else x
-        for _ in range(element % 4):
-            x, y = y, -x
-        columns[at["x"]], columns[at["y"]] = x, y
-    if len(columns) > len(targets):
-        columns[len(targets) + 1] = columns[len(targets) + 1] * (by_g1 * by_g2)
-    return torch.stack(columns, 1)
+        if isinstance(diagonal, Tensor):
+            swap = diagonal < 0
+            along = [torch.where(swap, at[b], at[a]) for a, b in ("xy", "yx")]
+        else:
+            along = [at[name] for name in ("yx" if diagonal < 0 else "xy")]
+        at["x"], at["y"] = x * along[0], y * along[1]
+    rest = columns[len(targets) :]
+    if rest:
+        rest[1] = rest[1] * (diagonal * x * y)
+    return torch.stack([*(at[name] for name in targets), *rest], 1)
+
+
+def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> Tensor:
+    """Apply an element of the group to what a network answers, or to true parameters; see `turned_back`."""
+    return turned_back(answer, MIRRORS[element], targets)
 
 
 def augment(

@@ -14,19 +14,21 @@ from scipy.special import gammaincinv, gammaln
 
 from shearbench.catalog import PARAMETER_COLUMNS
 from shearbench.fourier import (
+    PROFILES,
     SERSIC_RANGE,
     Extremes,
     Grid,
     Renderer,
     choose_bandwidth,
+    light_reach,
     parameter_names,
 )
 
-_PROFILES = {"gaussian": "gaussian", "exponential": "exponential", "sersic": "sersic", "real": "sersic"}
 # Of the flux, in a pixel. Copies of the wings cover the whole stamp, and the index of a Sersic profile hangs
 # on faint light: 3e-9 leaves errors below 1e-4 in the Fisher matrix of every parameter.
 _WING_TOLERANCE, _BANDWIDTH_TOLERANCE = 3e-9, 1e-6
-_LARGEST_PERIOD = 1024
+_LARGEST_PERIOD = 4096  # pixels
+_SMALLEST_BLUR = 8  # pixels
 
 
 def fisher(
@@ -68,38 +70,23 @@ def fisher(
     if psf is None:
         raise ValueError("the kind of PSF is not known: the catalog has no attribute 'psf'")
     images = _psf_images(psf, psf_images, len(catalog))
-    unknown = set(catalog["profile"]) - set(_PROFILES)
+    profiles = catalog["profile"].replace("real", "sersic").to_numpy()
+    unknown = set(profiles) - set(PROFILES)
     if unknown:
-        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(_PROFILES)}")
+        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(PROFILES)}, real")
     shear = np.hypot(catalog["g1"].to_numpy(np.float64), catalog["g2"].to_numpy(np.float64))
     if not ((catalog["hlr"].to_numpy() > 0) & (shear < 1)).all():
         raise ValueError("a catalog needs hlr > 0 and |g| < 1 for every galaxy")
 
-    profiles = catalog["profile"].map(_PROFILES).to_numpy()
     names = parameter_names("sersic" if (profiles == "sersic").any() else "exponential")
     matrices = np.full((len(catalog), len(names), len(names)), np.nan)
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
         rows = catalog.iloc[chosen]
-        extremes = Extremes(
-            profile,
-            shape,
-            pixel_scale,
-            psf,
-            hlr=(rows["hlr"].min(), rows["hlr"].max()),
-            g_max=float(shear[chosen].max()),
-            psf_fwhm=(rows["psf_fwhm"].min(), rows["psf_fwhm"].max()),
-            psf_g_max=float(np.hypot(*rows[["psf_g1", "psf_g2"]].to_numpy(np.float64).T).max()),
-            n=(rows["sersic_n"].min(), rows["sersic_n"].max()),
-        )
-        bandwidth = choose_bandwidth(extremes, _BANDWIDTH_TOLERANCE)
+        extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
         count = len(parameter_names(profile))
-        periods = _periods(profile, rows, pixel_scale, shape)
-        for period in np.unique(periods):
-            members = chosen[periods == period]
-            grid = _grid(int(period), max(shape), bandwidth)
-            renderer = Renderer(profile, shape, pixel_scale, grid)
-            matrices[members, :count, :count] = _fisher(renderer, catalog.iloc[members], psf, images, members)
+        renderer = Renderer(profile, shape, pixel_scale, _grid(extremes, rows, images))
+        matrices[chosen, :count, :count] = _fisher(renderer, rows, psf, images, chosen)
     return matrices, names
 
 
@@ -138,10 +125,21 @@ def _psf_images(
     return torch.from_numpy(np.asarray(images))
 
 
-def _periods(
-    profile: str, rows: pd.DataFrame, pixel_scale: float, shape: tuple[int, int]
-) -> NDArray[np.int64]:
-    """Return the period in pixels that each galaxy needs for its next copy to be negligible on the stamp.
+def _grid(extremes: Extremes, rows: pd.DataFrame, psf_images: torch.Tensor | None) -> Grid:
+    """Return a grid for some galaxies, given their extremes."""
+    size = max(extremes.shape)
+    offset = float(rows[["dx", "dy"]].abs().to_numpy().max()) / extremes.pixel_scale
+    # Sharp features reach no farther than the galaxy's centre, seen through the PSF.
+    blur = _SMALLEST_BLUR if psf_images is None else max(psf_images.shape[-2:]) / 2
+    padded_size = math.ceil(size / 2 + offset + blur)
+    period = size / 2 + offset + _largest_radius(extremes.profile, rows, extremes.pixel_scale)
+    wings = min(max(period / padded_size, 2.0), _LARGEST_PERIOD / padded_size)
+    bandwidth = choose_bandwidth(extremes, _BANDWIDTH_TOLERANCE)
+    return Grid(padded_size, bandwidth, wings, light_reach(extremes.g_max))
+
+
+def _largest_radius(profile: str, rows: pd.DataFrame, pixel_scale: float) -> float:
+    """Return the radius in pixels beyond which all galaxies are negligible.
 
     The surface brightness of a Sersic profile of unit flux (Graham & Driver 2005, PASA 22, 118) is solved for
     the radius, and stretched by the galaxy's shear.
@@ -154,12 +152,4 @@ def _periods(
     log_centre = 2 * n * np.log(b) - gammaln(2 * n) - np.log(2 * math.pi * n * hlr**2)
     decades = np.maximum(log_centre + 2 * math.log(pixel_scale) - math.log(_WING_TOLERANCE), 0.0)
     radius = hlr * (decades / b) ** n * np.sqrt((1 + g) / (1 - g))
-    needed = np.ceil((max(shape) / 2 + radius / pixel_scale) / 16) * 16
-    return np.clip(needed, math.ceil(max(shape) / 12) * 16, _LARGEST_PERIOD).astype(np.int64)
-
-
-def _grid(period: int, size: int, bandwidth: float) -> Grid:
-    """Return a grid of a period, both in pixels: a short one with wings where that is cheaper."""
-    short = math.ceil(size / 12) * 20
-    grids = [Grid(period, bandwidth), Grid(short, bandwidth, max(2, math.ceil(period / short)))]
-    return min(grids, key=lambda grid: grid.cost(size))
+    return float(radius.max()) / pixel_scale

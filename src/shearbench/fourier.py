@@ -9,7 +9,8 @@ the stamp's centre, seen through a PSF of transform :math:`P` that includes the 
 with :math:`p` the pixel scale and :math:`R` the radial transform of the profile. The integral is a sum over
 the midpoints :math:`k = (j + 1/2) \, 2\pi / (N p)`, which leaves two errors and no others: copies of the
 galaxy a distance :math:`N p` away (:math:`N` is the padded size), and what lies beyond the largest
-frequency (the bandwidth, in units of Nyquist's; above 1 it includes what the pixels alias). `choose_grid`
+frequency (the bandwidth, in units of Nyquist's; above 1 it includes what the pixels alias). The light that
+reaches far out is smooth, so that :math:`N` need only be large at low frequencies: see `Grid`. `choose_grid`
 finds the smallest grid for a wanted accuracy.
 
 Only the stamp's own pixels are computed: the sum is two small matrix products a galaxy. :math:`R` is real
@@ -25,14 +26,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
-from scipy.special import gamma, gammainc, gammaincc, gammaincinv, kv, loggamma
+from scipy.special import gamma, gammaincinv, kv, loggamma
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROFILES = ("gaussian", "exponential", "sersic")
 PSF_PROFILES = ("gaussian", "moffat", "kolmogorov")
@@ -47,49 +51,86 @@ _SERSIC_TABLE_RANGE = (0.29, 6.4)  # a little more than is used: its derivatives
 _SERSIC_Q0, _SERSIC_Q_MAX, _SERSIC_STEP, _SERSIC_TERMS = 0.02, 1000.0, 0.03, 32
 _MOFFAT_Z0, _MOFFAT_Z_MAX, _MOFFAT_STEP = 0.02, 60.0, 0.005
 
-# The wings are the galaxy smoothed by a kernel of transform Q(12, k^2 s^2/2), Q the upper incomplete gamma
-# function: it is 1 up to terms in k^24, so that what is left is compact. In units of s: where the kernel ends
-# (1e-8 of the flux), and where its transform does (1e-6).
-_WING_ORDER, _WING_REACH, _WING_CUT = 12, 7.0, 8.1
-
 _CACHED_BYTES = 2**19  # of one array of transforms: the batch that is fastest on a CPU's cache
+
+_ROUND_REACH = 12.0  # radius times frequency that holds a round galaxy's light, see `light_reach`
+
+_NEWTON_STEPS = 20  # for frequencies exact to rounding, with periods up to 1e6 pixels
 
 _KOLMOGOROV_K0 = 2.9207006078  # k0 times FWHM of exp(-(k/k0)^(5/3)): half the maximum of its transform
 
 
 class Grid(NamedTuple):
-    """The frequencies an image is summed over.
+    r"""The frequencies an image is summed over: midpoints of intervals along each axis.
+
+    Where they are :math:`2\pi / N` apart (k in radians a pixel), copies of the light at that frequency lie N
+    pixels away. A galaxy's light at frequency k reaches out to about :math:`c / k`: its far wings are smooth,
+    and only its centre, or what is cut off sharply, is not. So the frequencies can crowd towards zero, with
+
+    .. math:: N(k) = N_\infty + \frac{c}{\sqrt{k^2 + a^2}} , \qquad a = \frac{c}{N_0 - N_\infty} .
+
+    As functions of their number they stay analytic, which keeps the midpoint rule's fast convergence. A
+    period :math:`N_0` costs only its logarithm.
 
     Attributes
     ----------
     padded_size : int
-        Period of the sum in pixels: copies of the galaxy lie this far away.
+        Period of the sum in pixels at the highest frequencies, :math:`N_\infty`: with uniform frequencies at
+        all, and copies of the galaxy lie this far away.
     bandwidth : float
         Largest frequency, in units of the Nyquist frequency pi / pixel_scale.
-    wings : int
-        Above 1, the lowest frequencies are summed apart, over a period this many times as long: the light
-        that reaches far out is smooth. For Sersic profiles of large n.
+    wings : float
+        Period at frequency zero, in units of the padded size: :math:`N_0 / N_\infty`. 1 is uniform.
+    reach : float
+        Radius times frequency within which light is, :math:`c` (see `light_reach`), where `wings` is not 1.
     """
 
     padded_size: int
     bandwidth: float = 1.0
-    wings: int = 1
+    wings: float = 1.0
+    reach: float = 26.0
 
-    def counts(self, size: int) -> tuple[int, ...]:
-        """Return the frequencies along an axis of each sum, for stamps of a size in pixels."""
-        full = math.ceil(self.bandwidth * self.padded_size / 2)
-        if self.wings == 1:
-            return (full,)
-        step = 2 * math.pi / (self.wings * self.padded_size)
-        return full, math.ceil(_WING_CUT / self.smoothing(size) / step)
+    @property
+    def nodes(self) -> int:
+        """Frequencies along an axis."""
+        return math.ceil(self._number(self.bandwidth * math.pi))
+
+    def frequencies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the frequencies along an axis, in radians a pixel, and the width of each one's interval."""
+        # The last one ends at the bandwidth: they are a little closer than asked for.
+        spacing = self._number(self.bandwidth * math.pi) / self.nodes
+        number = spacing * (np.arange(self.nodes) + 0.5)
+        k = np.zeros(self.nodes)
+        for _ in range(_NEWTON_STEPS):  # the function is concave, and approached from below
+            k += (number - self._number(k)) / self._density(k)
+        return k, spacing / self._density(k)
 
     def cost(self, size: int) -> float:
         """Return about the time that a galaxy takes, in no unit: a fit to times measured on a CPU."""
-        return sum((count + size / 2) ** 2 for count in self.counts(size))
+        return (self.nodes + size / 2) ** 2
 
-    def smoothing(self, size: int) -> float:
-        """Return the scale, in pixels, of the kernel that takes the wings of a galaxy apart."""
-        return (self.padded_size - size / 2) / _WING_REACH
+    @property
+    def _scale(self) -> float:
+        """The frequency :math:`a`, infinite where the grid is uniform."""
+        excess = (self.wings - 1) * self.padded_size
+        return self.reach / excess if excess else math.inf
+
+    def _number(self, k: Any) -> Any:
+        """Return how many intervals lie between 0 and k."""
+        return (self.padded_size * k + self.reach * np.arcsinh(k / self._scale)) / (2 * math.pi)
+
+    def _density(self, k: Any) -> Any:
+        return (self.padded_size + self.reach / np.hypot(k, self._scale)) / (2 * math.pi)
+
+
+def light_reach(g: float) -> float:
+    r"""Return a `Grid.reach` for galaxies of reduced shear up to g: copies below 1e-8 of the flux or so.
+
+    A Gaussian's light at radius r and frequency k falls like :math:`e^{-r k}` where it is largest, and those
+    of other profiles hardly less fast. Stretched along a diagonal, by :math:`q = (1 + g) / (1 - g)`, its
+    widths in r and in k along an axis have a product :math:`(q + 1/q) / 2` times as large.
+    """
+    return _ROUND_REACH * (1 + g**2) / (1 - g**2)
 
 
 class PsfTransform(NamedTuple):
@@ -115,14 +156,14 @@ class Psfs:
     Made by `Renderer.psf` and `Renderer.psf_image`.
     """
 
-    def __init__(self, count: int, transform: Callable[[slice], list[PsfTransform]]) -> None:
+    def __init__(self, count: int, transform: Callable[[slice], PsfTransform]) -> None:
         self._count, self._transform = count, transform
         self._constant = transform(slice(None)) if count == 1 else None
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, galaxies: slice) -> list[PsfTransform]:
+    def __getitem__(self, galaxies: slice) -> PsfTransform:
         return self._transform(galaxies) if self._constant is None else self._constant
 
 
@@ -274,42 +315,29 @@ def _sersic(u: Tensor, table: Tensor, by_index: Tensor | None) -> _Radial:
 
 
 class _Sum(torch.nn.Module):
-    """A sum over the frequencies of one period, with weights that fall off towards low or high ones.
+    """The sum over a grid's frequencies.
 
-    Buffers: ``k`` [K]; ``axis_x``, ``axis_y`` [2, K, size], cos and sin of k times the pixels' positions;
-    ``weight`` [K, K] without and ``window`` [K, K] with the pixel's response.
+    Buffers: ``k`` [K]; ``axis_x``, ``axis_y`` [2, K, size], cos and sin of k times the pixels' positions,
+    with the frequencies' weights; ``pixel`` [K, K], the pixel's response.
     """
 
     k: Tensor
     axis_x: Tensor
     axis_y: Tensor
-    weight: Tensor
-    window: Tensor
+    pixel: Tensor
 
-    def __init__(
-        self,
-        shape: tuple[int, int],
-        pixel_scale: float,
-        period: int,
-        count: int,
-        weight: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
-    ) -> None:
+    def __init__(self, shape: tuple[int, int], pixel_scale: float, grid: Grid) -> None:
         super().__init__()
         self.pixel_scale = pixel_scale
-        step = 2 * math.pi / (period * pixel_scale)
-        k = (torch.arange(count, dtype=torch.float64) + 0.5) * step
+        per_pixel, width = map(torch.from_numpy, grid.frequencies())
+        k = per_pixel / pixel_scale
         # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
-        norm = math.sqrt(2) * step * pixel_scale / (2 * math.pi)
+        weight = math.sqrt(2) * width[:, None] / (2 * math.pi)
         self._constant("k", k)
-        self._constant("axis_y", norm * self._trigonometry(k, shape[0]))
-        self._constant("axis_x", norm * self._trigonometry(k, shape[1]))
-        k_squared = k[:, None] ** 2 + k**2
-        weights = (
-            torch.ones_like(k_squared) if weight is None else torch.from_numpy(weight(k_squared.numpy()))
-        )
-        pixel = torch.sinc(k * pixel_scale / (2 * math.pi))
-        self._constant("weight", weights)
-        self._constant("window", weights * pixel[:, None] * pixel)
+        self._constant("axis_y", weight * self._trigonometry(k, shape[0]))
+        self._constant("axis_x", weight * self._trigonometry(k, shape[1]))
+        pixel = torch.sinc(per_pixel / (2 * math.pi))
+        self._constant("pixel", pixel[:, None] * pixel)
 
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value, persistent=False)
@@ -321,15 +349,15 @@ class _Sum(torch.nn.Module):
 
     def psf(self, spec: Mapping[str, Any], form: tuple[Tensor, Tensor, Tensor]) -> PsfTransform:
         plus, minus = self.squared(form)
-        return PsfTransform(self.window * _psf_radial(spec, plus), self.window * _psf_radial(spec, minus))
+        return PsfTransform(self.pixel * _psf_radial(spec, plus), self.pixel * _psf_radial(spec, minus))
 
     def psf_image(self, images: Tensor) -> PsfTransform:
         within = (self.k < math.pi / self.pixel_scale)[:, None]
         cos_y, sin_y = within * self._trigonometry(self.k, images.shape[1])
         cos_x, sin_x = within * self._trigonometry(self.k, images.shape[2])
         along_cos, along_sin = images @ cos_x.T, images @ sin_x.T
-        cc, cs = self.weight * (cos_y @ along_cos), self.weight * (sin_y @ along_cos)
-        sc, ss = self.weight * (cos_y @ along_sin), self.weight * (sin_y @ along_sin)
+        cc, cs = cos_y @ along_cos, sin_y @ along_cos
+        sc, ss = cos_y @ along_sin, sin_y @ along_sin
         return PsfTransform(cc - ss, cc + ss, sc + cs, sc - cs)
 
     def squared(
@@ -418,32 +446,11 @@ class Renderer(torch.nn.Module):
         super().__init__()
         self.names = parameter_names(profile)
         self.profile, self.shape, self.pixel_scale, self.grid = profile, shape, pixel_scale, grid
-        counts = grid.counts(max(shape))
-        if grid.wings == 1:
-            sums = [_Sum(shape, pixel_scale, grid.padded_size, counts[0])]
-        else:
-            scale = (pixel_scale * grid.smoothing(max(shape))) ** 2 / 2
-            sums = [
-                _Sum(
-                    shape,
-                    pixel_scale,
-                    grid.padded_size,
-                    counts[0],
-                    lambda k2: gammainc(_WING_ORDER, scale * k2),
-                ),
-                _Sum(
-                    shape,
-                    pixel_scale,
-                    grid.wings * grid.padded_size,
-                    counts[1],
-                    lambda k2: gammaincc(_WING_ORDER, scale * k2),
-                ),
-            ]
-        self._sums = torch.nn.ModuleList(sums)
+        self._sum = _Sum(shape, pixel_scale, grid)
         table = _sersic_table() if profile == "sersic" else torch.zeros(0, dtype=torch.float64)
         self.register_buffer("_table", table, persistent=False)
         # Galaxies rendered at once on a CPU: few enough for its cache. A GPU takes all at once.
-        self._batch = max(4, _CACHED_BYTES // (max(counts) ** 2 * dtype.itemsize))
+        self._batch = max(4, _CACHED_BYTES // (grid.nodes**2 * dtype.itemsize))
         self.to(device=device, dtype=dtype)
 
     def psf(
@@ -473,9 +480,8 @@ class Renderer(torch.nn.Module):
         values = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (fwhm, g1, g2))
         width, s1, s2 = torch.broadcast_tensors(*(v.reshape(-1) for v in values))
 
-        def transform(galaxies: slice) -> list[PsfTransform]:
-            form = _shear_form(width[galaxies], s1[galaxies], s2[galaxies])
-            return [part.psf(spec, form) for part in self._parts()]
+        def transform(galaxies: slice) -> PsfTransform:
+            return self._sum.psf(spec, _shear_form(width[galaxies], s1[galaxies], s2[galaxies]))
 
         return Psfs(len(width), transform)
 
@@ -495,9 +501,7 @@ class Renderer(torch.nn.Module):
         Psfs
         """
         images = images.to(self._table).reshape(-1, *images.shape[-2:])
-        return Psfs(
-            len(images), lambda galaxies: [part.psf_image(images[galaxies]) for part in self._parts()]
-        )
+        return Psfs(len(images), lambda galaxies: self._sum.psf_image(images[galaxies]))
 
     def forward(self, parameters: Tensor, psf: Psfs) -> Tensor:
         """Render images; gradients flow to the parameters.
@@ -582,10 +586,23 @@ class Renderer(torch.nn.Module):
         matrices, forces = zip(*found)
         return torch.cat(matrices), torch.cat(forces)
 
-    def _parts(self) -> list[_Sum]:
-        return [part for part in self._sums if isinstance(part, _Sum)]
+    def spectrum(self, parameters: Tensor, psf: Psfs) -> Tensor:
+        """Return the transforms of centred galaxies of unit flux, real parts at (kx, ky) plus (kx, -ky).
 
-    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, list[PsfTransform]]]:
+        Parameters
+        ----------
+        parameters : Tensor, shape (m, P)
+        psf : Psfs
+
+        Returns
+        -------
+        Tensor, shape (m, K, K)
+            Rows are ky.
+        """
+        plus, minus = self._radial(parameters, _shear_form(*parameters[:, 3:6].unbind(1)), derivatives=False)
+        return _quadrant(plus.value, minus.value, psf[slice(None)]).cc
+
+    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform]]:
         count = len(parameters)
         if parameters.ndim != 2 or parameters.shape[1] != len(self.names):
             raise ValueError(
@@ -599,32 +616,25 @@ class Renderer(torch.nn.Module):
             galaxies = slice(low, low + size)
             yield parameters[galaxies], psf[galaxies]
 
-    def _image(self, parameters: Tensor, psf: list[PsfTransform]) -> Tensor:
+    def _image(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
-        radial = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
-        images = [
-            part.image(plus, minus, flux, x, y, f)
-            for part, (plus, minus), f in zip(self._parts(), radial, psf)
-        ]
-        return functools.reduce(torch.add, images)
+        plus, minus = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
+        return self._sum.image(plus, minus, flux, x, y, psf)
 
-    def _jacobian(self, parameters: Tensor, psf: list[PsfTransform]) -> tuple[Tensor, Tensor]:
+    def _jacobian(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
         basis, chain = self._basis(parameters, psf)
         derivatives = (chain @ basis.flatten(2)).reshape(basis.shape)
         return parameters[:, 0, None, None] * basis[:, 0], derivatives
 
-    def _basis(self, parameters: Tensor, psf: list[PsfTransform]) -> tuple[Tensor, Tensor]:
+    def _basis(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
         """Return images [m, P, ny, nx] and the matrices [m, P, P] that take them to the derivatives.
 
         The first is the galaxy's of unit flux.
         """
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         form = _shear_form(hlr, g1, g2)
-        radial = self._radial(parameters, form, derivatives=True)
-        bases = [
-            part.basis(plus, minus, x, y, f) for part, (plus, minus), f in zip(self._parts(), radial, psf)
-        ]
-        basis = functools.reduce(torch.add, bases)
+        plus, minus = self._radial(parameters, form, derivatives=True)
+        basis = self._sum.basis(plus, minus, x, y, psf)
 
         # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone.
         scale = flux * self._affine[1]
@@ -651,16 +661,16 @@ class Renderer(torch.nn.Module):
 
     def _radial(
         self, parameters: Tensor, form: tuple[Tensor, Tensor, Tensor], derivatives: bool
-    ) -> list[tuple[_Radial, _Radial]]:
-        """Return the radial transform at the frequencies (kx, +-ky) of each sum."""
+    ) -> tuple[_Radial, _Radial]:
+        """Return the radial transform at the frequencies (kx, +-ky)."""
         transform: Callable[[Tensor], _Radial] = _gaussian
         if self.profile == "exponential":
             transform = functools.partial(_exponential, derivatives=derivatives)
         elif self.profile == "sersic":
             table, by_index = self._sersic_tables(parameters[:, 6])
             transform = functools.partial(_sersic, table=table, by_index=by_index if derivatives else None)
-        arguments = [part.squared(form, *self._affine) for part in self._parts()]
-        return [(transform(plus), transform(minus)) for plus, minus in arguments]
+        plus, minus = self._sum.squared(form, *self._affine)
+        return transform(plus), transform(minus)
 
     def _sersic_tables(self, n: Tensor) -> tuple[Tensor, Tensor]:
         """Return the radial tables of the indices n and their derivatives by n, each [m, 4, intervals]."""
@@ -741,7 +751,8 @@ def _sum_y(along_cos: Tensor, along_sin: Tensor, cos: Tensor, sin: Tensor) -> Te
     return torch.baddbmm(cos.mT @ along_cos, sin.mT, along_sin, alpha=-1)
 
 
-_WINGS = (1, 3, 4, 6, 8, 12)
+_WINGS = (1, 2, 4, 8, 32)
+_REACHES = (0.5, 0.7, 1.0, 1.5, 2.2)  # of what `light_reach` says
 _BANDWIDTHS = (*np.arange(1.0, 2.0, 0.0625).tolist(), 2.0, 2.5, 3.0)
 
 
@@ -771,8 +782,68 @@ class Extremes:
     psf_g_max: float = 0.0
     n: tuple[float, float] = (1.0, 1.0)
 
+    @classmethod
+    def of(
+        cls,
+        catalog: pd.DataFrame,
+        profile: str,
+        shape: tuple[int, int],
+        pixel_scale: float,
+        psf: Mapping[str, Any],
+    ) -> Extremes:
+        """Return the extremes among the rows of a catalog."""
+
+        def ends(column: str) -> tuple[float, float]:
+            return catalog[column].min(), catalog[column].max()
+
+        def largest(prefix: str) -> float:
+            g1, g2 = catalog[[f"{prefix}g1", f"{prefix}g2"]].to_numpy(np.float64).T
+            return float(np.hypot(g1, g2).max())
+
+        return cls(
+            profile,
+            shape,
+            pixel_scale,
+            psf,
+            hlr=ends("hlr"),
+            g_max=largest(""),
+            psf_fwhm=ends("psf_fwhm"),
+            psf_g_max=largest("psf_"),
+            n=ends("sersic_n"),
+        )
+
     def render(self, grid: Grid) -> Tensor:
         """Return float64 images of unit flux: each extreme, stretched along both axes and the diagonal."""
+        renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
+        parameters, psfs = self._cases(renderer)
+        with torch.no_grad():
+            return torch.stack([renderer(parameters, psf) for psf in psfs])
+
+    def bandwidths(self, tolerance: float) -> dict[float, float]:
+        """Return bandwidths, from 1 to the first that leaves less than a tolerance, and what each leaves.
+
+        What is left is largest where all frequencies are in phase, at the centre of a galaxy.
+        """
+        if self.psf["profile"] == "image":
+            return {1.0: 0.0}
+        # The smallest galaxies under the smallest PSFs reach the highest frequencies.
+        sharpest = replace(self, hlr=(self.hlr[0],) * 2, psf_fwhm=(self.psf_fwhm[0],) * 2)
+        grid = Grid(max(self.shape), _BANDWIDTHS[-1] + 1)
+        renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
+        parameters, psfs = sharpest._cases(renderer)
+        k, width = grid.frequencies()
+        with torch.no_grad():
+            parts = [renderer.spectrum(parameters, psf).abs() for psf in psfs]
+        within = torch.cat(parts).cumsum(1).cumsum(2).diagonal(dim1=1, dim2=2) * (width[0] / math.pi) ** 2 / 2
+        errors = {}
+        for bandwidth in _BANDWIDTHS:
+            last = int(np.searchsorted(k, bandwidth * math.pi)) - 1
+            errors[bandwidth] = float((within[:, -1] - within[:, last]).max())
+            if errors[bandwidth] < tolerance:
+                break
+        return errors
+
+    def _cases(self, renderer: Renderer) -> tuple[Tensor, list[Psfs]]:
         offset = self.pixel_scale / 2
         cases = [
             (1, offset, offset, size, self.g_max * cos, self.g_max * sin, index)
@@ -780,33 +851,15 @@ class Extremes:
             for cos, sin in ((1, 0), (-1, 0), (0, 1))
             for index in sorted(set(self.n))
         ]
-        renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
-        parameters = torch.tensor(cases, dtype=torch.float64)[:, : len(renderer.names)]
         spec = {"profile": "gaussian"} if self.psf["profile"] == "image" else self.psf
         shears = sorted({-self.psf_g_max, self.psf_g_max})
-        psfs = [(fwhm, g) for fwhm in sorted(set(self.psf_fwhm)) for g in shears]
-        with torch.no_grad():
-            return torch.stack([renderer(parameters, renderer.psf(spec, fwhm, g)) for fwhm, g in psfs])
-
-    def bandwidths(self, tolerance: float) -> dict[float, float]:
-        """Return bandwidths, from 1 to a good one, with the error each of them leaves."""
-        if self.psf["profile"] == "image":
-            return {1.0: 0.0}
-        size, errors = _sizes(self.shape)[0], {}
-        # The smallest galaxies under the smallest PSFs reach the highest frequencies.
-        sharpest = replace(self, hlr=(self.hlr[0],) * 2, psf_fwhm=(self.psf_fwhm[0],) * 2)
-        exact = sharpest.render(Grid(size, _BANDWIDTHS[-1] + 1))
-        for bandwidth in _BANDWIDTHS:
-            errors[bandwidth] = float((sharpest.render(Grid(size, bandwidth)) - exact).abs().max())
-            if errors[bandwidth] < tolerance / 10:
-                break
-        return errors
+        psfs = [renderer.psf(spec, fwhm, g) for fwhm in sorted(set(self.psf_fwhm)) for g in shears]
+        return torch.tensor(cases, dtype=torch.float64)[:, : len(renderer.names)], psfs
 
 
 def choose_bandwidth(extremes: Extremes, tolerance: float) -> float:
     """Return the smallest bandwidth that leaves out less than a tolerance, see `choose_grid`."""
-    errors = extremes.bandwidths(tolerance)
-    return next((bandwidth for bandwidth, error in errors.items() if error <= tolerance), list(errors)[-1])
+    return max(extremes.bandwidths(tolerance))
 
 
 def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
@@ -827,11 +880,16 @@ def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
     Grid
         The largest grid there is if none is good enough: for galaxies much larger than the stamp.
     """
-    errors = extremes.bandwidths(tolerance)
-    sizes = _sizes(extremes.shape)
-    grids = [Grid(*found) for found in itertools.product(sizes, errors, _WINGS)]
+    errors = extremes.bandwidths(tolerance / 10)
+    sizes, reach = _sizes(extremes.shape), light_reach(extremes.g_max)
+    grids = [
+        Grid(size, bandwidth, wings, share * reach)
+        for size, bandwidth, wings, share in itertools.product(sizes, errors, _WINGS, _REACHES)
+        if wings * size >= 4 / 3 * max(extremes.shape)
+    ]
     grids.sort(key=lambda grid: grid.cost(max(extremes.shape)))
-    exact = extremes.render(Grid(sizes[-1], 1.0, _WINGS[-1]))
+    largest = Grid(sizes[-1], 1.0, _WINGS[-1], 3 * reach)
+    exact = extremes.render(largest)
     by_period: dict[Grid, float] = {}
     for grid in grids:
         if errors[grid.bandwidth] > tolerance:
@@ -841,9 +899,9 @@ def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
             by_period[period] = float((extremes.render(period) - exact).abs().max())
         if errors[grid.bandwidth] + by_period[period] <= tolerance:
             return grid
-    return Grid(sizes[-1], list(errors)[-1], _WINGS[-1])
+    return largest._replace(bandwidth=list(errors)[-1])
 
 
 def _sizes(shape: tuple[int, int]) -> list[int]:
-    """Return padded sizes worth trying: 4/3 to 10/3 of the stamp."""
-    return [math.ceil(max(shape) * sixths / 6) for sixths in range(8, 21)]
+    """Return padded sizes worth trying: 1/3 to 10/3 of the stamp."""
+    return [math.ceil(max(shape) * sixths / 6) for sixths in range(2, 21)]

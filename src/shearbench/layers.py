@@ -228,7 +228,8 @@ class WithHead(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
-        self.head = _dense(_count(features, channels, shape) + LEVELS, hidden, outputs, act, dropout)
+        count = _made_of(features, channels, shape).numel() + LEVELS
+        self.head = _dense(count, hidden, outputs, act, dropout)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""
@@ -260,7 +261,7 @@ class WithPsfBranch(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.psf = features, psf
-        count = _count(features, 1, shape) + _count(psf, 1, shape) + LEVELS
+        count = sum(_made_of(part, 1, shape).numel() for part in (features, psf)) + LEVELS
         self.head = _dense(count, hidden, outputs, act, dropout)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
@@ -269,12 +270,12 @@ class WithPsfBranch(nn.Module):
         return self.head(torch.cat([galaxy, psf, level], dim=1))
 
 
-def _count(features: nn.Module, channels: int, shape: tuple[int, int]) -> int:
-    """Return how many numbers a module makes of an image."""
+def _made_of(features: nn.Module, channels: int, shape: tuple[int, int]) -> torch.Size:
+    """Return the shape of what a module makes of one image."""
     with torch.no_grad():
-        count = features.eval()(torch.zeros(1, channels, *shape)).numel()
+        made = features.eval()(torch.zeros(1, channels, *shape))
     features.train()
-    return count
+    return made.shape
 
 
 def _dense(count: int, hidden: Sequence[int], outputs: int, act: Activation, dropout: float) -> nn.Module:
@@ -454,9 +455,7 @@ class WithGroupHead(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
-        with torch.no_grad():
-            fields, kernel = features.eval()(torch.zeros(1, channels, side, side)).shape[1:3]
-        features.train()
+        fields, kernel = _made_of(features, channels, (side, side))[1:3]
         self.flat = GroupConvolution(fields // dihedral.ORDER, hidden[0], kernel)
         self.level = LevelField(hidden[0])
         left_out = [nn.Dropout(dropout)] if dropout else []

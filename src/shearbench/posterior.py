@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -381,15 +382,10 @@ def _renderer(
 ) -> Renderer:
     """Return a renderer that is good for every galaxy of the population at a noise level."""
     furthest = torch.tensor([0.0, 0, 0, _FURTHEST, 0, 0], dtype=torch.float64)[: prior.size]
-    extremes = Extremes(
-        population.profile,
-        stamps.shape,
-        stamps.pixel_scale,
-        psf,
+    extremes = replace(
+        Extremes.of(rows, population.profile, stamps.shape, stamps.pixel_scale, psf),
         hlr=population.half_light_radius_arcsec,
         g_max=float(prior.parameters(furthest)[3]),
-        psf_fwhm=(rows["psf_fwhm"].min(), rows["psf_fwhm"].max()),
-        psf_g_max=float(np.hypot(rows["psf_g1"], rows["psf_g2"]).max()),
         n=population.sersic_n,
     )
     grid = choose_grid(extremes, max(_TOLERANCE, _TOLERANCE_OF_NOISE * sigma / population.flux[1]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shearbench.catalog import sample_catalog
+from simulated import make_split
+
 from shearbench.estimators.base import Estimator
 from shearbench.evaluation.shear_bias import shear_bias, unbiased
 from shearbench.measurement import measure_stamps
-from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps
-from shearbench.stamps import StampSet, write_stamps
-
-SCALE, SHAPE = 0.2, (48, 48)
 
 
 def assert_unbiased(
@@ -27,19 +23,8 @@ def assert_unbiased(
 
     The error of m must be less than `precision`: a test that sees no bias proves nothing where it is blind.
     """
-    options = Population(**PRESETS[population])
-    catalog = sample_catalog(options, population, "shear", galaxies, 1, SCALE)
-    attributes = {"population": population, "split": "shear", "pixel_scale": SCALE}
-    write_stamps(
-        folder / "0.h5",
-        draw_stamps(catalog, options, SHAPE, SCALE),
-        catalog["galaxy_id"].to_numpy(),
-        catalog["noise_id"].to_numpy(),
-        SHAPE,
-        not options.psf.constant,
-        attributes | {"catalog_digest": catalog.attrs["digest"]},
-    )
-    table = measure_stamps(estimator, StampSet([folder / "0.h5"]), sigma, seed=1)
+    stamps, catalog = make_split(folder, "shear", galaxies, population, side=48, scale=0.2, seed=1)
+    table = measure_stamps(estimator, stamps, sigma, seed=1)
     table.attrs |= {"estimator": estimator.kind, "seed": None}
     _, bias = shear_bias(table, catalog)
     assert bias["n_failed"] <= 0.02 * galaxies

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from simulated import PRECISE, precise_galaxy
 
 from shearbench.bounds import cramer_rao, marginal_variance, prior_limited, read_bounds
 from shearbench.catalog import PARAMETER_COLUMNS
@@ -16,14 +17,6 @@ from shearbench.fourier import Grid, Renderer
 SHAPE, SCALE = (48, 48), 0.2
 GAUSSIAN = {"profile": "gaussian"}
 MOFFAT = {"profile": "moffat", "beta": 2.5}
-PRECISE = galsim.GSParams(
-    folding_threshold=1e-5,
-    maxk_threshold=1e-6,
-    kvalue_accuracy=1e-9,
-    integration_relerr=1e-8,
-    integration_abserr=1e-10,
-    maximum_fft_size=16384,
-)
 
 
 def catalog(profile, psf, count, seed, elliptical=False):
@@ -49,14 +42,8 @@ def catalog(profile, psf, count, seed, elliptical=False):
 
 
 def galsim_image(row, psf):
-    size = {"half_light_radius": row.hlr, "flux": row.flux, "gsparams": PRECISE}
-    if row.profile == "gaussian":
-        galaxy = galsim.Gaussian(**size)
-    elif row.profile == "exponential":
-        galaxy = galsim.Exponential(**size)
-    else:
-        galaxy = galsim.Sersic(row.sersic_n, **size)
-    galaxy = galaxy.shear(g1=row.g1, g2=row.g2).shift(row.dx, row.dy)
+    parameters = (row.flux, row.dx, row.dy, row.hlr, row.g1, row.g2, row.sersic_n)
+    galaxy = precise_galaxy(row.profile, *parameters)
     blur = (
         galsim.Gaussian(fwhm=row.psf_fwhm, gsparams=PRECISE)
         if psf["profile"] == "gaussian"

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from simulated import make_split
 
-from shearbench.catalog import sample_catalog
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps
-from shearbench.stamps import StampSet, write_stamps
 from shearbench.training.model_file import load_model, save_model
 from shearbench.training.prediction import predict
 from shearbench.training.recipe import Recipe
@@ -18,30 +16,11 @@ EXP_GAUSS = Population(**PRESETS["exp_gauss"])
 BOUND = 11.5  # rms Cramer-Rao bound over sigma of exp_gauss on 48x48 pixels of 0.2 arcsec
 
 
-def make_split(folder, split, n, side, scale):
-    table = sample_catalog(EXP_GAUSS, "exp_gauss", split, n, 5, scale)
-    path = folder / f"{split}.h5"
-    write_stamps(
-        path,
-        draw_stamps(table, EXP_GAUSS, (side, side), scale),
-        table.galaxy_id.to_numpy(),
-        table.noise_id.to_numpy(),
-        (side, side),
-        False,
-        {
-            "population": "exp_gauss",
-            "split": split,
-            "pixel_scale": scale,
-            "catalog_digest": table.attrs["digest"],
-        },
-    )
-    return StampSet([path]), table
-
-
 def trained(folder, name, side, scale, galaxies, **training):
     """Train a preset; return it with test stamps and their catalog."""
     sets = [
-        make_split(folder, *split, side, scale) for split in zip(("train", "validation", "test"), galaxies)
+        make_split(folder, split, n, side=side, scale=scale)
+        for split, n in zip(("train", "validation", "test"), galaxies)
     ]
     variant = resolve_variant(name, {"training": training}, Recipe())
     content, _ = train(

@@ -144,15 +144,22 @@ class Cluster:
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
     def jobs(self, comment: str = "", state: str = "") -> list[str]:
-        """Return the ids of all jobs whose comment starts so, in submission order."""
-        lines = self.run("squeue", "--all", "--states=all", "--noheader", "--format=%i|%T|%k").splitlines()
+        """Return the ids of all jobs, tasks as 12_3, whose comment starts so, in submission order."""
+        query = ("squeue", "--all", "--array", "--states=all", "--noheader", "--format=%i|%T|%k")
+        lines = self.run(*query).splitlines()
         rows = [line.split("|", 2) for line in lines]
         found = [i for i, s, k in rows if k.startswith(comment) and s.startswith(state)]
-        return sorted(found, key=lambda name: int(name.split("_")[0]))
+        return sorted(found, key=lambda name: [int(number) for number in name.split("_")])
 
     def processes(self, job_id: str) -> list[psutil.Process]:
-        """Return the processes of a job."""
-        return [process for process in self._all_processes() if _variable(process, "SLURM_JOB_ID") == job_id]
+        """Return the processes of a job, or of a task of an array."""
+        name = job_id.split("_")
+        variables = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID") if len(name) == 2 else ("SLURM_JOB_ID",)
+        return [
+            process
+            for process in self._all_processes()
+            if [_variable(process, variable) for variable in variables] == name
+        ]
 
     def _all_processes(self) -> list[psutil.Process]:
         """Return the processes of all jobs and what supervises them."""
@@ -164,6 +171,10 @@ class Cluster:
             if process.pid not in daemons
             and (_variable(process, "SLURM_CONF") == configuration or _holds(process, self.folder))
         ]
+
+    def preempt(self) -> None:
+        """Submit a job that goes before all others on GPUs, and wants every one of them, for a moment."""
+        self.run("sbatch", "--partition=urgent", f"--gres=gpu:{GPUS}", "--output=/dev/null", "--wrap=true")
 
     def start_controller(self) -> None:
         self._start("slurmctld", "-D")

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import psutil
 import pytest
 import yaml
-from cluster import GPUS, Cluster, missing, until
+from cluster import Cluster, missing, until
+from snakemake_executor_plugin_slurm import Executor
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
@@ -32,6 +36,7 @@ def model_of(seed: int) -> str:
 
 MODELS = [model_of(seed) for seed in SEEDS]
 FIT = "results/tiny/estimates/exp_gauss/test/0.0001/hsm-regauss.parquet"
+FITS = [FIT, FIT.replace("0.0001", "0.001")]
 PREDICTIONS = [FIT.replace("hsm-regauss", f"shearnet.seed{seed}") for seed in SEEDS]
 DATA = [f"results/tiny/stamps/exp_gauss/{split}/index.json" for split in ("train", "validation", "test")]
 # Before anything is written to the rule's log: the report has to take it from SLURM's.
@@ -97,18 +102,36 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def ordeal(cluster, folder) -> Ordeal:
     script = folder / "scripts/measure.py"
-    code = script.read_text()
-    script.write_text(ON_PURPOSE + code)
     (folder / SLOW).touch()
     told = Ordeal(folder)
-    output = folder / "output.txt"
-    with open(output, "wb") as stream:
-        run = subprocess.Popen(
-            submit(*MODELS, FIT), cwd=folder, env=cluster.environment, stdout=stream, stderr=stream
-        )
-    try:
+    broken = rewritten(script, ON_PURPOSE + script.read_text())
+    with broken, run_through(cluster, told, submit(*MODELS, FIT)):
         go_through(cluster, told)
         (folder / SLOW).unlink()
+    return told
+
+
+@contextlib.contextmanager
+def rewritten(file: Path, text: str) -> Iterator[None]:
+    """Give a file another text for a while."""
+    before = file.read_text()
+    file.write_text(text)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+@contextlib.contextmanager
+def run_through(cluster: Cluster, told: Ordeal, command: list[str]) -> Iterator[None]:
+    """Start a run and wait for its end; if anything fails before, print its output."""
+    output = told.folder / "output.txt"
+    with open(output, "wb") as stream:
+        run = subprocess.Popen(
+            command, cwd=told.folder, env=cluster.environment, stdout=stream, stderr=stream
+        )
+    try:
+        yield
         told.status = run.wait(600)
     except BaseException:
         print(output.read_text()[-20000:])
@@ -117,8 +140,13 @@ def ordeal(cluster, folder) -> Ordeal:
         run.kill()
         run.wait()
         told.output = output.read_text()
-    script.write_text(code)
-    return told
+
+
+def call(cluster: Cluster, folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Do a run of which nothing but the end matters."""
+    return subprocess.run(
+        command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=600
+    )
 
 
 def go_through(cluster: Cluster, told: Ordeal) -> None:
@@ -127,7 +155,7 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
 
     def found() -> bool:
         for seed in SEEDS:
-            ids = cluster.jobs(f"rule_train_wildcards_exp_gauss_shearnet_{seed}")
+            ids = submitted_for(told.folder, seed)
             jobs.update({seed: ids[-1]} if ids else {})
         return len(jobs) == len(SEEDS)
 
@@ -145,9 +173,9 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
         told.resumed_at[event] = {seed: epochs(told.folder, seed)[0] for seed in seeds}
 
     until(found, 40, "the trainings were not submitted")
+    until(lambda: all(len(epochs(told.folder, seed)) > 5 for seed in SEEDS), 60, "no training started")
     told.first = {str(seed): cluster.job(job) for seed, job in jobs.items()}
     told.first["fit"] = cluster.job(cluster.jobs("rule_measure")[0])
-    until(lambda: all(len(epochs(told.folder, seed)) > 5 for seed in SEEDS), 60, "no training started")
     told.devices = [device_of(cluster, jobs[seed]) for seed in SEEDS]
 
     lost("cancel", 1)
@@ -170,6 +198,10 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
     resumed("timeout", 4)
 
     found()
+    lost("preemption", *SEEDS)
+    cluster.preempt()
+    resumed("preemption", *SEEDS)
+
     lost("crash", *SEEDS)
     cluster.crash_node()
     until(lambda: not cluster.jobs("rule_train", "RUNNING"), 60, "the lost node was not noticed")
@@ -178,6 +210,22 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
     found()
     told.last = {str(seed): cluster.job(job) for seed, job in jobs.items()}
     told.ended = {job: cluster.job(job) for job in cluster.jobs("rule_measure")}
+
+
+def submitted_for(folder: Path, seed: int) -> list[str]:
+    """Return the SLURM ids of a training's jobs, as Snakemake printed them."""
+    with contextlib.suppress(FileNotFoundError):
+        output = (folder / "output.txt").read_text()
+        rule = rf"^rule train:\n(?:    .*\n)*?    jobid: (\d+)\n(?:    .*\n)*?    wildcards: .*seed={seed}$"
+        if job := re.search(rule, output, re.MULTILINE):
+            line = rf"^Job {job[1]} has been submitted with SLURM jobid (\S+)"
+            return re.findall(line, output, re.MULTILINE)
+    return []
+
+
+def name_of(job: dict[str, str]) -> str:
+    """Return a job's id, as squeue shows it."""
+    return f"{job['ArrayJobId']}_{job['ArrayTaskId']}" if "ArrayJobId" in job else job["JobId"]
 
 
 def log_of(folder: Path, seed: int) -> Path:
@@ -227,18 +275,25 @@ def test_jobs_are_submitted_with_what_they_need(ordeal):
     assert fit["MinMemoryNode"] == "12000M"
 
 
+def test_trainings_that_are_ready_together_are_one_submission(ordeal):
+    jobs = [ordeal.first[str(seed)] for seed in SEEDS]
+    assert len({job["ArrayJobId"] for job in jobs}) == 1
+    assert sorted(job["ArrayTaskId"] for job in jobs) == ["1", "2", "3", "4"]
+    assert "ArrayJobId" not in ordeal.first["fit"]
+
+
 def test_each_training_has_a_gpu_of_its_own(ordeal):
     assert sorted(ordeal.devices) == ["0", "1", "2", "3"]
 
 
 def test_another_attempt_asks_for_more(ordeal):
     first, second = ordeal.first["2"], ordeal.last["2"]
-    assert second["JobId"] != first["JobId"]
+    assert name_of(second) != name_of(first)
     assert second["TimeLimit"] == "1-00:00:00"
     assert int(second["MinMemoryNode"][:-1]) == 2 * int(first["MinMemoryNode"][:-1])
 
 
-@pytest.mark.parametrize("event", ["cancel", "kill", "requeue", "timeout", "crash"])
+@pytest.mark.parametrize("event", ["cancel", "kill", "requeue", "timeout", "preemption", "crash"])
 def test_training_goes_on_from_its_last_epoch(ordeal, event):
     for seed, epoch in ordeal.lost_at[event].items():
         # A few epochs pass between the look at the log and the blow.
@@ -246,8 +301,8 @@ def test_training_goes_on_from_its_last_epoch(ordeal, event):
 
 
 def test_what_was_requeued_is_the_same_job(ordeal):
-    assert ordeal.last["3"]["JobId"] == ordeal.first["3"]["JobId"]
-    assert int(ordeal.last["3"]["Restarts"]) == 2
+    assert name_of(ordeal.last["3"]) == name_of(ordeal.first["3"])
+    assert int(ordeal.last["3"]["Restarts"]) == 3
 
 
 def test_every_epoch_was_trained_once(ordeal):
@@ -267,7 +322,8 @@ def test_a_failed_job_is_reported_at_once_with_rule_log_and_slurm_id_and_the_oth
         assert "RuntimeError: broken on purpose" in message
         end = datetime.fromisoformat(ordeal.ended[job]["EndTime"])
         assert (datetime.strptime(printed, "%a %b %d %H:%M:%S %Y") - end).total_seconds() < 60
-    killed = ordeal.output.split(f"external_jobid: {ordeal.first['2']['JobId']}\n")[1]
+    # A task of an array as any other job.
+    killed = ordeal.output.split(f"external_jobid: {name_of(ordeal.first['2'])}\n")[1]
     assert re.match(r"Logfile \S+/seed2.log:\n=+\nshearnet seed 2: .*epoch 1/", killed)
     assert all((ordeal.folder / model).is_file() for model in MODELS)
 
@@ -277,25 +333,39 @@ def test_the_profile_asks_twice_a_minute_at_least():
     assert int(re.search(r"^seconds-between-status-checks: (\d+)", text, re.MULTILINE)[1]) <= 30
 
 
-def test_a_second_call_does_only_the_rest_and_all_seeds_are_predicted_in_one_job(ordeal, cluster):
+def test_a_second_call_does_only_the_rest_fits_in_one_array_and_seeds_in_one_job(ordeal, cluster):
     done = {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
     before = cluster.jobs()
-    again = subprocess.run(
-        submit(*MODELS, FIT, *PREDICTIONS),
-        cwd=ordeal.folder,
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    again = call(cluster, ordeal.folder, submit(*MODELS, *FITS, *PREDICTIONS))
     assert again.returncode == 0, again.stdout + again.stderr
-    predictions, fit = sorted(
+    predictions, *fits = sorted(
         (cluster.job(job) for job in cluster.jobs() if job not in before), key=lambda job: int(job["NumCPUs"])
     )
-    assert fit["Comment"] == "rule_measure_wildcards_exp_gauss_test_0.0001_hsm-regauss"
+    assert [fit["Comment"] for fit in fits] == ["rule_measure"] * 2
+    assert fits[0]["ArrayJobId"] == fits[1]["ArrayJobId"]
+    assert {job["JobState"] for job in (predictions, *fits)} == {"COMPLETED"}
+    assert all((ordeal.folder / fit).is_file() for fit in FITS)
     assert predictions["Comment"].startswith("rule_predictions")
     assert (predictions["TresPerJob"], predictions["NumCPUs"]) == ("gres:gpu:standin:1", "1")
     assert done == {model: (ordeal.folder / model).stat().st_mtime_ns for model in MODELS}
+
+
+@pytest.mark.xfail(strict=True, reason="issue 473 of snakemake-executor-plugin-slurm 2.8.0; see plugin.py")
+def test_the_plugin_itself_submits_all_jobs_of_an_array_while_others_are_ready():
+    jobs = [SimpleNamespace(is_group=lambda: False, rule=SimpleNamespace(name="train")) for _ in range(5)]
+    submitted: list[object] = []
+    executor = SimpleNamespace(
+        array_jobs={"train"},
+        max_array_size=100,
+        logger=logging.getLogger(),
+        workflow=SimpleNamespace(dag=SimpleNamespace(ready_jobs=jobs[2:])),
+        _main_event_loop=None,
+        _submit_job=submitted.append,
+        _submit_array_jobs=submitted.extend,
+    )
+    # As many as `--jobs 2` allows.
+    Executor.run_jobs(executor, jobs[:2])
+    assert submitted == jobs[:2]
 
 
 PACKED = (5, 6, 7)
@@ -310,21 +380,11 @@ def packed(folder, cluster) -> Ordeal:
     told = Ordeal(folder)
     (folder / "packed.yaml").write_text(yaml.safe_dump({"seeds": list(PACKED)}))
     site = folder / PROFILE / "site.yaml"
-    alone = site.read_text()
     several = {"trainings_per_job": len(PACKED), "gpus_per_training": 2}
-    site.write_text(yaml.safe_dump(yaml.safe_load(alone) | several))
+    together = rewritten(site, yaml.safe_dump(yaml.safe_load(site.read_text()) | several))
     slow = folder / SLOW
     slow.touch()
     before = cluster.jobs()
-    output = folder / "packed.txt"
-    with open(output, "wb") as stream:
-        run = subprocess.Popen(
-            [*submit(*map(model_of, PACKED)), "packed.yaml"],
-            cwd=folder,
-            env=cluster.environment,
-            stdout=stream,
-            stderr=stream,
-        )
 
     def jobs() -> list[str]:
         return [job for job in cluster.jobs("rule_train_exp_gauss_shearnet") if job not in before]
@@ -332,7 +392,7 @@ def packed(folder, cluster) -> Ordeal:
     def under_way(seeds: set[int]) -> list[int]:
         return [seed for seed in seeds if len(epochs(folder, seed)) > 5]
 
-    try:
+    with together, run_through(cluster, told, [*submit(*map(model_of, PACKED)), "packed.yaml"]):
         until(jobs, 60, "the trainings were not submitted")
         until(lambda: under_way({*PACKED}), 90, "no training started")
         (job,) = jobs()
@@ -340,9 +400,7 @@ def packed(folder, cluster) -> Ordeal:
         told.first["job"] = cluster.job(job)
         told.devices = [device_of(cluster, job)]
         told.lost_at["preemption"] = {first: epochs(folder, first)[-1]}
-        # It wants all the GPUs there are.
-        urgent = ["--partition=urgent", f"--gres=gpu:{GPUS}", "--output=/dev/null", "--wrap=true"]
-        cluster.run("sbatch", *urgent)
+        cluster.preempt()
         until(lambda: cluster.job(job).get("Restarts") == "1", 60, "not preempted")
         until(
             lambda: any(epoch >= told.lost_at["preemption"][first] for epoch in epochs(folder, first)[:1]),
@@ -359,16 +417,7 @@ def packed(folder, cluster) -> Ordeal:
         told.lost_at["kill"] = {first: EPOCHS, second: epochs(folder, second)[-1]}
         script_of(cluster, job).kill()
         slow.unlink()
-        told.status = run.wait(600)
-        told.last = {name: cluster.job(name) for name in jobs()}
-    except BaseException:
-        print(output.read_text()[-20000:])
-        raise
-    finally:
-        run.kill()
-        run.wait()
-        told.output = output.read_text()
-        site.write_text(alone)
+    told.last = {name: cluster.job(name) for name in jobs()}
     return told
 
 
@@ -402,6 +451,27 @@ def test_nothing_is_trained_twice_when_one_training_of_a_job_was_killed(packed):
     assert not list(packed.folder.glob("results/tiny/checkpoints/*/*/seed[567].pt"))
 
 
+PARTS = """
+rule all:
+    input: expand("parts/{n}", n=range(6))
+rule part:
+    output: "parts/{n}"
+    shell: "touch {output}"
+"""
+
+
+def test_groups_are_tasks_of_arrays_and_none_is_lost_when_more_are_ready_than_may_run(folder, cluster):
+    (folder / "parts.smk").write_text(PARTS)
+    options = "--snakefile parts.smk --jobs 2 --groups part=pair --group-components pair=2".split()
+    done = call(cluster, folder, submit(*options))
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = [cluster.job(job) for job in cluster.jobs("rule_pair")]
+    assert [job["JobState"] for job in jobs] == ["COMPLETED"] * 3
+    assert [job.get("ArrayTaskId") for job in jobs] == ["1", "2", None]
+    assert jobs[0]["ArrayJobId"] == jobs[1]["ArrayJobId"]
+    assert len(list((folder / "parts").iterdir())) == 6
+
+
 @pytest.fixture
 def full_disk(folder):
     """Give a run a disk of its own, which is full."""
@@ -426,18 +496,12 @@ def test_a_full_disk_is_named_and_leaves_nothing_that_is_trusted(folder, cluster
     (folder / "full.yaml").write_text("run: full\nseeds: [1]\ntraining: {epochs: 3}\n")
     model = full_disk / "models/exp_gauss/shearnet/seed1/model.pt"
     command = [*submit("--retries", "0", str(model.relative_to(folder))), "full.yaml"]
-
-    def call():
-        return subprocess.run(
-            command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=600
-        )
-
-    failed = call()
+    failed = call(cluster, folder, command)
     assert failed.returncode == 1
     assert "No space left on device" in failed.stdout + failed.stderr
     assert not model.exists()
     (full_disk / "ballast").unlink()
-    mended = call()
+    mended = call(cluster, folder, command)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert pd.read_csv(model.with_name("history.csv")).epoch.tolist() == [1, 2, 3]
     assert not list(full_disk.rglob("*.part*"))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shearbench import dihedral
-from shearbench.bodies import Components, turned_back
+from shearbench.bodies import Components
 from shearbench.fourier import Grid, Renderer, parameter_names
 from shearbench.networks.whitened import Whitened
 from shearbench.shear_network import ShearNetwork
@@ -124,7 +124,7 @@ def test_answers_are_turned_back_as_the_group_turns_them(targets, extra):
 
     def at(element):
         coefficients = found(dihedral.transform_images(images, element) - found.mean)
-        return turned_back(answer, found.orientation(coefficients), targets)
+        return dihedral.turned_back(answer, found.orientation(coefficients).unbind(1), targets)
 
     for k in range(dihedral.ORDER):
         torch.testing.assert_close(at(k), dihedral.transform_answer(at(0), k, targets))

@@ -12,17 +12,15 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 import torch
+from simulated import SCALE, SIDE, make_splits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shearbench import dihedral
-from shearbench.catalog import sample_catalog
 from shearbench.devices import claim_gpus
 from shearbench.errors import ConfigError
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps
 from shearbench.shear_network import ShearNetwork
-from shearbench.stamps import StampSet, write_stamps
 from shearbench.training import efficiency, launch
 from shearbench.training.arithmetic import arithmetic
 from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
@@ -31,7 +29,6 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.train import train
 from shearbench.training.workers import Workers
 
-SIDE, SCALE = 24, 0.3
 CPU = torch.device("cpu")
 WHITENED = {
     "base": "whitened",
@@ -54,33 +51,9 @@ def variant(entry, **training):
     return resolve_variant("tiny", {**entry, "training": {**entry["training"], **training}}, Recipe())
 
 
-def make_split(folder, split, n, population="exp_gauss"):
-    chosen = Population(**PRESETS[population])
-    table = sample_catalog(chosen, population, split, n, 5, SCALE)
-    path = folder / f"{split}.h5"
-    write_stamps(
-        path,
-        draw_stamps(table, chosen, (SIDE, SIDE), SCALE),
-        table.galaxy_id.to_numpy(),
-        table.noise_id.to_numpy(),
-        (SIDE, SIDE),
-        not chosen.psf.constant,
-        {
-            "population": population,
-            "split": split,
-            "pixel_scale": SCALE,
-            "catalog_digest": table.attrs["digest"],
-        },
-    )
-    return StampSet([path]), table
-
-
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stamps")
-    train_stamps, train_catalog = make_split(folder, "train", 240)
-    validation_stamps, validation_catalog = make_split(folder, "validation", 48)
-    return train_stamps, validation_stamps, train_catalog, validation_catalog
+    return make_splits(tmp_path_factory.mktemp("stamps"), 240, 48)
 
 
 def trained(splits, chosen, **arguments):
@@ -92,7 +65,7 @@ def make_training(splits, chosen, device=CPU, population="exp_gauss"):
     """Return a training at its start, as `train` makes it."""
     stamps, validation, catalog, validation_catalog = splits
     chosen_population = Population(**PRESETS[population])
-    architecture = chosen.make().adapted("exponential")
+    architecture = chosen.make().adapted(chosen_population)
     examples = load_examples(stamps, catalog, architecture.targets, device)
     torch.manual_seed(1)
     network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, not stamps.constant_psf).to(device)
@@ -352,12 +325,8 @@ def test_no_step_waits_for_what_the_device_computes(splits, entry, training):
 @pytest.mark.parametrize("population", ["exp_gauss", "sersic_moffat"])
 def test_no_step_makes_the_host_wait_for_the_gpu(tmp_path, entry, training, population):
     device = torch.device("cuda")
-    (stamps, catalog), (validation, truth) = (
-        make_split(tmp_path, split, n, population) for split, n in (("train", 240), ("validation", 48))
-    )
-    started = make_training(
-        (stamps, validation, catalog, truth), variant(entry, **training), device, population
-    )
+    splits = make_splits(tmp_path, 240, 48, population)
+    started = make_training(splits, variant(entry, **training), device, population)
     started.refine_from = 0
     take_steps(started, 8)
     torch.cuda.synchronize()

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
+from simulated import SCALE, SIDE, make_split, make_splits
 
 from shearbench.catalog import sample_catalog
 from shearbench.errors import ConfigError, ContractError
@@ -19,7 +20,6 @@ from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps, psf_object
 from shearbench.shear_network import Answer, ShearNetwork
-from shearbench.stamps import StampSet, write_stamps
 from shearbench.training import loop
 from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.training.model_file import load_model, save_model
@@ -30,7 +30,6 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.settings import Terminated, seeded, termination, torch_settings
 from shearbench.training.train import train
 
-SIDE, SCALE = 24, 0.3
 CPU = torch.device("cpu")
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])
 SHAPES = ("g1", "g2")
@@ -55,33 +54,9 @@ def another(base, options, **training):
     return resolve_variant("tiny", entry, Recipe())
 
 
-def make_split(folder, split, n, population="exp_gauss"):
-    chosen = Population(**PRESETS[population])
-    table = sample_catalog(chosen, population, split, n, 5, SCALE)
-    path = folder / f"{split}.h5"
-    write_stamps(
-        path,
-        draw_stamps(table, chosen, (SIDE, SIDE), SCALE),
-        table.galaxy_id.to_numpy(),
-        table.noise_id.to_numpy(),
-        (SIDE, SIDE),
-        not chosen.psf.constant,
-        {
-            "population": population,
-            "split": split,
-            "pixel_scale": SCALE,
-            "catalog_digest": table.attrs["digest"],
-        },
-    )
-    return StampSet([path]), table
-
-
 @pytest.fixture(scope="module")
 def splits(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stamps")
-    train_stamps, train_catalog = make_split(folder, "train", 160)
-    validation_stamps, validation_catalog = make_split(folder, "validation", 48)
-    return train_stamps, validation_stamps, train_catalog, validation_catalog
+    return make_splits(tmp_path_factory.mktemp("stamps"), 160, 48)
 
 
 @pytest.fixture(scope="module")
@@ -642,22 +617,12 @@ def test_a_bad_pixel_flags_its_stamp_and_no_other(model, splits, tmp_path):
 
 
 def test_a_psf_for_each_galaxy_is_a_channel(tmp_path):
-    train_stamps, train_catalog = make_split(tmp_path, "train", 64, "sersic_moffat")
-    validation = make_split(tmp_path, "validation", 16, "sersic_moffat")
-    content, _ = train(
-        train_stamps,
-        validation[0],
-        train_catalog,
-        validation[1],
-        variant(epochs=1),
-        population=EXP_GAUSS,
-        name="tiny",
-        seed=1,
-    )
+    splits = make_splits(tmp_path, 64, 16, "sersic_moffat")
+    content, _ = train(*splits, variant(epochs=1), population=EXP_GAUSS, name="tiny", seed=1)
     save_model(tmp_path / "model.pt", content)
     loaded = load_model(tmp_path / "model.pt")
     assert loaded.network.per_galaxy_psf
-    shapes, _ = predict(loaded, validation[0], 1e-3, seed=3)
+    shapes, _ = predict(loaded, splits[1], 1e-3, seed=3)
     assert np.isfinite(shapes.g1).all()
     stamps, _ = make_split(tmp_path, "test", 8)
     with pytest.raises(ContractError, match="population"):
@@ -970,17 +935,13 @@ def test_soap_stands_gradients_of_zero():
 @pytest.mark.parametrize("name", ["exp_gauss", "sersic_moffat"])
 def test_a_refined_network_comes_back_from_its_model_file(tmp_path, name):
     population = Population(**PRESETS[name])
-    train_stamps, train_catalog = make_split(tmp_path, "train", 64, name)
-    validation_stamps, validation_catalog = make_split(tmp_path, "validation", 24, name)
+    splits = make_splits(tmp_path, 64, 24, name)
     chosen = another(
         "refined",
         {"first": {"architecture": "whitened", "options": {**WHITENED, "psf_components": 8}}, "steps": 2},
         epochs=2,
     )
-    content, history = train(
-        train_stamps, validation_stamps, train_catalog, validation_catalog, chosen,
-        population=population, name="tiny", seed=1,
-    )  # fmt: skip
+    content, history = train(*splits, chosen, population=population, name="tiny", seed=1)
     assert np.isfinite(history.to_numpy()).all()
     save_model(tmp_path / "model.pt", content)
     model = load_model(tmp_path / "model.pt", "tiny", name, 1)
@@ -990,10 +951,10 @@ def test_a_refined_network_comes_back_from_its_model_file(tmp_path, name):
     assert model.network.targets[-1] == ("n" if name == "sersic_moffat" else "g2")
     assert options["first"]["options"]["components"] == 32
     assert options["first"]["options"]["activation"] == "gelu"  # all of them, not only those given
-    shapes, _ = predict(model, validation_stamps, 1e-4, seed=3)
+    shapes, _ = predict(model, splits[1], 1e-4, seed=3)
     assert (shapes.flag == Flag.GOOD).all()
     assert (shapes.g1_err > 0).all()
-    assert predict(model, validation_stamps, 1e-4, seed=3)[0].g1.tolist() == shapes.g1.tolist()
+    assert predict(model, splits[1], 1e-4, seed=3)[0].g1.tolist() == shapes.g1.tolist()
 
 
 def test_defaults_of_the_first_network_are_spelled_out():

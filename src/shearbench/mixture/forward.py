@@ -17,6 +17,7 @@ leaves of a stamp is found pixel by pixel, so that nothing cancels afterwards.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,7 +33,9 @@ from shearbench.mixture.models import Model, components, round_size
 
 # Frequencies, in radians a pixel, by which a PSF is measured, and at which it must be what was measured.
 _MEASURED, _CHECKED = 0.4, (0.8, 1.2, 1.6)
-_DIRECTIONS = ((1, 0), (0, 1), (1, 1), (1, -1))  # row, column
+_Direction = tuple[int, int]  # row, column
+_DIRECTIONS: tuple[_Direction, ...] = ((1, 0), (0, 1), (1, 1), (1, -1))
+_ROUNDS = 6  # of finding the covariance: what is folded back depends on it
 _GAUSSIAN = 1e-4  # of its transform at 0: what a PSF's may depart from a Gaussian's
 
 _SQUARE, _CUBE = 1 / 2880, 1 / 17280 + 1 / 181440
@@ -108,20 +111,25 @@ class MixtureModel:
             A PSF is no Gaussian.
         """
         many = images.double().numpy().reshape(-1, *images.shape[-2:])
-        vv, uu, plus, minus = (
-            -2 * np.log(_transform(many, *direction, _MEASURED)) / _MEASURED**2 for direction in _DIRECTIONS
-        )
-        vu = (plus - minus) / 4
+        shape = many.shape[1:]
+        covariance = np.tile([1.0, 0, 1], (len(many), 1))
+        for _ in range(_ROUNDS):
+            ratios = [
+                _found(many, direction, _MEASURED) / _expected(covariance, shape, direction, _MEASURED)
+                for direction in _DIRECTIONS
+            ]
+            vv, uu, plus, minus = -2 * np.log(ratios) / _MEASURED**2
+            covariance += np.stack([vv, (plus - minus) / 4, uu], 1)
         for frequency in _CHECKED:
-            for row, col in _DIRECTIONS:
-                exponent = frequency**2 * (row**2 * vv + 2 * row * col * vu + col**2 * uu) / 2
-                departure = np.abs(_transform(many, row, col, frequency) - np.exp(-exponent)).max()
-                if not departure < _GAUSSIAN:
+            for direction in _DIRECTIONS:
+                expected = _expected(covariance, shape, direction, frequency)
+                departure = _found(many, direction, frequency) - expected
+                if not np.abs(departure).max() < _GAUSSIAN:
                     raise ValueError(
-                        f"the transform of a PSF departs by {departure:.1g} from a Gaussian's: mixtures are "
-                        "no forward model for it; use options.forward_model: fourier"
+                        f"the transform of a PSF departs by {np.abs(departure).max():.1g} from a Gaussian's: "
+                        "mixtures are no forward model for it; use options.forward_model: fourier"
                     )
-        return GaussianPsfs(many.sum((1, 2)), np.stack([vv + 1 / 12, vu, uu + 1 / 12], 1))
+        return GaussianPsfs(many.sum((1, 2)), covariance + np.array([1, 0, 1]) / 12)
 
     def normal_equations(
         self, parameters: Tensor, psf: GaussianPsfs, stamps: Tensor
@@ -166,12 +174,27 @@ class MixtureModel:
         return torch.from_numpy(information).to(parameters), torch.from_numpy(force).to(parameters)
 
 
-def _transform(images: NDArray[np.float64], row: int, col: int, frequency: float) -> NDArray[np.float64]:
-    """Return the transform of images over that of their pixels, 1 where the frequency is 0, [m]."""
+def _found(images: NDArray[np.float64], direction: _Direction, frequency: float) -> NDArray[np.float64]:
+    """Return the transform of images of unit flux at a frequency along a direction, [m]."""
+    row, col = direction
     v, u = (np.arange(n) - (n - 1) / 2 for n in images.shape[1:])
     along = np.exp(1j * frequency * row * v) @ images @ np.exp(1j * frequency * col * u)
-    pixel = np.sinc(frequency * row / (2 * math.pi)) * np.sinc(frequency * col / (2 * math.pi))
-    return np.abs(along) / (images.sum((1, 2)) * pixel)
+    return np.abs(along) / images.sum((1, 2))
+
+
+def _expected(
+    covariance: NDArray[np.float64], shape: tuple[int, ...], direction: _Direction, frequency: float
+) -> NDArray[np.float64]:
+    """Return that of Gaussians seen by pixels, with what the sampling folds back, [m]."""
+    total = np.zeros(len(covariance))
+    vv, vu, uu = covariance.T
+    for row, col in itertools.product((-1, 0, 1), repeat=2):
+        v, u = (frequency * along / (2 * math.pi) + fold for along, fold in zip(direction, (row, col)))
+        exponent = (2 * math.pi) ** 2 * (v**2 * vv + 2 * v * u * vu + u**2 * uu) / 2
+        # The centre is between two pixels of an even number.
+        sign = (-1) ** (row * (shape[0] + 1) + col * (shape[1] + 1))
+        total += sign * np.sinc(v) * np.sinc(u) * np.exp(-exponent)
+    return total
 
 
 def _form(

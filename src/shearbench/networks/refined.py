@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from shearbench.networks.base import Architecture
+from shearbench.networks.whitened import Whitened
 from shearbench.options import Options
 
 if TYPE_CHECKING:
@@ -35,15 +36,7 @@ class Refined(Architecture):
 
     kind: ClassVar[str] = "refined"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "refined": {
-            "training": {
-                "data": "rendered",
-                "d4": False,
-                "optimiser": "soap",
-                "batch_size": 512,
-                "epochs": 30,
-            }
-        }
+        "refined": {"training": Whitened.presets["whitened"]["training"]}  # its first network's, by default
     }
 
     first: First = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import pandas as pd
@@ -25,7 +25,6 @@ _ORDER, _STEP, _FIXED, _FRESH = range(4)
 
 # Of the flux, in a pixel: below the noise of any pixel that is trained on.
 _RENDERING_TOLERANCE = 1e-6
-_PROFILES = {"exponential": "exponential", "gaussian": "gaussian", "sersic": "sersic"}
 _PSF_BANDWIDTH = 3.0  # a PSF's own image aliases more than a galaxy's
 _POINT = 1e-4  # arcsec: a galaxy so small is a point
 
@@ -188,8 +187,7 @@ class Rendered:
         count: int,
         seed: int,
     ) -> None:
-        profile = {"cosmos-parametric": "sersic"}.get(population.profile, population.profile)
-        if profile not in _PROFILES or population.psf.profile == "image":
+        if population.profile == "cosmos-real" or population.psf.profile == "image":
             raise ConfigError(
                 f"training.data: 'rendered' needs galaxies and PSFs of a known profile, and population "
                 f"'{name}' has images; use 'stored'"
@@ -198,21 +196,13 @@ class Rendered:
         self.seed, self.device, self.pixel_scale = seed, psf.device, pixel_scale
         self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
         shape = (psf.shape[-2], psf.shape[-1])
-        shear = catalog[["g1", "g2"]].pow(2).sum(axis=1).pow(0.5)
-        grid = choose_grid(
-            Extremes(
-                profile,
-                shape,
-                pixel_scale,
-                self.spec,
-                hlr=(catalog["hlr"].min(), catalog["hlr"].max()),
-                g_max=float(shear.max()),
-                psf_fwhm=population.psf.fwhm_arcsec,
-                psf_g_max=3 * population.psf.shape_sigma,
-                n=(catalog["sersic_n"].min(), catalog["sersic_n"].max()),
-            ),
-            _RENDERING_TOLERANCE,
+        profile = population.model_profile
+        extremes = replace(
+            Extremes.of(catalog, profile, shape, pixel_scale, self.spec),
+            psf_fwhm=population.psf.fwhm_arcsec,
+            psf_g_max=3 * population.psf.shape_sigma,
         )
+        grid = choose_grid(extremes, _RENDERING_TOLERANCE)
         self.renderer = Renderer(profile, shape, pixel_scale, grid, device=self.device)
         self.psf = psf if population.psf.constant else None
         point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
