@@ -12,10 +12,12 @@ from shearbench.bodies import Normalised
 from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
 from shearbench.fisher import fisher
 from shearbench.fourier import Grid, Renderer
+from shearbench.networks import resolve_variant
 from shearbench.networks.base import LEVELS
 from shearbench.populations import PRESETS, Population
 from shearbench.refinement import Refinement
 from shearbench.rendering import draw_stamps
+from shearbench.training.recipe import Recipe
 
 SIDE, SCALE = 24, 0.3
 SPREAD = {"exponential": [0.3, 0.08, 0.08, 0.2, 0.2, 0.2], "sersic": [0.3, 0.08, 0.08, 0.2, 0.2, 0.2, 0.8]}
@@ -113,6 +115,26 @@ def test_its_errors_are_those_of_the_fisher_matrix():
     stamps = noiseless(model, truth, torch.from_numpy(psf).double(), sigma)
     # The PSF's image is cut at the Nyquist frequency; the bound knows its formula.
     np.testing.assert_allclose(model(truth, stamps)[1].detach(), bound * sigma, rtol=5e-3)
+
+
+@pytest.mark.parametrize("population", ["exp_gauss", "sersic_moffat"])
+def test_one_step_arrives_at_the_shapes_that_galsim_drew(population):
+    options = Population(**PRESETS[population])
+    catalog = sample_catalog(options, population, "test", 100, 3, 0.2)
+    images, psf = next(draw_stamps(catalog, options, (48, 48), 0.2))
+    architecture = resolve_variant("refined", {}, Recipe()).make().adapted(options)
+    model = architecture.refinement((48, 48), 0.2)
+    nn.init.constant_(model.damping[-1].bias, -60.0)  # nothing of the guess is kept
+    truth = torch.from_numpy(catalog[[PARAMETER_COLUMNS[name] for name in model.names]].to_numpy()).float()
+    guess = truth + 1e-4 * torch.randn_like(truth)
+    level, sigma = torch.zeros(len(truth), LEVELS), torch.tensor(1e-5)
+    images, psf = torch.from_numpy(images), torch.from_numpy(psf)
+    stamps = Normalised(images, psf, images.mean(0), truth[:, 0], truth[:, 0], sigma / truth[:, 0], level)
+    with torch.no_grad():
+        shapes, bound = model(guess, stamps)
+    error = (shapes - truth[:, 4:6]) / bound
+    # Of the bound at a noise of 1e-5: what it adds to the RMSE is half its square.
+    assert error.square().mean().sqrt() < 0.15
 
 
 def test_damping_is_as_a_prior_of_that_precision():

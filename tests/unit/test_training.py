@@ -753,7 +753,10 @@ def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
             ["variants.tiny.options.first.options.widht: ", "did you mean 'width'"],
         ),
         (lambda: another("refined", {"head": "gaussian"}), ["options.head", "point"]),
-        (lambda: another("refined", {"padded_size": 25}), ["options.padded_size: 25"]),
+        (
+            lambda: another("refined", {"profile": "sersic", "forward_model": "mixture"}),
+            ["options.forward_model: 'mixture'", "use auto or fourier"],
+        ),
     ],
 )
 def test_what_does_not_go_together_is_said_in_one_line(splits, chosen, said):

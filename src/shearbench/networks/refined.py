@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What mixtures describe, and up to which half-light radius, in FWHM of the PSF (`shearbench.mixture.models`).
 _MIXTURES = ("gaussian", "exponential")
 _MIXTURE_REACH = 3.5
+_LARGEST_SHEAR = 0.6  # up to which the Fourier sums are exact
 
 
 class First(Options):
@@ -55,9 +56,6 @@ class Refined(Architecture):
     steps: PositiveInt = Field(1, description="Gauss-Newton steps.")
     share: float = Field(
         0.25, gt=0, le=1, description="Part of the stamps of a training step that is refined as well."
-    )
-    padded_size: PositiveInt | None = Field(
-        None, description="Period of the forward model's Fourier sum [pixels]; null: 5/3 of the stamp."
     )
 
     @field_validator("first")
@@ -127,8 +125,6 @@ class Refined(Architecture):
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
-        if self.padded_size is not None and self.padded_size < 4 * max(shape) / 3:
-            return f"options.padded_size: {self.padded_size} is less than 4/3 of a stamp of {shape} pixels"
         reason = self._first().refuses(shape)
         return reason and f"options.first: {reason}"
 
@@ -140,10 +136,11 @@ class Refined(Architecture):
 
     def refinement(self, shape: tuple[int, int], pixel_scale: float) -> Refinement:
         """Build the Gauss-Newton steps; see `Architecture.refinement`."""
-        from shearbench.fourier import Grid
+        from shearbench.fourier import Grid, light_reach
         from shearbench.refinement import Refinement
 
-        grid = Grid(self.padded_size or -(-5 * max(shape) // 3))
+        # Wings matter: with copies a stamp and a half away, Sersic galaxies are off by the bound at 1e-5.
+        grid = Grid(-(-2 * max(shape) // 3), wings=8.0, reach=light_reach(_LARGEST_SHEAR) / 2)
         profile = "exponential" if self.profile == "auto" else self.profile
         mixture = None
         if self.forward_model == "mixture":
