@@ -164,6 +164,12 @@ def train_share(
         network = ShearNetwork(
             architecture, shape, train_stamps.pixel_scale, not train_stamps.constant_psf
         ).to(device)
+        each = recipe.realisations if recipe.loss == "msb" else 1
+        if network.refinement is not None and network.refinement.count(recipe.batch_size) < each:
+            raise ConfigError(
+                f"variants.{name}: options.share: {network.refinement.share:g} of a batch of "
+                f"{recipe.batch_size} is less than the {each} realisations of a galaxy that loss msb takes"
+            )
         network.fit_scaling(examples.images, examples.psf, examples.parameters)
         workers.take_from_first(network)
         count = recipe.epoch_stamps or len(examples)
