@@ -71,7 +71,9 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
             if quantity == "m1":
                 n = part["n_pairs"].dropna().astype(int)
                 upto = "up to " if n.nunique() > 1 else ""
-                style.note(axis, f"{title}\n{upto}{n.max()} galaxies" if len(n) else title)
+                # Above the panel: within it, there is no corner where no estimator may be.
+                above = f"{title}, {upto}{n.max()} galaxies" if len(n) else title
+                axis.set_title(above, loc="left", fontsize="medium")
             axis.tick_params(axis="y", labelsize=7)
     style.title(figure, population)
     style.legend_below(figure, entries)
