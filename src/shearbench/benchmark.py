@@ -48,7 +48,6 @@ SHAPE, PIXEL_SCALE, SEED = (48, 48), 0.2, 1
 NOISE_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 _SIGMA = 1e-3  # where a comparison does not hang on the noise
 _SPLIT = "test"
-_INFERENCE_BATCH = 256  # as `shearbench.training.prediction.predict` has it
 _SHORTEST = 0.2  # seconds that one timing takes at least
 _SAMPLING = 0.005  # seconds between two looks at a process's memory
 
@@ -385,6 +384,7 @@ def inference(variant: str, stamps: int) -> Comparison[StampBatch]:
     import torch
 
     from shearbench.networks import resolve_variant
+    from shearbench.training.prediction import BATCH
     from shearbench.training.recipe import Recipe
 
     batch = noisy_batch("exp_gauss", _SIGMA, stamps)
@@ -394,7 +394,7 @@ def inference(variant: str, stamps: int) -> Comparison[StampBatch]:
         parts = []
         psf = torch.from_numpy(batch.psf)
         with torch.inference_mode():
-            for images in torch.from_numpy(batch.images).split(_INFERENCE_BATCH):
+            for images in torch.from_numpy(batch.images).split(BATCH["cpu"]):
                 parts.append(network(images, psf, images.new_tensor(batch.sigma)).shapes)
             return torch.cat(parts).numpy()
 
@@ -567,7 +567,7 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
         yield psf_fits(count(64))
         yield metacalibration(count(32))
         for variant in ("shearnet", "whitened", "refined"):
-            yield inference(variant, count(2048))
+            yield inference(variant, count(2000))
     for variant in ("shearnet", "whitened", "refined"):
         yield training(variant)
     yield two_cores(folder, count(20000))

@@ -17,7 +17,6 @@ leaves of a stamp is found pixel by pixel, so that nothing cancels afterwards.
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -33,8 +32,8 @@ from shearbench.mixture.models import Model, components, round_size
 
 # Frequencies, in radians a pixel, by which a PSF is measured, and at which it must be what was measured.
 _MEASURED, _CHECKED = 0.4, (0.8, 1.2, 1.6)
-_Direction = tuple[int, int]  # row, column
-_DIRECTIONS: tuple[_Direction, ...] = ((1, 0), (0, 1), (1, 1), (1, -1))
+_DIRECTIONS = np.array([(1, 0), (0, 1), (1, 1), (1, -1)])  # row, column
+_FOLDS = np.array([(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1)])
 _ROUNDS = 6  # of finding the covariance: what is folded back depends on it
 _GAUSSIAN = 1e-4  # of its transform at 0: what a PSF's may depart from a Gaussian's
 
@@ -112,23 +111,19 @@ class MixtureModel:
         """
         many = images.double().numpy().reshape(-1, *images.shape[-2:])
         shape = many.shape[1:]
+        measured, checked = _MEASURED * _DIRECTIONS, np.concatenate([f * _DIRECTIONS for f in _CHECKED])
+        found = _found(many, np.concatenate([measured, checked]))
         covariance = np.tile([1.0, 0, 1], (len(many), 1))
         for _ in range(_ROUNDS):
-            ratios = [
-                _found(many, direction, _MEASURED) / _expected(covariance, shape, direction, _MEASURED)
-                for direction in _DIRECTIONS
-            ]
-            vv, uu, plus, minus = -2 * np.log(ratios) / _MEASURED**2
+            ratios = found[:, : len(measured)] / _expected(covariance, shape, measured)
+            vv, uu, plus, minus = -2 * np.log(ratios.T) / _MEASURED**2
             covariance += np.stack([vv, (plus - minus) / 4, uu], 1)
-        for frequency in _CHECKED:
-            for direction in _DIRECTIONS:
-                expected = _expected(covariance, shape, direction, frequency)
-                departure = _found(many, direction, frequency) - expected
-                if not np.abs(departure).max() < _GAUSSIAN:
-                    raise ValueError(
-                        f"the transform of a PSF departs by {np.abs(departure).max():.1g} from a Gaussian's: "
-                        "mixtures are no forward model for it; use options.forward_model: fourier"
-                    )
+        departure = np.abs(found[:, len(measured) :] - _expected(covariance, shape, checked)).max()
+        if not departure < _GAUSSIAN:
+            raise ValueError(
+                f"the transform of a PSF departs by {departure:.1g} from a Gaussian's: mixtures are no "
+                "forward model for it; use options.forward_model: fourier"
+            )
         return GaussianPsfs(many.sum((1, 2)), covariance + np.array([1, 0, 1]) / 12)
 
     def normal_equations(
@@ -174,27 +169,25 @@ class MixtureModel:
         return torch.from_numpy(information).to(parameters), torch.from_numpy(force).to(parameters)
 
 
-def _found(images: NDArray[np.float64], direction: _Direction, frequency: float) -> NDArray[np.float64]:
-    """Return the transform of images of unit flux at a frequency along a direction, [m]."""
-    row, col = direction
-    v, u = (np.arange(n) - (n - 1) / 2 for n in images.shape[1:])
-    along = np.exp(1j * frequency * row * v) @ images @ np.exp(1j * frequency * col * u)
-    return np.abs(along) / images.sum((1, 2))
+def _found(images: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the transforms of images of unit flux at frequencies [k, 2] (row, column), [m, k]."""
+    along_v, along_u = (
+        np.exp(1j * frequencies[:, i, None] * (np.arange(n) - (n - 1) / 2))
+        for i, n in enumerate(images.shape[1:])
+    )
+    return np.abs(((along_v @ images) * along_u).sum(2)) / images.sum((1, 2))[:, None]
 
 
 def _expected(
-    covariance: NDArray[np.float64], shape: tuple[int, ...], direction: _Direction, frequency: float
+    covariance: NDArray[np.float64], shape: tuple[int, ...], frequencies: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return that of Gaussians seen by pixels, with what the sampling folds back, [m]."""
-    total = np.zeros(len(covariance))
-    vv, vu, uu = covariance.T
-    for row, col in itertools.product((-1, 0, 1), repeat=2):
-        v, u = (frequency * along / (2 * math.pi) + fold for along, fold in zip(direction, (row, col)))
-        exponent = (2 * math.pi) ** 2 * (v**2 * vv + 2 * v * u * vu + u**2 * uu) / 2
-        # The centre is between two pixels of an even number.
-        sign = (-1) ** (row * (shape[0] + 1) + col * (shape[1] + 1))
-        total += sign * np.sinc(v) * np.sinc(u) * np.exp(-exponent)
-    return total
+    """Return those of Gaussians seen by pixels, with what the sampling folds back, [m, k]."""
+    # The centre is between two pixels of an even number.
+    sign = (-1.0) ** (_FOLDS @ (np.array(shape) + 1))
+    v, u = np.moveaxis(frequencies + 2 * math.pi * _FOLDS[:, None], 2, 0)  # [folds, k]
+    pixel = sign[:, None] * np.sinc(v / (2 * math.pi)) * np.sinc(u / (2 * math.pi))
+    vv, vu, uu = covariance.T[:, :, None, None]
+    return (pixel * np.exp(-(v**2 * vv + 2 * v * u * vu + u**2 * uu) / 2)).sum(1)
 
 
 def _form(

@@ -13,13 +13,15 @@ from shearbench.stamps import RULE, StampBatch, StampSet
 from shearbench.training.model_file import TrainedNetwork
 from shearbench.training.settings import pick_device, torch_settings
 
+BATCH = {"cpu": 1000, "cuda": 8192}
+
 
 def predict(
     model: TrainedNetwork,
     stamps: StampSet,
     sigma: float,
     seed: int,
-    batch: int = 512,
+    batch: int | None = None,
     threads: int = 1,
     device: torch.device | None = None,
 ) -> tuple[Shapes, float]:
@@ -33,8 +35,8 @@ def predict(
         Noise per pixel.
     seed : int
         The run's seed, which names the noise (not the network's).
-    batch : int
-        Stamps at once.
+    batch : int, optional
+        Stamps at once: by default as many as keep the device busy and a CPU's cache in use.
     threads : int
         CPU threads.
     device : torch.device, optional
@@ -56,6 +58,7 @@ def predict(
     """
     _check(model, stamps)
     device = pick_device() if device is None else device
+    batch = BATCH[device.type] if batch is None else batch
     parts, seconds = [], 0.0
     with torch_settings(threads, 0, device), torch.inference_mode():
         network = model.network.to(device)
@@ -74,10 +77,12 @@ def _measure(
     model: TrainedNetwork, batch: StampBatch, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images, psf = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.psf).to(device)
-    good = torch.isfinite(images).all(2).all(1) & torch.isfinite(psf).all(-1).all(-1)
-    # Zeros in place of what is no number: the others get the same answer as without such neighbours.
-    images = images.where(good[:, None, None], 0.0)
-    psf = psf.nan_to_num(0.0, 0.0, 0.0)
+    # A sum is finite where all its terms are.
+    good = torch.isfinite(images.sum((1, 2)) + psf.sum((-2, -1)))
+    if not good.all():
+        # Zeros in place of what is no number: the others get the same answer as without such neighbours.
+        images = images.where(good[:, None, None], 0.0)
+        psf = psf.nan_to_num(0.0, 0.0, 0.0)
     network = model.network
     answer = network(images, psf, images.new_tensor(batch.sigma))
     error = network.errors(answer, batch.sigma).where(good[:, None], torch.nan)
