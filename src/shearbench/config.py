@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.estimators.base import Estimator
-from shearbench.networks import Variant, resolve_variant
+from shearbench.networks import Variant, architecture_for, resolve_variant
 from shearbench.options import Options, merge, shown, validated
 from shearbench.populations import PRESETS as POPULATION_PRESETS
 from shearbench.populations import Population
@@ -229,6 +229,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
         name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
     }
     config = validated(Config, given, ())
+    _check_variants(config.variants, config)
     config._left_out = {section: names for section, names in left_out.items() if names}
     return config
 
@@ -338,7 +339,25 @@ def study_variants(study: Study, config: Config) -> dict[str, Variant]:
             base = config.variants[entry["base"]].model_dump(mode="json")
             entry = merge(base, {key: value for key, value in entry.items() if key != "base"})
         variants[name] = resolve_variant(name, entry, config.training)
+    _check_variants(variants, config, [study.population])
     return variants
+
+
+def _check_variants(
+    variants: Mapping[str, Variant], config: Config, populations: Sequence[str] | None = None
+) -> None:
+    """Raise a ConfigError where networks cannot be trained on populations of the run, all by default."""
+    size = config.stamps.size_pixels
+    problems: dict[str, None] = {}
+    for name, variant in variants.items():
+        for population in config.populations if populations is None else populations:
+            try:
+                options = config.populations[population]
+                architecture_for(name, variant, options, (size, size), config.galaxies.train)
+            except ConfigError as error:
+                problems[str(error)] = None  # the same for several populations is said once
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 # The profiles that a model is exact for. Mixtures are so under Gaussian PSFs alone; a Spergel profile, which

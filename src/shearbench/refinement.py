@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -84,6 +85,10 @@ class Refinement(nn.Module):
         """Take the spread and the centre of the parameters over the population, the flux over the scale."""
         self.spread.copy_(spread)
         self.centre.copy_(centre)
+
+    def draws(self, psf: Tensor) -> bool:
+        """Return whether all PSFs [ny, nx] or [m, ny, nx] are what its forward model takes."""
+        return self.mixture is None or bool(np.isfinite(self.mixture.psf_image(psf.cpu()).covariance).all())
 
     def count(self, stamps: int) -> int:
         """Return how many of a training step's stamps are refined."""

@@ -206,3 +206,35 @@ def test_every_option_is_documented_and_has_a_unit_where_it_needs_one():
         assert meaning.strip(), key
         if key.endswith(("_arcsec", "_pixels")):
             assert "[arcsec]" in meaning or "[pixels]" in meaning, key
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {
+                "populations": {"sersic_moffat": {}},
+                "variants": {"refined": {"options": {"forward_model": "mixture"}}},
+            },
+            ["variants.refined: options.forward_model: 'mixture'", "use auto or fourier"],
+        ),
+        (
+            {"galaxies": {"train": 100}, "variants": {"whitened": {}}},
+            ["variants.whitened", "batch_size: 512"],
+        ),
+        (
+            {"stamps": {"size_pixels": 50}, "variants": {"attention": {}}},
+            ["variants.attention: options.patch"],
+        ),
+        (
+            {"variants": {"shearnet": {"training": {"loss": "nll"}}}},
+            ["variants.shearnet: training.loss: 'nll'"],
+        ),
+    ],
+)
+def test_networks_that_cannot_be_trained_are_named_before_any_job(changes, said):
+    with pytest.raises(ConfigError) as error:
+        resolve({"populations": {"exp_gauss": {}}, **changes})
+    assert "\n" not in str(error.value)
+    for part in said:
+        assert part in str(error.value)

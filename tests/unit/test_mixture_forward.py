@@ -36,25 +36,28 @@ def truths(profile, count, seed=1):
     )
 
 
-def drawn(thing, scale=SCALE):
-    return thing.drawImage(nx=SHAPE[1], ny=SHAPE[0], scale=scale, dtype=float).array
+def drawn(thing, scale=SCALE, shape=SHAPE):
+    return thing.drawImage(nx=shape[1], ny=shape[0], scale=scale, dtype=float).array
 
 
-def stamps(profile, parameters, scale=SCALE):
-    images = [drawn(galsim.Convolve(precise_galaxy(profile, *row), PSF), scale) for row in parameters]
+def stamps(profile, parameters, scale=SCALE, shape=SHAPE):
+    images = [drawn(galsim.Convolve(precise_galaxy(profile, *row), PSF), scale, shape) for row in parameters]
     return torch.from_numpy(np.stack(images))
 
 
-# Three pixels in a FWHM, and two, where no filter of a few taps is the pixel's inverse.
-@pytest.mark.parametrize(("scale", "largest"), [(0.2, 1e-6), (0.3, 1.5e-5)])
+# Three pixels in a FWHM; two, where no filter of a few taps inverts the pixel; odd sizes.
+@pytest.mark.parametrize(
+    ("scale", "shape", "psf_shape", "largest"),
+    [(0.2, SHAPE, SHAPE, 1e-6), (0.3, SHAPE, SHAPE, 1.5e-5), (0.2, (41, 37), (25, 31), 2e-6)],
+)
 @pytest.mark.parametrize("profile", ["exponential", "gaussian"])
-def test_a_step_from_nearby_finds_what_galsim_drew(profile, scale, largest):
+def test_a_step_from_nearby_finds_what_galsim_drew(profile, scale, shape, psf_shape, largest):
     truth = truths(profile, 200)
     model = MixtureModel(profile, scale)
-    psf = model.psf_image(torch.from_numpy(drawn(PSF, scale)))
+    psf = model.psf_image(torch.from_numpy(drawn(PSF, scale, psf_shape)))
     # As far off as a network is at a noise of 1e-5: second order is then below what is asked for.
     guess = torch.from_numpy(truth + np.random.default_rng(2).normal(0, 1e-4, truth.shape))
-    information, force = model.normal_equations(guess, psf, stamps(profile, truth, scale))
+    information, force = model.normal_equations(guess, psf, stamps(profile, truth, scale, shape))
     found = guess + torch.linalg.solve(information, force[:, :, None])[:, :, 0]
     error = (found[:, 4:6] - torch.from_numpy(truth[:, 4:6])).square().mean().sqrt()
     # 1.1e-5 at 0.2 arcsec with ngmix's mixture, and a Gaussian for the pixel; the bound at 1e-5 is 1.1e-4.
@@ -157,12 +160,33 @@ def test_a_bad_stamp_or_guess_leaves_the_others_alone():
     assert torch.isnan(found[1]).any(1).tolist() == [False, True, True, False]
 
 
-def test_a_psf_that_is_no_gaussian_is_refused():
-    moffat = torch.from_numpy(drawn(galsim.Moffat(beta=2.5, fwhm=0.6)))
-    with pytest.raises(
-        ValueError, match=r"departs by .* from a Gaussian's.*use options.forward_model: fourier"
-    ):
-        MixtureModel("exponential", SCALE).psf_image(moffat)
+def test_a_psf_that_is_no_gaussian_has_no_answer_and_leaves_the_others_alone():
+    truth = truths("exponential", 4)
+    model, images, guess = (
+        MixtureModel("exponential", SCALE),
+        stamps("exponential", truth),
+        torch.from_numpy(truth),
+    )
+    psfs = torch.from_numpy(np.stack([drawn(PSF)] * 4))
+    clean = model.normal_equations(guess, model.psf_image(psfs), images)
+    psfs[1], psfs[2] = torch.from_numpy(drawn(galsim.Moffat(beta=2.5, fwhm=0.6))), 0.0
+    measured = model.psf_image(psfs)
+    assert np.isnan(measured.covariance).all(1).tolist() == [False, True, True, False]
+    found = model.normal_equations(guess, measured, images)
+    assert torch.isnan(found[1]).all(1).tolist() == [False, True, True, False]
+    for expected, one in zip(clean, found, strict=True):
+        assert torch.equal(one[[0, 3]], expected[[0, 3]])
+    architecture = refined("exp_gauss")
+    assert architecture.refinement(SHAPE, SCALE).draws(psfs[[0, 3]])
+    assert not architecture.refinement(SHAPE, SCALE).draws(psfs)
+
+
+def test_no_stamps_are_no_trouble():
+    model = MixtureModel("exponential", SCALE)
+    psf = model.psf_image(torch.zeros(0, 48, 48))
+    information, force = model.normal_equations(torch.zeros(0, 6), psf, torch.zeros(0, 48, 48))
+    assert information.shape == (0, 6, 6)
+    assert force.shape == (0, 6)
 
 
 def test_sizes_are_second_moments():
@@ -183,6 +207,7 @@ def test_mixtures_are_taken_where_they_are_exact():
     assert refined("gauss_gauss").forward_model == "mixture"
     assert refined("exp_gauss", forward_model="fourier").forward_model == "fourier"
     assert refined("sersic_moffat").forward_model == "fourier"
-    assert refined(Population(half_light_radius_arcsec=(0.5, 3.0))).forward_model == "fourier"
+    for sizes in ((0.5, 3.0), (0.1, 1.0)):
+        assert refined(Population(half_light_radius_arcsec=sizes)).forward_model == "fourier"
     with pytest.raises(ValueError, match="'mixture' describes Gaussian and exponential galaxies"):
         refined("sersic_moffat", forward_model="mixture")

@@ -1,15 +1,15 @@
 r"""Gaussian mixtures as a forward model: the equations of a Gauss-Newton step, many times faster on a CPU.
 
-For exponential and Gaussian galaxies seen through a Gaussian PSF. What then parts a mixture from the true
-image is the pixel: along an axis its transform, k being in radians a pixel, is that of a Gaussian of variance
-1/12 but for
+For exponential and Gaussian galaxies seen through a Gaussian PSF of two pixels or more. What then parts a
+mixture from the true image is the pixel: along an axis its transform, k being in radians a pixel, is that of
+a Gaussian of variance 1/12 but for
 
 .. math:: \ln \mathrm{sinc}(k/2) = -\frac{k^2}{24} - \frac{k^4}{2880} - \frac{k^6}{181440} - \dots
 
-So the stamps are divided by the rest, to that order. With u = 2 - 2 cos k, the transform of the second
-difference, it is :math:`1 - u^2/2880 - u^3 (1/17280 + 1/181440)`: seven taps along each axis. The noise of
-neighbouring pixels is then correlated by less than 1%, which the equations neglect: that costs no bias, and
-precision only to second order.
+So the stamps are divided by the rest, to that order: with u = 2 - 2 cos k, the transform of the second
+difference, multiplied by :math:`1 + u^2/2880 + u^3 (1/17280 + 1/181440)`, seven taps along each axis. The
+noise of neighbouring pixels is then correlated by less than 1%, which the equations neglect: that costs no
+bias, and precision only to second order.
 
 The loops are those of `shearbench.mixture.kernels` without ngmix's window and in float32: what a mixture
 leaves of a stamp is found pixel by pixel, so that nothing cancels afterwards.
@@ -75,7 +75,7 @@ class GaussianPsfs(NamedTuple):
     ----------
     flux : ndarray of float64, shape (m,)
     covariance : ndarray of float64, shape (m, 3)
-        Row-row, row-column, column-column, in squared pixels.
+        Row-row, row-column, column-column, in squared pixels; NaN for a PSF that is no Gaussian.
     """
 
     flux: NDArray[np.float64]
@@ -97,33 +97,25 @@ class MixtureModel:
     pixel_scale: float
 
     def psf_image(self, images: Tensor) -> GaussianPsfs:
-        """Measure PSF images that include the pixel's response.
+        """Measure PSF images that include the pixel's response; one that is no Gaussian becomes NaN.
 
         Parameters
         ----------
         images : Tensor, shape (ny, nx) or (m, ny, nx)
             Centred like a stamp.
-
-        Raises
-        ------
-        ValueError
-            A PSF is no Gaussian.
         """
         many = images.double().numpy().reshape(-1, *images.shape[-2:])
         shape = many.shape[1:]
         measured, checked = _MEASURED * _DIRECTIONS, np.concatenate([f * _DIRECTIONS for f in _CHECKED])
-        found = _found(many, np.concatenate([measured, checked]))
         covariance = np.tile([1.0, 0, 1], (len(many), 1))
-        for _ in range(_ROUNDS):
-            ratios = found[:, : len(measured)] / _expected(covariance, shape, measured)
-            vv, uu, plus, minus = -2 * np.log(ratios.T) / _MEASURED**2
-            covariance += np.stack([vv, (plus - minus) / 4, uu], 1)
-        departure = np.abs(found[:, len(measured) :] - _expected(covariance, shape, checked)).max()
-        if not departure < _GAUSSIAN:
-            raise ValueError(
-                f"the transform of a PSF departs by {departure:.1g} from a Gaussian's: mixtures are no "
-                "forward model for it; use options.forward_model: fourier"
-            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = _found(many, np.concatenate([measured, checked]))
+            for _ in range(_ROUNDS):
+                ratios = found[:, : len(measured)] / _expected(covariance, shape, measured)
+                vv, uu, plus, minus = -2 * np.log(ratios.T) / _MEASURED**2
+                covariance += np.stack([vv, (plus - minus) / 4, uu], 1)
+            departure = np.abs(found[:, len(measured) :] - _expected(covariance, shape, checked)).max(1)
+        covariance[~(departure < _GAUSSIAN)] = np.nan
         return GaussianPsfs(many.sum((1, 2)), covariance + np.array([1, 0, 1]) / 12)
 
     def normal_equations(
@@ -143,6 +135,7 @@ class MixtureModel:
         -------
         information : Tensor, shape (m, 6, 6)
         force : Tensor, shape (m, 6)
+            NaN where the PSF is.
         """
         model: Model = "gauss" if self.profile == "gaussian" else "exponential"
         weight, scale = components(model)
@@ -165,7 +158,7 @@ class MixtureModel:
         for row, derivative in ((3, 2 / hlr * form), (4, by_g1), (5, by_g2)):
             chain[:, row, 3:] = (flux * square * derivative).T
         information = chain @ information @ chain.transpose(0, 2, 1)
-        force = (chain @ force[:, :, None])[:, :, 0]
+        force = (chain @ force[:, :, None])[:, :, 0] + 0 * psf.covariance[:, :1]
         return torch.from_numpy(information).to(parameters), torch.from_numpy(force).to(parameters)
 
 

@@ -8,8 +8,8 @@ value and its derivatives by the centre and by the three elements of the mean co
 The loops are written for the vectoriser: rows padded to whole vectors, no branch inside, an exponential made
 of multiplications, a stretch of the stamp at a time that stays in the first-level cache.
 
-All compiled code is in this file: numba's cache looks at the age of a function's own file, not at that of the
-functions it calls.
+All compiled code of the fits is in this file: numba's cache looks at the age of a function's own file, not at
+that of the functions it calls.
 """
 
 from __future__ import annotations

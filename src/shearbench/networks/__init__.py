@@ -7,14 +7,18 @@ options, and a recipe for its training. All of this is cheap to import: torch co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.networks.base import Architecture
+from shearbench.networks.refined import Refined
 from shearbench.options import Options, discover, merge, validated
 from shearbench.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from shearbench.populations import Population
 
 
 class Variant(Options):
@@ -43,6 +47,51 @@ class VariantEntry(Options):
         default_factory=dict, description="Options of the architecture that differ."
     )
     training: dict[str, Any] = Field(default_factory=dict, description="Fields of the recipe that differ.")
+
+
+def architecture_for(
+    name: str, variant: Variant, population: Population, shape: tuple[int, int], stamps: int
+) -> Architecture:
+    """Return the architecture of a variant as it is trained on a population.
+
+    Parameters
+    ----------
+    name : str
+        The variant's.
+    variant : Variant
+    population : Population
+    shape : (int, int)
+        Rows and columns of a stamp.
+    stamps : int
+        How many there are to train on.
+
+    Raises
+    ------
+    ConfigError
+        The architecture or the recipe does not go with such stamps, or the one with the other.
+    """
+    recipe = variant.training
+    try:
+        architecture = variant.make().adapted(population)
+    except ValueError as error:
+        raise ConfigError(f"variants.{name}: {error}") from None
+    problem = architecture.refuses(shape) or recipe.refuses(stamps)
+    if shape[0] != shape[1]:
+        problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
+    elif problem is None and recipe.loss == "nll" and architecture.head != "gaussian":
+        problem = "training.loss: 'nll' needs a likelihood; set options.head to gaussian"
+    elif problem is None and recipe.loss != "nll" and architecture.head == "gaussian":
+        problem = "options.head: 'gaussian' is trained by its likelihood alone; set training.loss to nll"
+    elif problem is None and recipe.loss == "msb":
+        share = architecture.share if isinstance(architecture, Refined) else 1.0
+        if round(share * recipe.batch_size) < recipe.realisations:
+            problem = (
+                f"options.share: {share:g} of a batch of {recipe.batch_size} is less than the "
+                f"{recipe.realisations} realisations of a galaxy that loss msb takes"
+            )
+    if problem is not None:
+        raise ConfigError(f"variants.{name}: {problem}")
+    return architecture
 
 
 def architecture_kinds() -> dict[str, type[Architecture]]:

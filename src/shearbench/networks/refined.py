@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from shearbench.populations import Population
     from shearbench.refinement import Refinement
 
-# What mixtures describe, and up to which half-light radius, in FWHM of the PSF (`shearbench.mixture.models`).
+# What mixtures describe to a tenth of the bound at a noise of 1e-5: half-light radii in FWHM of the PSF.
 _MIXTURES = ("gaussian", "exponential")
-_MIXTURE_REACH = 3.5
-_LARGEST_SHEAR = 0.6  # up to which the Fourier sums are exact
+_MIXTURE_RANGE = (0.5, 3.5)
+_LARGEST_SHEAR = 0.6  # for which the Fourier sums are made
 
 
 class First(Options):
@@ -50,8 +50,9 @@ class Refined(Architecture):
     )
     forward_model: Literal["auto", "fourier", "mixture"] = Field(
         "auto",
-        description="Fourier sums, for any PSF; or, on a CPU, Gaussian mixtures: many times faster and as "
-        "exact, for exponential or Gaussian galaxies and Gaussian PSFs. auto: mixture where it is such.",
+        description="Fourier sums, for any PSF; or, on a CPU, Gaussian mixtures: many times faster, and as "
+        "good for exponential or Gaussian galaxies of half-light radii of 0.5 to 3.5 FWHM of a Gaussian PSF. "
+        "auto: mixture where all galaxies are such.",
     )
     steps: PositiveInt = Field(1, description="Gauss-Newton steps.")
     share: float = Field(
@@ -110,13 +111,18 @@ class Refined(Architecture):
             Mixtures are asked for, and do not describe the population.
         """
         profile = population.model_profile if self.profile == "auto" else self.profile
-        described = population.psf.profile == "gaussian" and profile in _MIXTURES
-        described &= population.half_light_radius_arcsec[1] < _MIXTURE_REACH * population.psf.fwhm_arcsec[0]
+        sizes, widths = population.half_light_radius_arcsec, population.psf.fwhm_arcsec
+        described = (
+            population.psf.profile == "gaussian"
+            and profile in _MIXTURES
+            and sizes[0] >= _MIXTURE_RANGE[0] * widths[1]
+            and sizes[1] <= _MIXTURE_RANGE[1] * widths[0]
+        )
         if self.forward_model == "mixture" and not described:
             raise ValueError(
                 "options.forward_model: 'mixture' describes Gaussian and exponential galaxies, of half-light "
-                f"radii up to {_MIXTURE_REACH:g} FWHM of a Gaussian PSF, which this population's are not; "
-                "use auto or fourier"
+                f"radii of {_MIXTURE_RANGE[0]:g} to {_MIXTURE_RANGE[1]:g} FWHM of a Gaussian PSF, which "
+                "those of this population are not; use auto or fourier"
             )
         model = self.forward_model
         if model == "auto":

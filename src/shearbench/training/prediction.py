@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -13,7 +14,8 @@ from shearbench.stamps import RULE, StampBatch, StampSet
 from shearbench.training.model_file import TrainedNetwork
 from shearbench.training.settings import pick_device, torch_settings
 
-BATCH = {"cpu": 1000, "cuda": 8192}
+BATCH = {"cpu": 1000, "cuda": 4096}
+"""Stamps of 48 x 48 pixels at once: what keeps a device busy, and a CPU's cache in use."""
 
 
 def predict(
@@ -36,7 +38,7 @@ def predict(
     seed : int
         The run's seed, which names the noise (not the network's).
     batch : int, optional
-        Stamps at once: by default as many as keep the device busy and a CPU's cache in use.
+        Stamps at once; by default as many pixels as `BATCH` has.
     threads : int
         CPU threads.
     device : torch.device, optional
@@ -58,7 +60,7 @@ def predict(
     """
     _check(model, stamps)
     device = pick_device() if device is None else device
-    batch = BATCH[device.type] if batch is None else batch
+    batch = max(1, BATCH[device.type] * 48**2 // math.prod(stamps.shape)) if batch is None else batch
     parts, seconds = [], 0.0
     with torch_settings(threads, 0, device), torch.inference_mode():
         network = model.network.to(device)
@@ -77,7 +79,7 @@ def _measure(
     model: TrainedNetwork, batch: StampBatch, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images, psf = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.psf).to(device)
-    # A sum is finite where all its terms are.
+    # A sum is finite if and only if all its terms are.
     good = torch.isfinite(images.sum((1, 2)) + psf.sum((-2, -1)))
     if not good.all():
         # Zeros in place of what is no number: the others get the same answer as without such neighbours.

@@ -11,7 +11,7 @@ import torch
 
 from shearbench.errors import ConfigError
 from shearbench.gpu_use import gpu_use as gpu_use_of
-from shearbench.networks import Variant
+from shearbench.networks import Variant, architecture_for
 from shearbench.networks.base import Architecture
 from shearbench.populations import Population
 from shearbench.shear_network import ShearNetwork
@@ -87,26 +87,13 @@ def train(
     ContractError
         Stamps and catalog do not belong together, or have bad pixels.
     ConfigError
-        The architecture or recipe does not go with stamps of this size, or with so few.
+        See `architecture_for`; or PSFs are not what the forward model takes.
     Terminated
         SIGTERM came; the checkpoint holds the state.
     ChildProcessError
         One of several processes died.
     """
-    shape = train_stamps.shape
-    try:
-        architecture = variant.make().adapted(population)
-    except ValueError as error:
-        raise ConfigError(f"variants.{name}: {error}") from None
-    problem = architecture.refuses(shape) or variant.training.refuses(len(train_stamps))
-    if shape[0] != shape[1]:
-        problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
-    if problem is None and variant.training.loss == "nll" and architecture.head != "gaussian":
-        problem = "training.loss: 'nll' needs a likelihood; set options.head to gaussian"
-    if problem is None and variant.training.loss != "nll" and architecture.head == "gaussian":
-        problem = "options.head: 'gaussian' is trained by its likelihood alone; set training.loss to nll"
-    if problem is not None:
-        raise ConfigError(f"variants.{name}: {problem}")
+    architecture = architecture_for(name, variant, population, train_stamps.shape, len(train_stamps))
     arguments: dict[str, Any] = {
         "train_stamps": train_stamps,
         "validation_stamps": validation_stamps,
@@ -164,13 +151,12 @@ def train_share(
         network = ShearNetwork(
             architecture, shape, train_stamps.pixel_scale, not train_stamps.constant_psf
         ).to(device)
-        each = recipe.realisations if recipe.loss == "msb" else 1
-        if network.refinement is not None and network.refinement.count(recipe.batch_size) < each:
-            raise ConfigError(
-                f"variants.{name}: options.share: {network.refinement.share:g} of a batch of "
-                f"{recipe.batch_size} is less than the {each} realisations of a galaxy that loss msb takes"
-            )
         network.fit_scaling(examples.images, examples.psf, examples.parameters)
+        if network.refinement is not None and not network.refinement.draws(examples.psf):
+            raise ConfigError(
+                f"variants.{name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and on "
+                "these stamps they are not (or are cut off); use fourier"
+            )
         workers.take_from_first(network)
         count = recipe.epoch_stamps or len(examples)
         source: Source = Stored(examples, count, seed)

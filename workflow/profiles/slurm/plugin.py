@@ -94,6 +94,7 @@ def run_array(self, jobs):
     log = self.slurm_logdir / name / "%A_%a.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
+        plugin.validate_slurm_extra(first)
         settings = {
             "run_uuid": self.run_uuid,
             "slurm_logfile": log,
@@ -128,6 +129,12 @@ def run_array(self, jobs):
 
 
 _query_job_status_sacct = plugin.query_job_status_sacct
+_query_job_status_squeue = plugin.query_job_status_squeue
+
+
+def query_job_status_squeue(run):
+    """Return the command that asks squeue, with a line for every task, pending ones too."""
+    return _query_job_status_squeue(run) + " --array"
 
 
 def query_job_status_sacct(run):
@@ -136,6 +143,7 @@ def query_job_status_sacct(run):
 
 
 plugin.query_job_status_sacct = query_job_status_sacct
+plugin.query_job_status_squeue = query_job_status_squeue
 Executor.run_jobs = run_jobs
 Executor.check_active_jobs = check_active_jobs
 Executor.report_job_error = report_job_error
