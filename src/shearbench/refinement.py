@@ -26,7 +26,7 @@ from shearbench.fourier import SERSIC_RANGE, Grid, Renderer, parameter_names
 from shearbench.networks.base import LEVELS
 
 if TYPE_CHECKING:
-    from shearbench.mixture.forward import MixtureModel
+    from shearbench.gaussian_model import MixtureModel
 
 _WIDTH = 24
 _SHEAR_MAX = 0.95

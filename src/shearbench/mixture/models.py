@@ -20,15 +20,12 @@ from numpy.typing import NDArray
 
 from shearbench.mixture.kernels import WINDOW_END, WINDOW_START
 
-Model = Literal["gauss", "exp", "dev", "coellip2", "coellip3", "coellip4", "coellip5", "exponential"]
+Model = Literal["gauss", "exp", "dev", "coellip2", "coellip3", "coellip4", "coellip5"]
 
-# Amplitudes and standard deviations, in half-light radii. Of the exponential (exp, 6 Gaussians) and de
-# Vaucouleurs (10) profiles: Hogg & Lang 2013, table 1, as in ngmix. Theirs end at a few half-light radii;
-# `exponential` does not: the least-squares fit of 7 Gaussians of the same flux to its transform
-# (1 + k^2 r0^2)^(-3/2), weighted with k exp(-(k r0)^2 / 25), as through a PSF with FWHM of 0.28 half-light
-# radii or more.
-_GAUSSIANS = {
-    "gauss": ((1.0,), (0.84932180,)),
+# Hogg & Lang 2013, table 1: amplitudes and standard deviations, in half-light radii, of the exponential
+# (6 Gaussians) and de Vaucouleurs (10) profiles.
+_PUBLISHED = {
+    "gauss": ((1.0,), (1.0,)),
     "exp": (
         (0.00735, 0.09481, 0.63572, 2.60077, 5.42848, 3.16445),
         (0.05072, 0.13756, 0.28781, 0.53195, 0.91209, 1.50157),
@@ -36,10 +33,6 @@ _GAUSSIANS = {
     "dev": (
         (0.00139, 0.00941, 0.04441, 0.16162, 0.48121, 1.20357, 2.54182, 4.46441, 6.22821, 6.15393),
         (0.00087, 0.00296, 0.00792, 0.01902, 0.04289, 0.09351, 0.20168, 0.44126, 1.01833, 2.74555),
-    ),
-    "exponential": (
-        (0.0034300, 0.0202700, 0.0731604, 0.1929143, 0.3384838, 0.2999132, 0.0718283),
-        (0.0952038, 0.2095396, 0.3619819, 0.5727503, 0.8658809, 1.2743473, 1.8630595),
     ),
 }
 
@@ -59,20 +52,10 @@ def components(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     scale : ndarray of float64, shape (k,)
         Covariance over the mean covariance; ``sum(weight * scale)`` is 1.
     """
-    weight, variance = _gaussians("gauss" if parts(model) > 1 else model)
+    amplitude, deviation = (np.array(column) for column in _PUBLISHED["gauss" if parts(model) > 1 else model])
+    weight = amplitude / amplitude.sum()
+    variance = deviation**2
     return weight, variance / (weight @ variance)
-
-
-def round_size(model: Model) -> float:
-    """Return T of a round profile, over the square of its half-light radius."""
-    weight, variance = _gaussians(model)
-    return float(2 * weight @ variance)
-
-
-def _gaussians(model: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return shares of the flux, and variances in squared half-light radii."""
-    amplitude, deviation = (np.array(column) for column in _GAUSSIANS[model])
-    return amplitude / amplitude.sum(), deviation**2
 
 
 def covariance(

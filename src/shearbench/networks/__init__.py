@@ -13,7 +13,6 @@ from pydantic import Field
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.networks.base import Architecture
-from shearbench.networks.refined import Refined
 from shearbench.options import Options, discover, merge, validated
 from shearbench.training.recipe import Recipe
 
@@ -83,10 +82,10 @@ def architecture_for(
     elif problem is None and recipe.loss != "nll" and architecture.head == "gaussian":
         problem = "options.head: 'gaussian' is trained by its likelihood alone; set training.loss to nll"
     elif problem is None and recipe.loss == "msb":
-        share = architecture.share if isinstance(architecture, Refined) else 1.0
-        if round(share * recipe.batch_size) < recipe.realisations:
+        refined = round(architecture.refined_share * recipe.batch_size)
+        if refined < recipe.realisations:
             problem = (
-                f"options.share: {share:g} of a batch of {recipe.batch_size} is less than the "
+                f"options.share: {refined} of a batch of {recipe.batch_size} are refined, less than the "
                 f"{recipe.realisations} realisations of a galaxy that loss msb takes"
             )
     if problem is not None:

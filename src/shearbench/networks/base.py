@@ -63,6 +63,11 @@ class Architecture(Options):
         """What the network is trained to answer, of `shearbench.fourier.parameter_names`."""
         return ("flux", "x", "y", "hlr", "g1", "g2") if self.auxiliary else ("g1", "g2")
 
+    @property
+    def refined_share(self) -> float:
+        """Part of the stamps of a training step whose answers the loss sees, where not all are refined."""
+        return 1.0
+
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
         return None

@@ -98,6 +98,11 @@ class Refined(Architecture):
         names = ("flux", "x", "y", "hlr", "g1", "g2")
         return (*names, "n") if self.profile == "sersic" else names
 
+    @property
+    def refined_share(self) -> float:
+        """The option `share`."""
+        return self.share
+
     def modules(self) -> tuple[str, ...]:
         """Return its own and the first network's; see `Architecture.modules`."""
         return (*super().modules(), *self._first().modules())
@@ -150,7 +155,7 @@ class Refined(Architecture):
         profile = "exponential" if self.profile == "auto" else self.profile
         mixture = None
         if self.forward_model == "mixture":
-            from shearbench.mixture.forward import MixtureModel
+            from shearbench.gaussian_model import MixtureModel
 
             mixture = MixtureModel(profile, pixel_scale)
         return Refinement(profile, shape, pixel_scale, self.steps, self.share, grid, mixture)

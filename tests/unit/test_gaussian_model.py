@@ -8,8 +8,7 @@ from simulated import PRECISE, precise_galaxy
 
 from shearbench import dihedral
 from shearbench.fourier import Grid, Renderer
-from shearbench.mixture.forward import MixtureModel
-from shearbench.mixture.models import round_size
+from shearbench.gaussian_model import MixtureModel
 from shearbench.networks import Variant
 from shearbench.populations import PRESETS, Population
 from shearbench.training.recipe import Recipe
@@ -187,12 +186,6 @@ def test_no_stamps_are_no_trouble():
     information, force = model.normal_equations(torch.zeros(0, 6), psf, torch.zeros(0, 48, 48))
     assert information.shape == (0, 6, 6)
     assert force.shape == (0, 6)
-
-
-def test_sizes_are_second_moments():
-    assert round_size("gauss") == pytest.approx(1 / np.log(2), rel=1e-6)
-    # 6 r0^2, but for the wings that no PSF lets one see.
-    assert round_size("exponential") == pytest.approx(6 / 1.6783469900166605**2, rel=3e-3)
 
 
 def refined(population, **options):
