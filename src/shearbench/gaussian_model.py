@@ -28,9 +28,9 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Shares of the flux, and standard deviations in half-light radii. Of the exponential: the least-squares fit of
-# 7 Gaussians of its flux to its transform (1 + k^2 r0^2)^(-3/2), weighted with k exp(-(k r0)^2 / 25), as through
-# a PSF with FWHM of 0.28 half-light radii or more. (Hogg & Lang's of 2013, as in ngmix, end at a few radii.)
+# Shares of the flux, and standard deviations in half-light radii. Of the exponential: the least-squares fit
+# of 7 Gaussians of its flux to its transform (1 + k^2 r0^2)^(-3/2), weighted with k exp(-(k r0)^2 / 25), as
+# through a PSF with FWHM of 0.28 half-light radii or more. (Hogg & Lang's of 2013, as in ngmix, end sooner.)
 _PROFILES = {
     "gaussian": ((1.0,), (0.8493218,)),
     "exponential": (
