@@ -76,15 +76,14 @@ def distortion_to_shear(
     g1, g2, g1_err, g2_err : ndarray of float64, shape (n,)
         NaN where there is no such shape (e >= 1).
     """
-    modulus = np.hypot(e1, e2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        s = np.sqrt(np.where(modulus < 1, 1 - modulus**2, np.nan))
-        along, across = 1 / (s * (1 + s)), 1 / (1 + s)
-        cosine = np.where(modulus > 0, e1 / modulus, 1.0)
-        sine = np.where(modulus > 0, e2 / modulus, 0.0)
+    square = e1**2 + e2**2
+    s = np.sqrt(1 - square, where=square < 1, out=np.full_like(square, np.nan))
+    across = 1 / (1 + s)
+    # The derivatives are across + e e^T rise: no direction is needed, which e = 0 has not.
+    rise = across**2 / s
     return (
         e1 * across,
         e2 * across,
-        error * np.hypot(along * cosine, across * sine),
-        error * np.hypot(along * sine, across * cosine),
+        error * np.hypot(across + e1**2 * rise, e1 * e2 * rise),
+        error * np.hypot(across + e2**2 * rise, e1 * e2 * rise),
     )
