@@ -444,6 +444,64 @@ def training(variant: str) -> Comparison[Any]:
     )
 
 
+def trainings_together(
+    folder: str | os.PathLike[str], variant: str, seeds: int, galaxies: int
+) -> Comparison[Any]:
+    """Compare the steps of the trainings of several seeds, computed as one and one after the other.
+
+    With all that belongs to a step: the stamps are drawn, rendered and turned, and the weights changed.
+
+    Parameters
+    ----------
+    folder : path-like
+        For the stamps.
+    variant : str
+        A preset's name.
+    seeds : int
+        How many.
+    galaxies : int
+        Of the training split.
+    """
+    import torch
+
+    from shearbench.networks import resolve_variant
+    from shearbench.training.efficiency import seconds_each
+    from shearbench.training.recipe import Recipe
+    from shearbench.training.train import prepare
+
+    name, path = "exp_gauss", Path(folder, "together.h5")
+    simulate(name, galaxies, path)
+    population, catalog = _sample(name, galaxies)
+    stamps = StampSet([path])
+    chosen = resolve_variant(variant, {}, Recipe())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    architecture = chosen.make().adapted(population)
+
+    def steps(*seeds: int) -> Callable[[], None]:
+        given = (stamps, stamps, catalog, catalog, chosen, architecture, population, variant, seeds, device)
+        training = prepare(*given)
+        training.source.start(0)
+        training.step = training.refine_from  # the costlier part, where there are two
+        part = slice(0, training.galaxies)
+        return lambda: training._step(part, 2 * training.refine_from + 1000)
+
+    together = steps(*range(seeds))
+    alone = [steps(seed) for seed in range(seeds)]
+
+    def measure(work: Work[None], inputs: None) -> float:
+        return seeds * chosen.training.batch_size / seconds_each(lambda: work(inputs), device)
+
+    return Comparison(
+        name=f"steps of {seeds} seeds of {variant} together vs alone, {device.type}",
+        unit="stamps/s",
+        n=seeds * chosen.training.batch_size,
+        inputs=None,
+        ours=lambda _: together(),
+        peer=lambda _: [step() for step in alone],
+        measure=measure,
+    )
+
+
 def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
     """Return a network with its scaling fitted to a batch."""
     import torch
@@ -570,6 +628,8 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
             yield inference(variant, count(2000))
     for variant in ("shearnet", "whitened", "refined"):
         yield training(variant)
+    for variant in ("shearnet", "whitened", "refined"):
+        yield trainings_together(folder, variant, 5, count(1024))
     yield two_cores(folder, count(20000))
 
 

@@ -71,7 +71,7 @@ def turned_back(
 
     Parameters
     ----------
-    answer : Tensor, shape (n, T) or (n, T + 3)
+    answer : Tensor, shape (..., n, T) or (..., n, T + 3)
         The targets and, behind them, the entries l11, l21, l22 of a matrix that whitens (g1, g2).
     signs : three floats, or three Tensors of shape (n,)
         Negative where the stamp was mirrored in x, in y, and in the diagonal.
@@ -83,7 +83,7 @@ def turned_back(
     Tensor, of the same shape
     """
     x, y, diagonal = signs
-    columns = list(answer.unbind(1))
+    columns = list(answer.unbind(-1))
     at = {name: columns[k] for k, name in enumerate(targets)}
     at["g1"], at["g2"] = at["g1"] * diagonal, at["g2"] * (x * y)
     if "x" in at:
@@ -96,7 +96,7 @@ def turned_back(
     rest = columns[len(targets) :]
     if rest:
         rest[1] = rest[1] * (diagonal * x * y)
-    return torch.stack([*(at[name] for name in targets), *rest], 1)
+    return torch.stack([*(at[name] for name in targets), *rest], -1)
 
 
 def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> Tensor:
@@ -117,10 +117,11 @@ def augment(
 
     Parameters
     ----------
-    images : Tensor, shape (n, ny, nx)
-    psf : Tensor, shape (ny, nx) or (n, ny, nx)
+    images : Tensor, shape (..., n, ny, nx)
+        Before the last three there may be more dimensions, of several batches.
+    psf : Tensor, shape (ny, nx) or (..., n, ny, nx)
         One PSF for all stays as it is: it has no part in what the network sees.
-    parameters : Tensor, shape (n, T)
+    parameters : Tensor, shape (..., n, T)
         The true targets.
     targets : tuple of str
         Their names.
@@ -131,11 +132,13 @@ def augment(
     -------
     images, psf, parameters : Tensor
     """
-    sizes = [len(part) for part in parameters.tensor_split(ORDER)] if counts is None else list(counts)
+    if counts is None:
+        counts = [part.shape[-2] for part in parameters.tensor_split(ORDER, -2)]
+    sizes = list(counts)
 
     def turned(stack: Tensor) -> Tensor:
-        return torch.cat([transform_images(part, k) for k, part in enumerate(stack.split(sizes))])
+        return torch.cat([transform_images(part, k) for k, part in enumerate(stack.split(sizes, -3))], -3)
 
-    parts = parameters.split(sizes)
-    parameters = torch.cat([transform_answer(part, k, targets) for k, part in enumerate(parts)])
-    return turned(images), turned(psf) if psf.ndim == 3 else psf, parameters
+    parts = parameters.split(sizes, -2)
+    parameters = torch.cat([transform_answer(part, k, targets) for k, part in enumerate(parts)], -2)
+    return turned(images), turned(psf) if psf.ndim > 2 else psf, parameters

@@ -43,8 +43,6 @@ class Answer(NamedTuple):
     precision : Tensor or None, shape (n, 3)
         Entries l11, l21, l22 of the lower triangular L that whitens the error of the shape, for a Gaussian
         head: the covariance is (L' L)^-1.
-    refined : int
-        How many of the stamps, from the first, a forward model refined.
     """
 
     shapes: Tensor
@@ -52,7 +50,6 @@ class Answer(NamedTuple):
     snr: Tensor
     standard: Tensor
     precision: Tensor | None
-    refined: int
 
 
 class ShearNetwork(nn.Module):
@@ -81,6 +78,7 @@ class ShearNetwork(nn.Module):
         self.body = architecture.body(shape, per_galaxy_psf, self.targets, count + 3 * self.gaussian)
         self.refinement = architecture.refinement(shape, pixel_scale)
         self.refining = True
+        self.models = 1  # among which the stamps are divided, see `shearbench.training.together`
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("median_flux", torch.ones(()))
         self.register_buffer("target_centre", torch.zeros(count))
@@ -97,6 +95,11 @@ class ShearNetwork(nn.Module):
     error_sigma: Tensor
     error_snr: Tensor
     error: Tensor
+
+    @property
+    def learned(self) -> tuple[str, ...]:
+        """Names of the submodules that hold all weights; the rest is measured on stamps, or has none."""
+        return ("body.network", *(("refinement.damping", "refinement.correction") if self.refinement else ()))
 
     @property
     def shape_spread(self) -> Tensor:
@@ -172,8 +175,8 @@ class ShearNetwork(nn.Module):
         images, psf, sigma
             As for `normalise`.
         refine : int, optional
-            How many of the stamps, from the first, a forward model refines where there is one; by default
-            all, and in training a part.
+            How many of the stamps of each model, from the first, a forward model refines where there is
+            one; by default all, and in training a part.
 
         Returns
         -------
@@ -200,14 +203,26 @@ class ShearNetwork(nn.Module):
         if self.gaussian:
             precision = self._precision(raw[:, count:], snr)
             error = _errors(precision)
-        refined = 0
         if self.refinement is not None and self.refining:
-            refined = self.refinement.count(len(images)) if self.training else len(images)
-            refined = refined if refine is None else refine
-            shapes, better = self.refinement(parameters[:refined], _first(stamps, refined))
-            shapes = torch.cat([shapes, parameters[refined:, at : at + 2]])
-            error = torch.cat([better, error[refined:]])
-        return Answer(shapes, error, snr, raw[:, :count], precision, refined)
+            each = len(images) // self.models
+            if refine is None:
+                refine = self.refinement.count(each) if self.training else each
+            own = {"images", "amplitude", "scale", "noise", "level", *(["psf"] if psf.ndim == 3 else [])}
+            parts = {name: self._part(getattr(stamps, name), 0, refine) for name in own}
+            first = stamps._replace(**parts)
+            better = self.refinement(self._part(parameters, 0, refine), first)
+            shapes, error = (
+                self._joined(new, self._part(old, refine, each)) for new, old in zip(better, (shapes, error))
+            )
+        return Answer(shapes, error, snr, raw[:, :count], precision)
+
+    def _part(self, values: Tensor, start: int, stop: int) -> Tensor:
+        """Return the values of some stamps of each model."""
+        return values.unflatten(0, (self.models, -1))[:, start:stop].flatten(0, 1)
+
+    def _joined(self, *parts: Tensor) -> Tensor:
+        """Return values of stamps of which each part holds some of every model."""
+        return torch.cat([part.unflatten(0, (self.models, -1)) for part in parts], 1).flatten(0, 1)
 
     def _precision(self, raw: Tensor, snr: Tensor) -> Tensor:
         """Return l11, l21, l22 from raw answers: factors of a guess, 1/error^2 = 1/spread^2 + (S/N)^2."""
@@ -279,12 +294,6 @@ def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
 def _turned(stamps: Normalised, element: int) -> Normalised:
     psf = stamps.psf if stamps.psf.ndim == 2 else dihedral.transform_images(stamps.psf, element)
     return stamps._replace(images=dihedral.transform_images(stamps.images, element), psf=psf)
-
-
-def _first(stamps: Normalised, count: int) -> Normalised:
-    """Return the first stamps."""
-    images, psf, mean, *rest = stamps
-    return Normalised(images[:count], psf if psf.ndim == 2 else psf[:count], mean, *(q[:count] for q in rest))
 
 
 def _errors(precision: Tensor) -> Tensor:

@@ -388,7 +388,7 @@ def errors_at(network, snr, sigma):
     """Return the errors of g1 of stamps whose network says nothing of its own errors."""
     snr = torch.as_tensor(snr)
     ones = torch.ones(len(snr), 2)
-    both = network.errors(Answer(ones, ones, snr, ones, None, 0), sigma)
+    both = network.errors(Answer(ones, ones, snr, ones, None), sigma)
     assert torch.equal(both[:, 0], both[:, 1])
     return both[:, 0]
 

@@ -26,7 +26,7 @@ from shearbench.training.arithmetic import arithmetic
 from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.training.loop import Training
 from shearbench.training.recipe import Recipe
-from shearbench.training.train import train
+from shearbench.training.train import prepare, train
 from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")
@@ -61,23 +61,12 @@ def trained(splits, chosen, **arguments):
     return train(*splits, chosen, population=population, name="tiny", seed=1, **arguments)
 
 
-def make_training(splits, chosen, device=CPU, population="exp_gauss"):
+def make_training(splits, chosen, device=CPU, population="exp_gauss", seeds=(1,)):
     """Return a training at its start, as `train` makes it."""
-    stamps, validation, catalog, validation_catalog = splits
-    chosen_population = Population(**PRESETS[population])
-    architecture = chosen.make().adapted(chosen_population)
-    examples = load_examples(stamps, catalog, architecture.targets, device)
-    torch.manual_seed(1)
-    network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, not stamps.constant_psf).to(device)
-    network.fit_scaling(examples.images, examples.psf, examples.parameters)
-    source = Stored(examples, len(examples), 1)
-    if chosen.training.data == "rendered":
-        source = Rendered(
-            chosen_population, population, catalog, examples.psf, SCALE, architecture.targets, 240, 1
-        )
-    source.start(0)
-    validation = load_examples(validation, validation_catalog, architecture.targets, device)
-    return Training(network, source, 240, validation, chosen.training, 1)
+    options = Population(**PRESETS[population])
+    training = prepare(*splits, chosen, chosen.make().adapted(options), options, "tiny", seeds, device)
+    training.source.start(0)
+    return training
 
 
 def take_steps(training, count, whole=10**6):
@@ -92,11 +81,11 @@ def test_the_shares_are_together_the_batch_of_one_process(size, realisations):
     images = torch.randn(60, 6, 6)
     examples = Examples(images, images.roll(1, 0), torch.randn(60, 2))
     recipe = Recipe(noise=(1e-3, 1), batch_size=30 * realisations, realisations=realisations)
-    source = Stored(examples, 60, 1)
+    source = Stored(examples, 60, [1])
     source.start(0)
 
     def batch(workers=None):
-        return draw_batch(source, slice(30, 60), recipe, ("g1", "g2"), 1, 5, torch.Generator(), workers)
+        return draw_batch(source, slice(30, 60), recipe, ("g1", "g2"), [1], 5, torch.Generator(), workers)
 
     whole = batch()
     for rank in range(size):
@@ -134,7 +123,7 @@ def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
             slice(0, training.galaxies),
             recipe,
             network.targets,
-            1,
+            [1],
             0,
             training.generator,
             workers,
@@ -188,7 +177,7 @@ def test_two_processes_take_the_steps_of_one(splits, tmp_path, capfd):
 EPOCHS = 40
 PROGRAM = """
 import pickle, sys
-from shearbench.training.train import train
+from shearbench.training.train import prepare, train
 positional, named = pickle.load(open(sys.argv[1], "rb"))
 try:
     model, history = train(*positional, **named)

@@ -197,6 +197,14 @@ def ensemble_estimates():
     ]
 
 
+def seeds_of(variant):
+    """Return the seeds that a variant is trained with: those of its study, or of the run."""
+    for study, variants in STUDY_VARIANTS.items():
+        if variant in variants:
+            return STUDIES[study].seeds
+    return CONFIG.seeds
+
+
 def study_networks(study):
     """Return the networks of a study with their seeds."""
     return {variant: list(STUDIES[study].seeds) for variant in STUDY_VARIANTS[study]}
@@ -241,3 +249,4 @@ onsuccess:
             f"{RUN}/models", *state.parts[-3:-1], state.stem, "model.pt"
         ).exists():
             state.unlink()
+            state.with_name(f"{state.name}.lock").unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def measure_digest(population, split, noise, estimator):
         stamps_digest(population, split),
         measuring_options(estimator),
         stamps_measured(split, estimator),
-        train_digest(population, *network) if network else None,
+        (train_digest(population, network[0]), network[1]) if network else None,
         SIGMA[noise],
         CONFIG.seed,
         code_of("measure", CONFIG.estimator(estimator).modules()),
@@ -92,14 +92,13 @@ def measure_digest(population, split, noise, estimator):
 
 
 @functools.lru_cache(maxsize=None)
-def train_digest(population, variant, seed):
-    """Return what a trained network depends on; a checkpoint is resumed only where this matches."""
+def train_digest(population, variant):
+    """Return what a trained network depends on but its seed; a checkpoint is resumed only where this matches."""
     chosen = VARIANTS[variant]
     return digest(
         stamps_digest(population, "train"),
         stamps_digest(population, "validation"),
         chosen.model_dump(mode="json"),
-        int(seed),
         CONFIG.seed,
         code_of("train", chosen.make().modules()),
     )
@@ -109,7 +108,8 @@ def train_digest(population, variant, seed):
 def predict_digest(population, split, variant, seed):
     """Return what a network's estimates depend on."""
     return digest(
-        train_digest(population, variant, seed),
+        train_digest(population, variant),
+        int(seed),
         stamps_digest(population, split),
         CONFIG.seed,
         code_of("predict", VARIANTS[variant].make().modules()),

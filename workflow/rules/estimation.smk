@@ -48,6 +48,10 @@ rule train:
     resources:
         # With several, each has a process of its own and a share of every batch; see docs/cluster.md.
         gpu=1,
+        # How many seeds take their steps together, and which there are; no params, which would make a network
+        # anew because another seed was added.
+        together=1,
+        seeds=lambda w: " ".join(map(str, seeds_of(w.variant))),
         # Each process holds all stamps at once, and those of training twice while they are read.
         mem_mb=lambda w, attempt: attempt
         * gpus_per_training()
@@ -58,7 +62,7 @@ rule train:
         gpu_use=f"{RUN}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
         # Outside the outputs, which Snakemake deletes before every attempt.
         checkpoint=f"{RUN}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
-        depends=lambda w: train_digest(w.population, w.variant, w.seed),
+        depends=lambda w: train_digest(w.population, w.variant),
     script:
         "../../scripts/train.py"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import sys
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -48,6 +52,58 @@ class Checkpoint:
             cause = f"it is of another training (other {', '.join(other)})"
         warnings.warn(f"checkpoint {self.path} is not used: {cause}; training starts anew", stacklevel=2)
         return None
+
+
+@contextlib.contextmanager
+def claimed(
+    path: str | os.PathLike[str] | None, others: Mapping[int, str | os.PathLike[str]]
+) -> Iterator[dict[int, str | os.PathLike[str]]]:
+    """Keep trainings for this process: no other call has them as long as the block lasts.
+
+    Where another process trains this one among its own, it is waited for. The claims are locks on files beside
+    the states, which the kernel drops when the process ends, however it ends.
+
+    Parameters
+    ----------
+    path : path-like or None
+        The state of the training itself; None claims nothing.
+    others : mapping of int to path-like
+        Seeds, and the states of their trainings.
+
+    Yields
+    ------
+    dict
+        Those of the others that no other process has.
+    """
+    with contextlib.ExitStack() as held:
+        if path is None:
+            yield {}
+            return
+        file = held.enter_context(_lock_file(path))
+        if not _lock(file, fcntl.LOCK_NB):
+            print("another job trains this seed together with its own: waiting for it", file=sys.stderr)
+            _lock(file)
+        free = {}
+        for seed, other in others.items():
+            if _lock(held.enter_context(_lock_file(other)), fcntl.LOCK_NB):
+                free[seed] = other
+        yield free
+
+
+def _lock_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return open(f"{path}.lock", "ab")
+
+
+def _lock(file: IO[bytes], flags: int = 0) -> bool:
+    """Lock a file and return whether that was possible; a file system without locks has nobody to wait for."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        warnings.warn(f"{file.name} cannot be locked ({error}); jobs may train the same seeds", stacklevel=3)
+    return True
 
 
 def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -30,13 +31,16 @@ _POINT = 1e-4  # arcsec: a galaxy so small is a point
 
 
 class Source(Protocol):
-    """Where the noiseless stamps of a training step come from."""
+    """Where the noiseless stamps of a training step come from; those of several trainings at once."""
 
     def start(self, epoch: int) -> None:
-        """Make ready for an epoch; all that follows depends on seed and epoch alone."""
+        """Make ready for an epoch; all that follows depends on seeds and epoch alone."""
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of an epoch's part."""
+        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of an epoch's part.
+
+        Those of the first training, and after them those of the second, and so on.
+        """
 
 
 @dataclass(frozen=True)
@@ -129,24 +133,28 @@ class Stored:
     examples : Examples
     count : int
         Stamps of an epoch: each once before any comes again.
-    seed : int
-        The training's.
+    seeds : sequence of int
+        One for each training.
     """
 
-    def __init__(self, examples: Examples, count: int, seed: int) -> None:
-        self.examples, self.count, self.seed = examples, count, seed
-        self.order = torch.zeros(0, dtype=torch.int64)
+    def __init__(self, examples: Examples, count: int, seeds: Sequence[int]) -> None:
+        self.examples, self.count, self.seeds = examples, count, seeds
+        self.order = torch.zeros(0, 0, dtype=torch.int64)
 
     def start(self, epoch: int) -> None:
         """Shuffle."""
+        orders = torch.stack([self._shuffled(seed, epoch) for seed in self.seeds])
+        self.order = orders.to(self.examples.images.device)
+
+    def _shuffled(self, seed: int, epoch: int) -> Tensor:
         n = len(self.examples)
-        generator = seeded(torch.Generator(), _ORDER, self.seed, epoch)
+        generator = seeded(torch.Generator(), _ORDER, seed, epoch)
         rounds = [torch.randperm(n, generator=generator) for _ in range(-(-self.count // n))]
-        self.order = torch.cat(rounds)[: self.count].to(self.examples.images.device)
+        return torch.cat(rounds)[: self.count]
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, PSFs and targets of a part of the epoch."""
-        index = self.order[part]
+        index = self.order[:, part].flatten()
         return self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
 
 
@@ -167,8 +175,8 @@ class Rendered:
     targets : tuple of str
     count : int
         Stamps of an epoch.
-    seed : int
-        The training's.
+    seeds : sequence of int
+        One for each training.
 
     Raises
     ------
@@ -185,7 +193,7 @@ class Rendered:
         pixel_scale: float,
         targets: tuple[str, ...],
         count: int,
-        seed: int,
+        seeds: Sequence[int],
     ) -> None:
         if population.profile == "cosmos-real" or population.psf.profile == "image":
             raise ConfigError(
@@ -193,7 +201,7 @@ class Rendered:
                 f"'{name}' has images; use 'stored'"
             )
         self.population, self.name, self.targets, self.count = population, name, targets, count
-        self.seed, self.device, self.pixel_scale = seed, psf.device, pixel_scale
+        self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
         self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
         shape = (psf.shape[-2], psf.shape[-1])
         profile = population.model_profile
@@ -208,13 +216,15 @@ class Rendered:
         point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
         self.point = Renderer("gaussian", shape, pixel_scale, point, device=self.device)
         self.constant = (
-            self._psfs(self.renderer, _psf_shapes(self._table(0, 1))) if self.psf is not None else None
+            self._psfs(self.renderer, _psf_shapes(self._table(seeds[0], 0, 1)))
+            if self.psf is not None
+            else None
         )
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
 
-    def _table(self, epoch: int, count: int) -> pd.DataFrame:
+    def _table(self, seed: int, epoch: int, count: int) -> pd.DataFrame:
         """Draw galaxies of the training split beyond those that are stored."""
-        block = seeded(torch.Generator(), _FRESH, self.seed, epoch).initial_seed()
+        block = seeded(torch.Generator(), _FRESH, seed, epoch).initial_seed()
         # The run's own seed, by which a catalogue of real galaxies is dealt to the splits.
         return sample_catalog(
             self.population, self.name, "train", count, self.run_seed, self.pixel_scale, first_block=block
@@ -225,18 +235,21 @@ class Rendered:
 
     def start(self, epoch: int) -> None:
         """Draw the epoch's galaxies, and put them on the device."""
-        table = self._table(epoch, self.count)
-        self.parameters = _columns(table, self.renderer.names).to(self.device)
-        self.truth = _columns(table, self.targets).to(self.device)
-        self.psf_shapes = _psf_shapes(table).to(self.device)
+        tables = [self._table(seed, epoch, self.count) for seed in self.seeds]
+        self.parameters = torch.stack([_columns(table, self.renderer.names) for table in tables])
+        self.truth = torch.stack([_columns(table, self.targets) for table in tables])
+        self.psf_shapes = torch.stack([_psf_shapes(table) for table in tables])
+        self.parameters = self.parameters.to(self.device)
+        self.truth = self.truth.to(self.device)
+        self.psf_shapes = self.psf_shapes.to(self.device)
 
     @torch.no_grad()
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, PSFs and targets of a part of the epoch."""
-        parameters, truth = self.parameters[part], self.truth[part]
+        parameters, truth = self.parameters[:, part].flatten(0, 1), self.truth[:, part].flatten(0, 1)
         if self.psf is not None and self.constant is not None:
             return self.renderer(parameters, self.constant), self.psf, truth
-        shapes = self.psf_shapes[part]
+        shapes = self.psf_shapes[:, part].flatten(0, 1)
         point = torch.zeros_like(parameters[:, :6])
         point[:, 0], point[:, 3] = 1.0, _POINT
         psf = self.point(point, self._psfs(self.point, shapes))
@@ -248,15 +261,16 @@ def draw_batch(
     part: slice,
     recipe: Recipe,
     targets: tuple[str, ...],
-    seed: int,
+    seeds: Sequence[int],
     step: int,
     generator: torch.Generator,
     workers: Workers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Make one step's stamps: turned and mirrored, with fresh noise of fresh levels.
 
-    All random numbers follow from (seed, step) alone, so that training resumes at any step, and are drawn for
-    the whole batch, so that the shares of several processes are together what one process has.
+    All random numbers follow from (seed, step) alone, so that training resumes at any step and has the same
+    stamps whatever others are trained with it, and are drawn for the whole batch, so that the shares of
+    several processes are together what one process has.
 
     Parameters
     ----------
@@ -266,7 +280,9 @@ def draw_batch(
         Of the epoch's galaxies; each comes `recipe.realisations` times, one after the other.
     recipe : Recipe
     targets : tuple of str
-    seed, step : int
+    seeds : sequence of int
+        One for each training; their stamps come one after the other.
+    step : int
     generator : torch.Generator
         Of the device; seeded here.
     workers : Workers, optional
@@ -279,25 +295,32 @@ def draw_batch(
     sigma : Tensor, shape (n,)
     parameters : Tensor, shape (n, T)
     """
-    seeded(generator, _STEP, seed, step)
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
     images, psf, parameters = source.take(slice(part.start + workers.rank, part.stop, workers.size))
+    level = images.new_empty(len(seeds), count)
+    noise = images.new_empty(len(seeds), count, realisations, *images.shape[1:])
+    for k, seed in enumerate(seeds):
+        seeded(generator, _STEP, seed, step)
+        level[k].uniform_(generator=generator)
+        noise[k].normal_(generator=generator)
+    # From here on each training's are in a dimension of its own.
+    images, parameters = (values.unflatten(0, (len(seeds), -1)) for values in (images, parameters))
+    psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
     if recipe.d4:
         edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
         counts = [workers.own(*pair) for pair in itertools.pairwise(edges)]
         images, psf, parameters = dihedral.augment(images, psf, parameters, targets, counts)
     low, high = recipe.noise_range
-    level = torch.rand(count, generator=generator, device=images.device)[workers.share]
-    sigma = low * (high / low) ** level
+    sigma = low * (high / low) ** level[:, workers.share]
     if realisations > 1:
         images, sigma, parameters = (
-            values.repeat_interleave(realisations, 0) for values in (images, sigma, parameters)
+            values.repeat_interleave(realisations, 1) for values in (images, sigma, parameters)
         )
-        psf = psf if psf.ndim == 2 else psf.repeat_interleave(realisations, 0)
-    shape = (count, realisations, *images.shape[1:])
-    noise = torch.randn(shape, generator=generator, device=images.device)[workers.share].flatten(0, 1)
-    return images + sigma[:, None, None] * noise, psf, sigma, parameters
+        psf = psf if psf.ndim == 2 else psf.repeat_interleave(realisations, 1)
+    images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
+    psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
+    return images + sigma[:, None, None] * noise[:, workers.share].flatten(0, 2), psf, sigma, parameters
 
 
 def fixed_noise(shape: torch.Size, level: int, block: int, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -18,6 +19,7 @@ from shearbench.training.optimisers import make_optimisers, rate_at
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
 from shearbench.training.settings import Terminated, termination
+from shearbench.training.together import join_states, split_state, stacked
 from shearbench.training.workers import Workers
 
 _LEVEL_BINS = 8
@@ -27,7 +29,7 @@ _REFINE_FROM = 0.5  # part of the steps after which a forward model refines: bef
 
 
 class Training:
-    """One training: its network, optimisers, and all that a checkpoint has to keep.
+    """One training, or several in step: networks, optimisers, and all that a checkpoint has to keep.
 
     The loss of each target at a noise level is divided by its running mean square error at that level, which
     makes the sum over levels that of log RMSE: no level weighs more because its errors are larger. With a
@@ -35,19 +37,23 @@ class Training:
     validation loss reported are the geometric mean over levels of the RMSE, over the spread of true shapes:
     1 is as good as predicting zero.
 
+    Several networks of one architecture take their steps together, computed as one (see
+    `shearbench.training.together`): each the steps that it would take alone, but for rounding.
+
     Parameters
     ----------
-    network : ShearNetwork
-        With its scaling fitted, on the device of the examples.
+    networks : sequence of ShearNetwork
+        With their scaling fitted, on the device of the examples.
     source : Source
         Of the training stamps.
     epoch_stamps : int
         How many galaxies an epoch shows.
     validation : Examples
     recipe : Recipe
-    seed : int
+    seeds : sequence of int
+        One for each network.
     workers : Workers, optional
-        The processes that share the work. Each has the same network, sees its share of every batch, and
+        The processes that share the work. Each has the same networks, sees its share of every batch, and
         measures some of the validation's noise levels. Sums over a batch are sums over the processes, so
         that they take the steps of one process, but for rounding, and for layers that normalise by the
         batch, which see the own share.
@@ -55,24 +61,27 @@ class Training:
 
     def __init__(
         self,
-        network: ShearNetwork,
+        networks: Sequence[ShearNetwork],
         source: Source,
         epoch_stamps: int,
         validation: Examples,
         recipe: Recipe,
-        seed: int,
+        seeds: Sequence[int],
         workers: Workers | None = None,
     ) -> None:
-        self.network, self.source, self.validation = network, source, validation
-        self.recipe, self.seed, self.workers = recipe, seed, workers or Workers()
+        self.networks, self.source, self.validation = networks, source, validation
+        self.recipe, self.seeds, self.workers = recipe, seeds, workers or Workers()
+        self.models = len(networks)
+        self.network = network = stacked(networks)
         self.device = validation.images.device
         self.generator = torch.Generator(self.device)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.drops_out = any(isinstance(layer, torch.nn.Dropout) for layer in network.modules())
-        self.optimisers = make_optimisers(network, recipe)
+        self.optimisers = make_optimisers(network, recipe, int(self.models > 1))
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
         # In units of the spread; the last column is that of the answer's shape, refined or not.
-        self.mean_square = torch.ones(_LEVEL_BINS, len(network.targets) + 1, device=self.device)
+        columns = len(network.targets) + 1
+        self.mean_square = torch.ones(self.models, _LEVEL_BINS, columns, device=self.device)
         self.galaxies = recipe.batch_size // recipe.realisations
         self.epoch_steps = epoch_stamps // self.galaxies
         self.total_stamps = recipe.epochs * self.epoch_steps * recipe.batch_size
@@ -84,9 +93,10 @@ class Training:
         self.own_refined = self.refined_by(self.workers)
         self.step = 0
         self.seconds = 0.0
-        self.stale = 0
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, Tensor] = {}
+        # Of each network.
+        self.stale = [0] * self.models
+        self.history: list[list[dict[str, float]]] = [[] for _ in networks]
+        self.best: list[dict[str, Tensor]] = [{} for _ in networks]
 
     def refined_by(self, workers: Workers) -> int:
         """Return how many of these stamps are in a process's share."""
@@ -94,92 +104,127 @@ class Training:
         galaxies = range(self.galaxies)[workers.share]
         return sum(min(max(self.refined - galaxy * each, 0), each) for galaxy in galaxies)
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that training goes on from."""
-        return {
-            "network": self.network.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "average": self.average,
-            "mean_square": self.mean_square,
-            "step": self.step,
-            "seconds": self.seconds,
-            "stale": self.stale,
-            "history": self.history,
-            "best": self.best,
-        }
+    def states(self) -> list[dict[str, Any]]:
+        """Return everything that the training of each network goes on from, alone or with others."""
+        optimisers = [split_state(optimiser.state_dict(), self.models) for optimiser in self.optimisers]
+        averages = [average if self.models > 1 else average[None] for average in self.average]
+        return [
+            {
+                "network": {name: value.clone() for name, value in network.state_dict().items()},
+                "optimisers": [states[k] for states in optimisers],
+                "average": [average[k].clone() for average in averages],
+                "mean_square": self.mean_square[k].clone(),
+                "step": self.step,
+                "seconds": self.seconds / self.models,
+                "stale": self.stale[k],
+                "ended": self._ended(k),
+                "history": self.history[k],
+                "best": self.best[k],
+            }
+            for k, network in enumerate(self.networks)
+        ]
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
-        self.network.load_state_dict(state["network"])
-        for optimiser, kept in zip(self.optimisers, state["optimisers"]):
-            optimiser.load_state_dict(kept)
-        self.average, self.mean_square = state["average"], state["mean_square"]
-        self.step, self.seconds, self.stale = state["step"], state["seconds"], state["stale"]
-        self.history, self.best = state["history"], state["best"]
+    def restore(self, states: Sequence[dict[str, Any]]) -> None:
+        """Go on from a state for each network, all of the same step."""
+        for network, state in zip(self.networks, states):
+            network.load_state_dict(state["network"])
+        for optimiser, kept in zip(self.optimisers, zip(*(state["optimisers"] for state in states))):
+            optimiser.load_state_dict(join_states(kept))
+        for average, parts in zip(self.average, zip(*(state["average"] for state in states))):
+            average.copy_(torch.stack(parts).view_as(average))
+        self.mean_square = torch.stack([state["mean_square"] for state in states])
+        self.step, self.seconds = states[0]["step"], sum(state["seconds"] for state in states)
+        self.stale, self.history, self.best = (
+            [state[key] for state in states] for key in ("stale", "history", "best")
+        )
 
-    def run(self, checkpoint: Checkpoint, progress: ProgressLine) -> pd.DataFrame:
-        """Train to the end, leave the best weights in the network, and return the history.
+    def _stopped(self, k: int) -> bool:
+        """Return whether a network has not become better for too long."""
+        return self.recipe.patience is not None and self.stale[k] >= self.recipe.patience
+
+    def _ended(self, k: int) -> bool:
+        """Return whether there is nothing left to do for a network."""
+        return self.step >= self.recipe.epochs * self.epoch_steps or self._stopped(k)
+
+    def run(self, checkpoints: Sequence[Checkpoint], progress: ProgressLine) -> list[pd.DataFrame]:
+        """Train to the end, leave the best weights in the networks, and return their histories.
+
+        Parameters
+        ----------
+        checkpoints : sequence of Checkpoint
+            Where the states of the networks are kept.
+        progress : ProgressLine
 
         Raises
         ------
         Terminated
             SIGTERM came; the state is saved.
         """
-        state = checkpoint.load(self.device)
-        if state is not None:
-            self.restore(state)
         self.workers.check_same(self.step, "checkpoint (steps)")
         recipe, steps = self.recipe, self.recipe.epochs * self.epoch_steps
         body = self.network.get_submodule("body.network")
         with termination() as terminated, arithmetic(body, recipe, self.device):
-            while self.step < steps and (recipe.patience is None or self.stale < recipe.patience):
+            while not all(map(self._ended, range(self.models))):
                 start = time.monotonic() - self.seconds
                 epoch, done = divmod(self.step, self.epoch_steps)
                 self.source.start(epoch if recipe.fresh_noise else 0)
                 for k in range(done, self.epoch_steps):
                     if self.workers.any(terminated.is_set()):
                         self.seconds = time.monotonic() - start
-                        self._save(checkpoint)
+                        self._save(checkpoints)
                         raise Terminated
                     self._step(slice(k * self.galaxies, (k + 1) * self.galaxies), steps)
                     if self.workers.first:
-                        progress.step(self.step * recipe.batch_size, self._status)
-                self._validate()
+                        progress.step(self.views * self.models, self._status)
+                rows = self._validate()
                 self.seconds = time.monotonic() - start
-                self.history[-1]["seconds"] = self.seconds
-                self._save(checkpoint)
+                for row in rows:
+                    row["seconds"] = self.seconds / self.models
+                self._save(checkpoints)
                 if self.workers.first:
-                    progress.line(self.step * recipe.batch_size, self._status())
-        self.network.refining = True
-        self.network.load_state_dict(self.best)
-        return pd.DataFrame(self.history)
+                    progress.line(self.views * self.models, self._status())
+        for network, best in zip(self.networks, self.best):
+            network.refining = True
+            network.load_state_dict(best)
+        return [pd.DataFrame(history) for history in self.history]
 
-    def _save(self, checkpoint: Checkpoint) -> None:
-        """Save the state; nobody goes on, or leaves, before that is done."""
-        self.workers.average_statistics(self.network)
+    @property
+    def views(self) -> int:
+        """Stamps that each network has been shown."""
+        return self.step * self.recipe.batch_size
+
+    def _save(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Save the states; nobody goes on, or leaves, before that is done."""
+        self._average_statistics()
         if self.workers.first:
-            checkpoint.save(self.state())
+            for checkpoint, state in zip(checkpoints, self.states()):
+                checkpoint.save(state)
         self.workers.wait()
+
+    def _average_statistics(self) -> None:
+        for network in self.networks:
+            self.workers.average_statistics(network)
 
     def _step(self, part: slice, steps: int) -> None:
         recipe, network = self.recipe, self.network
         rate = rate_at(self.step, steps, recipe)
         draw = self.step if recipe.fresh_noise else self.step % self.epoch_steps
         images, psf, sigma, parameters = draw_batch(
-            self.source, part, recipe, network.targets, self.seed, draw, self.generator, self.workers
+            self.source, part, recipe, network.targets, self.seeds, draw, self.generator, self.workers
         )
         if self.drops_out:
             # Dropout draws from torch's own generators: that too follows from (seed, step) alone.
             torch.manual_seed(self.generator.initial_seed() ^ (1 + self.workers.rank))
         network.train()
-        network.refining = self.step >= self.refine_from
+        for one in (network, *self.networks):
+            one.refining = self.step >= self.refine_from
         answer = network(images, psf, sigma, self.own_refined)
         loss = self._loss(answer, network.standardise(parameters, images, psf, sigma), parameters, sigma)
         with multiplication(recipe.precision):
             loss.backward()
         self.workers.add_gradients(self.weights)
         if recipe.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.weights, recipe.gradient_clip)
+            clip_gradients(self.weights, recipe.gradient_clip, self.models)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -192,6 +237,7 @@ class Training:
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
 
     def _loss(self, answer: Answer, truth: Tensor, parameters: Tensor, sigma: Tensor) -> Tensor:
+        """Return the sum of the losses of all networks, of each the own part."""
         at = self.network.targets.index("g1")
         residual = answer.standard - truth
         shape = (answer.shapes - parameters[:, at : at + 2]) / self.network.shape_spread
@@ -199,35 +245,38 @@ class Training:
         place = (sigma / low).log() / max(math.log(high / low), 1e-9)
         bins = torch.arange(_LEVEL_BINS, device=self.device)
         member = ((place * _LEVEL_BINS).long().clamp(0, _LEVEL_BINS - 1)[:, None] == bins).float()
+        # From here on each network's are in a dimension of its own.
+        residual, shape, member = (q.unflatten(0, (self.models, -1)) for q in (residual, shape, member))
         # Those of this process, of all.
-        own, refined = len(shape), self.recipe.batch_size
+        own, refined = shape.shape[1], self.recipe.batch_size
         if self.network.refining and self.network.refinement is not None:
             own, refined = self.own_refined, self.refined
+        judged = shape[:, :own]
         with torch.no_grad():
             # A product with the membership, because a scattered sum is not deterministic on a GPU.
-            both = [member.mT @ residual.square(), member[:own].mT @ shape[:own].square().mean(1, True)]
-            counts = [member.sum(0)[:, None], member[:own].sum(0)[:, None]]
+            both = [member.mT @ residual.square(), member[:, :own].mT @ judged.square().mean(2, True)]
+            counts = [member.sum(1)[:, :, None], member[:, :own].sum(1)[:, :, None]]
             self.workers.add(*both, *counts)
-            found = torch.cat([square / n.clamp_min(1) for square, n in zip(both, counts)], 1)
-            seen = torch.cat([counts[0].expand_as(both[0]), counts[1]], 1) > 0
+            found = torch.cat([square / n.clamp_min(1) for square, n in zip(both, counts)], 2)
+            seen = torch.cat([counts[0].expand_as(both[0]), counts[1]], 2) > 0
             memory = torch.where(seen, _LEVEL_MEMORY, 0.0)
             if self.step == self.refine_from:  # what was before says nothing of refined answers
-                memory[:, -1] = seen[:, -1].float()
+                memory[..., -1] = seen[..., -1].float()
             self.mean_square += memory * (found - self.mean_square)
             rms = (member @ self.mean_square).sqrt()
             if self.recipe.loss_scaling == "none":
                 rms = torch.ones_like(rms)
         if self.recipe.loss == "nll" and answer.precision is not None:
-            loss = _negative_log_likelihood(shape * self.network.shape_spread, answer.precision)
-            loss = loss.sum() / self.recipe.batch_size
+            absolute = (shape * self.network.shape_spread).flatten(0, 1)
+            loss = _negative_log_likelihood(absolute, answer.precision).sum() / self.recipe.batch_size
         else:
-            loss = self._size(shape[:own] / rms[:own, -1:], refined)
+            loss = self._size(judged / rms[:, :own, -1:], refined)
         if len(self.network.targets) > 2:
-            loss = loss + self._size(residual / rms[:, :-1], self.recipe.batch_size)
+            loss = loss + self._size(residual / rms[..., :-1], self.recipe.batch_size)
         return loss
 
     def _size(self, scaled: Tensor, count: int) -> Tensor:
-        """Return the own part of the loss of residuals over their rms, of `count` stamps in all processes."""
+        """Return the loss of residuals [models, n, columns] over their rms, of `count` in all processes."""
         if self.recipe.loss == "mae":
             sizes = scaled.abs()
         elif self.recipe.loss == "huber":
@@ -235,65 +284,76 @@ class Training:
         elif self.recipe.loss == "msb":
             # Those that a forward model refines may end within a galaxy's realisations.
             count //= self.recipe.realisations
-            whole = len(scaled) // self.recipe.realisations * self.recipe.realisations
-            sizes = scaled[:whole].unflatten(0, (-1, self.recipe.realisations)).mean(1).square()
+            whole = scaled.shape[1] // self.recipe.realisations * self.recipe.realisations
+            sizes = scaled[:, :whole].unflatten(1, (-1, self.recipe.realisations)).mean(2).square()
         else:
             sizes = scaled.square()
-        return sizes.sum() / (count * scaled.shape[1])
+        return sizes.sum() / (count * scaled.shape[2])
 
-    def _validate(self) -> None:
+    def _validate(self) -> list[dict[str, float]]:
+        """Judge the networks that have not ended; add a row to the history of each, and return those rows."""
         current = [weight.detach().clone() for weight in self.weights] if self.recipe.ema else []
         if current:
             torch._foreach_copy_([w.detach() for w in self.weights], self.average)
-        limit = self.recipe.validation_stamps
-        levels = self.recipe.validation_levels
-        self.workers.average_statistics(self.network)
+        self._average_statistics()
+        rows = [self._judge(k) for k in range(self.models) if not self._stopped(k)]
+        if current:
+            torch._foreach_copy_([w.detach() for w in self.weights], current)
+        return rows
+
+    def _judge(self, k: int) -> dict[str, float]:
+        network, levels = self.networks[k], self.recipe.validation_levels
         found = torch.zeros(len(levels), dtype=torch.float64)
         for level, sigma in list(enumerate(levels))[self.workers.share]:
-            residual = evaluate(self.network, self.validation, sigma, level, limit)[0]
+            residual = evaluate(network, self.validation, sigma, level, self.recipe.validation_stamps)[0]
             found[level] = float(residual.square().mean().sqrt())
         self.workers.add(found)
         rmse = found.tolist()
-        spread = float(self.network.shape_spread)
-        loss = float(torch.tensor(rmse).log().mean().exp()) / spread
-        like = [row["validation_loss"] for row in self._comparable()]
-        self.stale = self.stale + 1 if self.step > self.refine_from else 0
+        loss = float(torch.tensor(rmse).log().mean().exp()) / float(network.shape_spread)
+        like = [row["validation_loss"] for row in self._comparable(k)]
+        self.stale[k] = self.stale[k] + 1 if self.step > self.refine_from else 0
         if not like or loss < min(like):
-            self.stale = 0
-            self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        if current:
-            torch._foreach_copy_([w.detach() for w in self.weights], current)
-        self.history.append(
-            {
-                "epoch": self.step // self.epoch_steps,
-                "views": self.step * self.recipe.batch_size,
-                "seconds": self.seconds,
-                "learning_rate": self.optimisers[0].param_groups[0]["lr"],
-                "train_loss": self._train_loss(),
-                "validation_loss": loss,
-                "validation_rmse": rmse[0],
-            }
-        )
+            self.stale[k] = 0
+            self.best[k] = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        row = {
+            "epoch": self.step // self.epoch_steps,
+            "views": self.views,
+            "seconds": self.seconds,
+            "learning_rate": self.optimisers[0].param_groups[0]["lr"],
+            "train_loss": self._train_loss(k),
+            "validation_loss": loss,
+            "validation_rmse": rmse[0],
+        }
+        self.history[k].append(row)
+        return row
 
-    def _comparable(self) -> list[dict[str, float]]:
-        """Return the history's rows since a forward model refines answers: those before are of no use."""
-        return [row for row in self.history if row["views"] > self.refine_from * self.recipe.batch_size]
+    def _comparable(self, k: int) -> list[dict[str, float]]:
+        """Return a history's rows since a forward model refines answers: those before are of no use."""
+        return [row for row in self.history[k] if row["views"] > self.refine_from * self.recipe.batch_size]
 
-    @property
-    def best_epoch(self) -> int:
-        """The epoch that the best weights are of."""
-        return int(min(self._comparable(), key=lambda row: row["validation_loss"])["epoch"])
+    def best_epoch(self, k: int) -> int:
+        """Return the epoch that a network's best weights are of."""
+        return int(min(self._comparable(k), key=lambda row: row["validation_loss"])["epoch"])
 
-    def _train_loss(self) -> float:
-        return float((0.5 * self.mean_square[:, -1].log()).mean().exp())
+    def _train_loss(self, k: int) -> float:
+        return float((0.5 * self.mean_square[k, :, -1].log()).mean().exp())
 
     def _status(self) -> str:
-        text = (
-            f"epoch {-(-self.step // self.epoch_steps)}/{self.recipe.epochs}, loss {self._train_loss():.3g}"
-        )
-        if self.history:
-            text += f", validation rmse {self.history[-1]['validation_rmse']:.3g}"
+        losses = " ".join(f"{self._train_loss(k):.3g}" for k in range(self.models))
+        text = f"epoch {-(-self.step // self.epoch_steps)}/{self.recipe.epochs}, loss {losses}"
+        if all(self.history):
+            rmse = " ".join(f"{history[-1]['validation_rmse']:.3g}" for history in self.history)
+            text += f", validation rmse {rmse}"
         return text
+
+
+def clip_gradients(weights: Sequence[Tensor], limit: float, models: int = 1) -> None:
+    """Shorten the gradient of each of several models, whose weights are stacked, to a norm of `limit`."""
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    for k in range(models):
+        own = gradients if models == 1 else [gradient[k] for gradient in gradients]
+        factor = (limit / (torch.nn.utils.get_total_norm(own) + 1e-6)).clamp_max(1.0)
+        torch._foreach_mul_(own, factor)
 
 
 def _negative_log_likelihood(residual: Tensor, precision: Tensor) -> Tensor:

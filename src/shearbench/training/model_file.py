@@ -92,6 +92,14 @@ def save_model(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     save(path, content)
 
 
+def fingerprint_of(path: str | os.PathLike[str]) -> str | None:
+    """Return what a model's training depended on, or None where there is no model to be read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)["fingerprint"]
+    except Exception:  # as in `load_model`
+        return None
+
+
 def load_model(
     path: str | os.PathLike[str],
     expect_variant: str | None = None,

@@ -1,4 +1,8 @@
-"""Optimisers: AdamW, and Muon or SOAP for weight matrices."""
+"""Optimisers: AdamW, and Muon or SOAP for weight matrices.
+
+Weights of several networks may be stacked (`shearbench.training.together`): `stacked` is then 1, the number of
+dimensions before those of a weight, and each network takes the step it would take alone.
+"""
 
 from __future__ import annotations
 
@@ -44,12 +48,19 @@ class Muon(torch.optim.Optimizer):
     weight_decay : float
     momentum : float
         Of Nesterov's kind.
+    stacked : {0, 1}
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+        stacked: int = 0,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.stacked = stacked
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -65,11 +76,10 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
                 ahead = weight.grad.lerp(state["momentum"], group["momentum"])
-                update = orthogonalise(ahead.flatten(1))
+                update = orthogonalise(ahead.flatten(1 + self.stacked))
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(
-                    update.reshape(weight.shape), alpha=-0.2 * math.sqrt(max(update.shape)) * group["lr"]
-                )
+                length = 0.2 * math.sqrt(max(update.shape[-2:])) * group["lr"]
+                weight.add_(update.reshape(weight.shape), alpha=-length)
 
 
 class Soap(torch.optim.Optimizer):
@@ -88,6 +98,7 @@ class Soap(torch.optim.Optimizer):
     every : int
         Steps from one new eigenbasis to the next.
     largest : int
+    stacked : {0, 1}
     """
 
     def __init__(
@@ -98,7 +109,9 @@ class Soap(torch.optim.Optimizer):
         memory: float = 0.95,
         every: int = 10,
         largest: int = 1024,
+        stacked: int = 0,
     ) -> None:
+        self.stacked = stacked
         defaults = {"lr": lr, "weight_decay": weight_decay, "memory": memory}
         super().__init__(parameters, {**defaults, "every": every, "largest": largest})
 
@@ -110,11 +123,11 @@ class Soap(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step(weight, weight.grad.flatten(1), self.state[weight], group)
+                    self._step(weight, weight.grad.flatten(1 + self.stacked), self.state[weight], group)
 
     def _step(self, weight: Tensor, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         forget = 1 - group["memory"]
-        sides = [k for k in (0, 1) if gradient.shape[k] <= group["largest"]]
+        sides = [k for k in (0, 1) if gradient.shape[k - 2] <= group["largest"]]
         grams = {k: gradient @ gradient.mT if k == 0 else gradient.mT @ gradient for k in sides}
         if not state:
             state.update(steps=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
@@ -149,22 +162,23 @@ class Soap(torch.optim.Optimizer):
     def _renew(side: int, state: dict[str, Any]) -> None:
         """Take a power step towards the eigenbasis of one side, largest eigenvalue first."""
         gram, basis = state[f"gram{side}"], state[f"basis{side}"]
-        order = (basis * (gram @ basis)).sum(0).argsort(descending=True, stable=True)
-        state["square"] = state["square"].index_select(side, order)
-        state[f"basis{side}"] = torch.linalg.qr(gram @ basis[:, order])[0]
+        order = (basis * (gram @ basis)).sum(-2).argsort(descending=True, stable=True)
+        columns = order.unsqueeze(-2)
+        state["square"] = state["square"].take_along_dim(columns if side else columns.mT, side - 2)
+        state[f"basis{side}"] = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0]
 
 
-def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def make_optimisers(network: nn.Module, recipe: Recipe, stacked: int = 0) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
     Muon gets the weights of two or more dimensions but those of the last layer and of a forward model, SOAP
     all of them; biases and gains are AdamW's in any case.
     """
-    named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2]
+    named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2 + stacked]
     # What a forward model learns is as small as a last layer.
     inner = [weight for name, weight in named if not name.startswith("refinement.")][:-1]
     matrices = [weight for _, weight in named]
-    rest = [p for p in network.parameters() if p.ndim < 2]
+    rest = [p for p in network.parameters() if p.ndim < 2 + stacked]
     rate, decay = recipe.learning_rate, recipe.weight_decay
 
     def adamw(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -174,9 +188,9 @@ def make_optimisers(network: nn.Module, recipe: Recipe) -> list[torch.optim.Opti
     if recipe.optimiser == "adamw":
         return [adamw(matrices)]
     if recipe.optimiser == "soap":
-        return [Soap(matrices, rate, decay), adamw([])]
+        return [Soap(matrices, rate, decay, stacked=stacked), adamw([])]
     outer = [weight for weight in matrices if all(weight is not one for one in inner)]
-    return [Muon(inner, rate, decay), adamw(outer)]
+    return [Muon(inner, rate, decay, stacked=stacked), adamw(outer)]
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

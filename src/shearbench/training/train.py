@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from shearbench.networks.base import Architecture
 from shearbench.populations import Population
 from shearbench.shear_network import ShearNetwork
 from shearbench.stamps import StampSet
-from shearbench.training.checkpoint import Checkpoint
+from shearbench.training.checkpoint import Checkpoint, claimed
 from shearbench.training.data import Rendered, Source, Stored, load_examples
 from shearbench.training.launch import launch
 from shearbench.training.loop import Training, evaluate
@@ -24,6 +25,9 @@ from shearbench.training.model_file import model_content
 from shearbench.training.progress import ProgressLine
 from shearbench.training.settings import pick_device, torch_settings
 from shearbench.training.workers import Workers
+
+
+_ENDED = -1  # in place of a step
 
 
 def train(
@@ -40,6 +44,7 @@ def train(
     fingerprint: str = "",
     threads: int = 1,
     gpus: int = 1,
+    others: Mapping[int, str | os.PathLike[str]] | None = None,
     gpu_use: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a network; go on from a checkpoint of the same training where there is one.
@@ -70,6 +75,12 @@ def train(
         Processes among which every batch is shared, each on a GPU of its own; on the CPU where there are
         none. They share the threads. The weights differ from those of one process by rounding, and a
         checkpoint may be taken up by another number.
+    others : mapping of int to path-like, optional
+        Other seeds, and the files of their states: they are trained in the same steps, all networks
+        computed as one, as far as their states are of the same step as this one's and no other process
+        has them. Their states are left for their own calls, which then have nothing to do but to end. The
+        weights differ from those of a training alone by rounding. A network that drops out is trained alone:
+        its masks would be others.
     gpu_use : path-like, optional
         Where to note how much of its GPU the first of them used, see `shearbench.gpu_use`.
 
@@ -109,9 +120,10 @@ def train(
         "threads": max(1, threads // gpus),
         "gpu_use": gpu_use,
     }
-    if gpus > 1:
-        return launch(gpus, arguments)
-    return train_share(**arguments, workers=Workers(), device=pick_device())
+    with claimed(checkpoint, others or {}) as arguments["others"]:
+        if gpus > 1:
+            return launch(gpus, arguments)
+        return train_share(**arguments, workers=Workers(), device=pick_device())
 
 
 def train_share(
@@ -127,6 +139,7 @@ def train_share(
     checkpoint: str | os.PathLike[str] | None,
     fingerprint: str,
     threads: int,
+    others: dict[int, str | os.PathLike[str]],
     gpu_use: str | os.PathLike[str] | None,
     workers: Workers,
     device: torch.device,
@@ -143,51 +156,111 @@ def train_share(
     device : torch.device
         Of this process.
     """
-    shape, recipe, targets = train_stamps.shape, variant.training, architecture.targets
     noted = gpu_use_of(gpu_use) if gpu_use is not None and workers.first else contextlib.nullcontext()
     with noted, torch_settings(threads, seed, device):
-        examples = load_examples(train_stamps, train_catalog, targets, device)
-        validation = load_examples(validation_stamps, validation_catalog, targets, device)
-        network = ShearNetwork(
-            architecture, shape, train_stamps.pixel_scale, not train_stamps.constant_psf
-        ).to(device)
-        network.fit_scaling(examples.images, examples.psf, examples.parameters)
-        if network.refinement is not None and not network.refinement.draws(examples.psf):
-            raise ConfigError(
-                f"variants.{name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and on "
-                "these stamps they are not (or are cut off); use fourier"
-            )
-        workers.take_from_first(network)
-        count = recipe.epoch_stamps or len(examples)
-        source: Source = Stored(examples, count, seed)
-        if recipe.data == "rendered":
-            source = Rendered(
-                population,
-                train_stamps.population,
-                train_catalog,
-                examples.psf,
-                train_stamps.pixel_scale,
-                targets,
-                count,
-                seed,
-            )
-        identity = {"fingerprint": fingerprint, "seed": seed, "variant": variant.model_dump(mode="json")}
-        training = Training(network, source, count, validation, recipe, seed, workers)
-        line = ProgressLine(f"{name} seed {seed}", training.total_stamps)
-        history = training.run(Checkpoint(checkpoint, identity), line)
-        _calibrate(network, training, recipe.validation_levels)
+        identity = {"fingerprint": fingerprint, "variant": variant.model_dump(mode="json")}
+        checkpoints = {seed: Checkpoint(checkpoint, {**identity, "seed": seed})}
+        states = [checkpoints[seed].load(device)]
+        place = _place(states[0])
+        for other, path in others.items():
+            candidate = Checkpoint(path, {**identity, "seed": other})
+            state = candidate.load(device)
+            if _place(state) == place != _ENDED:
+                checkpoints[other] = candidate
+                states.append(state)
+        training = prepare(
+            train_stamps,
+            validation_stamps,
+            train_catalog,
+            validation_catalog,
+            variant,
+            architecture,
+            population,
+            name,
+            list(checkpoints),
+            device,
+            workers,
+        )
+        seeds = training.seeds
+        workers.check_same(len(seeds), "checkpoints (trainings)")
+        if states[0] is not None:
+            training.restore([state for state in states[: len(seeds)] if state is not None])
+        line = ProgressLine(f"{name} seed {' '.join(map(str, seeds))}", training.total_stamps * len(seeds))
+        history = training.run(list(checkpoints.values())[: len(seeds)], line)[0]
+        network = training.networks[0]
+        _calibrate(network, training, variant.training.validation_levels)
     content = model_content(
         network,
         variant.model_copy(update={"options": architecture.model_dump(mode="json")}),
         name=name,
         seed=seed,
         fingerprint=fingerprint,
-        shape=shape,
+        shape=train_stamps.shape,
         pixel_scale=train_stamps.pixel_scale,
         population=train_stamps.population,
-        epoch=training.best_epoch,
+        epoch=training.best_epoch(0),
     )
     return content, history
+
+
+def _place(state: dict[str, Any] | None) -> int:
+    """Return at which step a training is."""
+    if state is None:
+        return 0
+    return _ENDED if state["ended"] else state["step"]
+
+
+def prepare(
+    train_stamps: StampSet,
+    validation_stamps: StampSet,
+    train_catalog: pd.DataFrame,
+    validation_catalog: pd.DataFrame,
+    variant: Variant,
+    architecture: Architecture,
+    population: Population,
+    name: str,
+    seeds: Sequence[int],
+    device: torch.device,
+    workers: Workers | None = None,
+) -> Training:
+    """Return the training of some seeds at its start: of the first alone where the network drops out.
+
+    Parameters are those of `train_share`.
+    """
+    shape, recipe, targets = train_stamps.shape, variant.training, architecture.targets
+    examples = load_examples(train_stamps, train_catalog, targets, device)
+    validation = load_examples(validation_stamps, validation_catalog, targets, device)
+    networks: list[ShearNetwork] = []
+    for seed in seeds:
+        torch.manual_seed(seed)
+        network = ShearNetwork(
+            architecture, shape, train_stamps.pixel_scale, not train_stamps.constant_psf
+        ).to(device)
+        network.fit_scaling(examples.images, examples.psf, examples.parameters)
+        (workers or Workers()).take_from_first(network)
+        networks.append(network)
+        if any(isinstance(layer, torch.nn.Dropout) for layer in network.modules()):
+            break
+    seeds = seeds[: len(networks)]
+    if network.refinement is not None and not network.refinement.draws(examples.psf):
+        raise ConfigError(
+            f"variants.{name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and on "
+            "these stamps they are not (or are cut off); use fourier"
+        )
+    count = recipe.epoch_stamps or len(examples)
+    source: Source = Stored(examples, count, seeds)
+    if recipe.data == "rendered":
+        source = Rendered(
+            population,
+            train_stamps.population,
+            train_catalog,
+            examples.psf,
+            train_stamps.pixel_scale,
+            targets,
+            count,
+            seeds,
+        )
+    return Training(networks, source, count, validation, recipe, seeds, workers)
 
 
 def _calibrate(network: ShearNetwork, training: Training, sigmas: list[float]) -> None:

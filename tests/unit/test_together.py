@@ -1,0 +1,286 @@
+"""Several trainings in step, their networks computed as one: each is to be what it would be alone."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+from simulated import make_splits
+from test_parallel_training import CPU, DILATED, REFINED, WHITENED, make_training, take_steps, variant
+
+from shearbench.populations import PRESETS, Population
+from shearbench.training import checkpoint, loop
+from shearbench.training.checkpoint import claimed
+from shearbench.training.loop import Training, clip_gradients
+from shearbench.training.settings import Terminated
+from shearbench.training.together import Stacked, join_states, split_state
+from shearbench.training.train import train
+
+SEEDS = (3, 1, 2)
+POOLED = {
+    "base": "pooled",
+    "options": {"width": 4, "hidden": [8], "normalisation": "batch"},
+    "training": WHITENED["training"],
+}
+KINDS = {
+    "whitened": (WHITENED, {}),
+    "refined": (REFINED, {}),
+    "msb": (DILATED, {}),
+    "batch norm": (POOLED, {"optimiser": "adamw"}),
+    "soap": (DILATED, {"optimiser": "soap"}),
+    "mean of weights": (WHITENED, {"ema": 0.9, "optimiser": "muon"}),
+    "rendered": (WHITENED, {"data": "rendered"}),
+    "bfloat16": (DILATED, {"precision": "bfloat16"}),
+}
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    return make_splits(tmp_path_factory.mktemp("stamps"), 240, 48)
+
+
+def trained(splits, chosen, seed, **arguments):
+    population = Population(**PRESETS["exp_gauss"])
+    return train(*splits, chosen, population=population, name="tiny", seed=seed, **arguments)
+
+
+def same(state, expected, tolerance=5e-3):
+    """Assert that all weights are, to a part of the largest of their tensor."""
+    for name, value in state.items():
+        if value.numel():
+            scale = expected[name].abs().max().clamp_min(1e-2)
+            assert (value - expected[name]).abs().max() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_taken_together_are_those_taken_alone(splits, kind):
+    entry, options = KINDS[kind]
+    chosen = variant(entry, **options)
+    together = make_training(splits, chosen, seeds=SEEDS)
+    together.refine_from = 2
+    take_steps(together, 5)
+    together._validate()
+    # Products in bfloat16 are rounded to 7 bits, which may fall either way.
+    tolerance = 2e-2 if kind == "bfloat16" else 2e-4
+    for k, seed in enumerate(SEEDS):
+        alone = make_training(splits, chosen, seeds=[seed])
+        alone.refine_from = 2
+        take_steps(alone, 5)
+        alone._validate()
+        same(together.networks[k].state_dict(), alone.networks[0].state_dict(), tolerance)
+        torch.testing.assert_close(together.mean_square[k], alone.mean_square[0], rtol=10 * tolerance, atol=0)
+        for name, value in alone.history[0][0].items():
+            assert together.history[k][0][name] == pytest.approx(value, rel=10 * tolerance)
+
+
+def test_a_psf_for_every_galaxy(tmp_path):
+    splits = make_splits(tmp_path, 240, 48, "sersic_moffat")
+    chosen = variant(WHITENED, data="rendered")
+    together = make_training(splits, chosen, population="sersic_moffat", seeds=SEEDS)
+    alone = make_training(splits, chosen, population="sersic_moffat", seeds=SEEDS[2:])
+    take_steps(together, 3)
+    take_steps(alone, 3)
+    torch.testing.assert_close(together.mean_square[2], alone.mean_square[0], rtol=1e-3, atol=0)
+
+
+def test_stacked_weights_are_those_of_the_modules():
+    modules = [torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3)) for _ in range(3)]
+    apart = copy.deepcopy(modules)
+    stacked = Stacked(modules)
+    x = torch.randn(30, 4)
+    for mode in (True, False):
+        expected = torch.cat([one.train(mode)(part) for one, part in zip(apart, x.split(10))])
+        torch.testing.assert_close(stacked.train(mode)(x), expected)
+    for one, other in zip(modules, apart):
+        assert one[1].num_batches_tracked == 1
+        for name, value in other.state_dict().items():
+            torch.testing.assert_close(one.state_dict()[name], value)
+    with torch.no_grad():
+        next(stacked.parameters())[1].zero_()
+    assert (modules[1][0].weight == 0).all()
+    assert (modules[2][0].weight != 0).all()
+
+
+def test_gradients_are_clipped_for_each():
+    weight, bias = (torch.nn.Parameter(torch.zeros(shape)) for shape in ((3, 4, 2), (3, 4)))
+    generator = torch.Generator().manual_seed(0)
+    weight.grad, bias.grad = (torch.randn(w.shape, generator=generator) for w in (weight, bias))
+    for grad in (weight.grad, bias.grad):
+        grad[1] *= 1e-3
+    before = weight.grad.clone()
+    clip_gradients([weight, bias], 0.5, models=3)
+    norms = (weight.grad.square().sum((1, 2)) + bias.grad.square().sum(1)).sqrt()
+    assert norms[[0, 2]] == pytest.approx([0.5, 0.5], rel=1e-4)
+    assert torch.equal(weight.grad[1], before[1])
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon", "soap"])
+def test_the_state_of_an_optimiser_is_divided_and_joined(splits, optimiser):
+    training = make_training(splits, variant(WHITENED, optimiser=optimiser), seeds=SEEDS)
+    take_steps(training, 2)
+    alone = make_training(splits, variant(WHITENED, optimiser=optimiser), seeds=SEEDS[1:2])
+    take_steps(alone, 2)
+    for one, other in zip(training.optimisers, alone.optimisers):
+        state = one.state_dict()
+        parts = split_state(state, 3)
+        joined = join_states(parts)
+        for weight, kept in state["state"].items():
+            for name, value in kept.items():
+                torch.testing.assert_close(joined["state"][weight][name], value, rtol=0, atol=0)
+                mine, its = parts[1]["state"][weight][name], other.state_dict()["state"][weight][name]
+                assert getattr(mine, "shape", None) == getattr(its, "shape", None)
+
+
+def files(folder):
+    return {seed: folder / f"seed{seed}.pt" for seed in SEEDS}
+
+
+def arguments(folder, seed):
+    paths = files(folder)
+    return {
+        "checkpoint": paths[seed],
+        "fingerprint": "f",
+        "others": {other: path for other, path in paths.items() if other != seed},
+    }
+
+
+def test_one_call_trains_all_and_the_others_only_end(splits, tmp_path, monkeypatch, capsys):
+    chosen = variant(WHITENED, optimiser="muon")  # SOAP's first basis makes much of a rounding
+    alone = {seed: trained(splits, chosen, seed)[0] for seed in SEEDS}
+    first, history = trained(splits, chosen, 3, **arguments(tmp_path, 3))
+    assert "seed 3 1 2: 1440/1440 stamps" in capsys.readouterr().err
+    same(first["state"], alone[3]["state"])
+    assert list(history["epoch"]) == [1, 2]
+    monkeypatch.setattr(Training, "_step", None)  # nothing is left to do
+    for seed in (1, 2):
+        content, _ = trained(splits, chosen, seed, **arguments(tmp_path, seed))
+        assert content["seed"] == seed
+        same(content["state"], alone[seed]["state"])
+
+
+def test_what_was_killed_goes_on_together_or_alone(splits, tmp_path, monkeypatch):
+    chosen = variant(WHITENED, optimiser="muon")
+    whole = {seed: trained(splits, chosen, seed)[0] for seed in SEEDS}
+    taken = []
+    step = Training._step
+
+    def ending(self, *rest):
+        if self.step == 10:
+            raise Terminated
+        taken.append(self.models)
+        step(self, *rest)
+
+    monkeypatch.setattr(Training, "_step", ending)
+    with pytest.raises(Terminated):
+        trained(splits, chosen, 3, **arguments(tmp_path, 3))
+    assert taken == [3] * 10
+    monkeypatch.setattr(Training, "_step", step)
+    alone, history = trained(splits, chosen, 1, checkpoint=files(tmp_path)[1], fingerprint="f")
+    assert len(history) == 2
+    same(alone["state"], whole[1]["state"])
+    # One of the others is further now: the remaining two go on without it.
+    models = []
+    monkeypatch.setattr(Training, "_step", lambda self, *rest: (models.append(self.models), step(self, *rest)))
+    rest, _ = trained(splits, chosen, 2, **arguments(tmp_path, 2))
+    assert set(models) == {2}
+    same(rest["state"], whole[2]["state"])
+    for seed in (1, 3):
+        state = torch.load(files(tmp_path)[seed], weights_only=True)["state"]
+        assert state["step"] == 16
+
+
+def test_states_that_are_no_use_are_left_alone(splits, tmp_path, monkeypatch):
+    chosen = variant(WHITENED, epochs=1)
+    trained(splits, chosen, 1, **{**arguments(tmp_path, 1), "others": {}, "fingerprint": "other"})
+    files(tmp_path)[2].write_text("no state")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(splits, chosen, 3, **arguments(tmp_path, 3))
+    told = " ".join(str(one.message) for one in said)
+    assert "seed1.pt is not used: it is of another training (other fingerprint)" in told
+    assert "seed2.pt is not used: it cannot be read" in told
+    # They start anew with this one, as their own calls would.
+    for path in files(tmp_path).values():
+        assert torch.load(path, weights_only=True)["identity"]["fingerprint"] == "f"
+
+
+def test_networks_that_drop_out_train_alone(splits, tmp_path):
+    chosen = variant({**DILATED, "options": {**DILATED["options"], "dropout": 0.2}}, epochs=1)
+    trained(splits, chosen, 3, **arguments(tmp_path, 3))
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["seed3.pt"]
+
+
+def test_each_stops_where_it_would_alone(splits, tmp_path, monkeypatch):
+    """By its own validation; the last to stop ends the run."""
+    chosen = variant(WHITENED, epochs=6, patience=2, validation_noise=[1e-3])
+    losses = {3: iter([0.5, 0.6, 0.7]), 1: iter([0.5, 0.4, 0.3, 0.6, 0.7]), 2: iter([0.5, 0.4, 0.5, 0.6])}
+    judged = []
+
+    def evaluate(network, examples, sigma, level, limit=None):
+        seed = order[id(network)]
+        value = next(losses[seed]) if level == 0 else 1.0
+        judged.append((seed, level))
+        return torch.full((8, 2), value), torch.ones(8, 2), torch.arange(1.0, 9.0)
+
+    training = make_training(splits, chosen, seeds=SEEDS)
+    order = {id(network): seed for network, seed in zip(training.networks, SEEDS)}
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    line = loop.ProgressLine("tiny", 1)
+    histories = training.run([checkpoint.Checkpoint(None, {})] * 3, line)
+    assert [len(history) for history in histories] == [3, 5, 4]
+    assert [training.best_epoch(k) for k in range(3)] == [1, 3, 2]
+    assert training.step == 5 * training.epoch_steps
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("kind", ["whitened", "refined", "msb"])
+def test_together_on_a_gpu(splits, kind):
+    entry, options = KINDS[kind]
+    chosen, device = variant(entry, **options), torch.device("cuda")
+    together = make_training(splits, chosen, device, seeds=SEEDS)
+    on_cpu = make_training(splits, chosen, CPU, seeds=SEEDS)
+    assert together.mean_square.shape == on_cpu.mean_square.shape
+    alone = make_training(splits, chosen, device, seeds=SEEDS[1:2])
+    take_steps(together, 5)
+    take_steps(alone, 5)
+    torch.testing.assert_close(together.mean_square[1], alone.mean_square[0], rtol=5e-3, atol=0)
+
+
+def test_a_seed_that_another_job_trains_is_waited_for_or_left_out(splits, tmp_path):
+    """A process of its own holds two seeds; one call leaves the other out, one waits until it is free."""
+    code = (
+        "import sys; from shearbench.training.checkpoint import claimed\n"
+        "with claimed(sys.argv[1], {2: sys.argv[2]}) as free:\n"
+        "    print(list(free), flush=True); sys.stdin.read()"
+    )
+    paths = files(tmp_path)
+    command = [sys.executable, "-c", code, str(paths[1]), str(paths[2])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "[2]\n"
+        with claimed(paths[3], {1: paths[1], 2: paths[2]}) as free:
+            assert free == {}
+        waiting = threading.Thread(target=lambda: claimed(paths[2], {}).__enter__())
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        other.kill()
+    waiting.join(20)
+    assert not waiting.is_alive()
+
+
+def test_without_locks_there_is_a_warning_and_no_end(tmp_path, monkeypatch):
+    def unsupported(file, flags):
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    with (
+        pytest.warns(UserWarning, match=r"seed3\.pt\.lock cannot be locked"),
+        claimed(tmp_path / "seed3.pt", {}) as free,
+    ):
+        assert free == {}
