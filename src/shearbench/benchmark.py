@@ -446,10 +446,11 @@ def training(variant: str) -> Comparison[Any]:
 
 def trainings_together(
     folder: str | os.PathLike[str], variant: str, seeds: int, galaxies: int
-) -> Comparison[Any]:
+) -> Iterator[Comparison[Any]]:
     """Compare the steps of the trainings of several seeds, computed as one and one after the other.
 
-    With all that belongs to a step: the stamps are drawn, rendered and turned, and the weights changed.
+    With all that belongs to a step: the stamps are drawn, rendered and turned, and the weights changed. First
+    the operations that are launched, of which a GPU can launch so many a second and no more; then the rate.
 
     Parameters
     ----------
@@ -465,7 +466,7 @@ def trainings_together(
     import torch
 
     from shearbench.networks import resolve_variant
-    from shearbench.training.efficiency import seconds_each
+    from shearbench.training.efficiency import Cost, seconds_each
     from shearbench.training.recipe import Recipe
     from shearbench.training.train import prepare
 
@@ -488,18 +489,25 @@ def trainings_together(
     together = steps(*range(seeds))
     alone = [steps(seed) for seed in range(seeds)]
 
-    def measure(work: Work[None], inputs: None) -> float:
-        return seeds * chosen.training.batch_size / seconds_each(lambda: work(inputs), device)
+    def launches(work: Work[None], inputs: None) -> float:
+        with Cost() as cost:
+            work(inputs)
+        return len(cost.operations)
 
-    return Comparison(
-        name=f"steps of {seeds} seeds of {variant} together vs alone, {device.type}",
-        unit="stamps/s",
-        n=seeds * chosen.training.batch_size,
-        inputs=None,
-        ours=lambda _: together(),
-        peer=lambda _: [step() for step in alone],
-        measure=measure,
-    )
+    def rate(work: Work[None], inputs: None) -> float:
+        return stamps_shown / seconds_each(lambda: work(inputs), device)
+
+    stamps_shown = seeds * chosen.training.batch_size
+    for what, unit, measure in (("launches", "operations", launches), ("steps", "stamps/s", rate)):
+        yield Comparison(
+            name=f"{what} of {seeds} seeds of {variant} together vs alone, {device.type}",
+            unit=unit,
+            n=stamps_shown,
+            inputs=None,
+            ours=lambda _: together(),
+            peer=lambda _: [step() for step in alone],
+            measure=measure,
+        )
 
 
 def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
@@ -629,7 +637,7 @@ def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[C
     for variant in ("shearnet", "whitened", "refined"):
         yield training(variant)
     for variant in ("shearnet", "whitened", "refined"):
-        yield trainings_together(folder, variant, 5, count(1024))
+        yield from trainings_together(folder, variant, 5, max(512, count(1024)))
     yield two_cores(folder, count(20000))
 
 

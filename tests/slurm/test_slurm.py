@@ -451,6 +451,27 @@ def test_nothing_is_trained_twice_when_one_training_of_a_job_was_killed(packed):
     assert not list(packed.folder.glob("results/tiny/checkpoints/*/*/seed[567].pt"))
 
 
+def test_seeds_that_train_together_share_their_steps_and_a_job(folder, cluster):
+    seeds = (8, 9)
+    (folder / "together.yaml").write_text(yaml.safe_dump({"seeds": list(seeds), "training": {"epochs": 3}}))
+    site = folder / PROFILE / "site.yaml"
+    options = {"trainings_per_job": len(seeds), "trainings_together": len(seeds)}
+    before = cluster.jobs()
+    with rewritten(site, yaml.safe_dump(yaml.safe_load(site.read_text()) | options)):
+        done = call(cluster, folder, [*submit(*map(model_of, seeds)), "together.yaml"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([job for job in cluster.jobs() if job not in before]) == 1
+    shown = [
+        re.findall(r"seed (.*): \d+/\d+ stamps, epoch (\d)", log_of(folder, k).read_text()) for k in seeds
+    ]
+    first = next(lines for lines in shown if lines)
+    assert [epoch for _, epoch in first] == ["1", "2", "3"]
+    assert {frozenset(names.split()) for names, _ in first} == {frozenset("89")}
+    assert shown.count([]) == 1  # the other had nothing left to do
+    for seed in seeds:
+        assert pd.read_csv((folder / model_of(seed)).with_name("history.csv")).epoch.tolist() == [1, 2, 3]
+
+
 PARTS = """
 rule all:
     input: expand("parts/{n}", n=range(6))

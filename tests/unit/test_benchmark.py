@@ -153,6 +153,14 @@ def test_training_steps_have_a_rate_and_a_limit():
     assert np.isfinite(comparison.measure(comparison.peer, None))
 
 
+def test_seeds_trained_together_launch_fewer_operations(tmp_path):
+    launches, rate = benchmark.trainings_together(tmp_path, "shearnet", 3, 64)
+    together, alone = (launches.measure(side, None) for side in (launches.ours, launches.peer))
+    assert 1 < together < 0.6 * alone
+    assert rate.measure(rate.ours, None) > 0
+    assert rate.n == 3 * 64
+
+
 def test_two_processes_fit_what_one_does(tmp_path):
     comparison = benchmark.two_cores(tmp_path, 40)
     assert len(comparison.inputs) == 40

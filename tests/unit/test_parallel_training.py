@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 import torch
-from simulated import SCALE, SIDE, make_splits
+from simulated import make_splits
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shearbench import dihedral
@@ -20,11 +20,9 @@ from shearbench.devices import claim_gpus
 from shearbench.errors import ConfigError
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
-from shearbench.shear_network import ShearNetwork
 from shearbench.training import efficiency, launch
 from shearbench.training.arithmetic import arithmetic
-from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
-from shearbench.training.loop import Training
+from shearbench.training.data import Examples, Stored, draw_batch
 from shearbench.training.recipe import Recipe
 from shearbench.training.train import prepare, train
 from shearbench.training.workers import Workers

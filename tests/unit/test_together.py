@@ -185,7 +185,9 @@ def test_what_was_killed_goes_on_together_or_alone(splits, tmp_path, monkeypatch
     same(alone["state"], whole[1]["state"])
     # One of the others is further now: the remaining two go on without it.
     models = []
-    monkeypatch.setattr(Training, "_step", lambda self, *rest: (models.append(self.models), step(self, *rest)))
+    monkeypatch.setattr(
+        Training, "_step", lambda self, *rest: (models.append(self.models), step(self, *rest))
+    )
     rest, _ = trained(splits, chosen, 2, **arguments(tmp_path, 2))
     assert set(models) == {2}
     same(rest["state"], whole[2]["state"])

@@ -60,8 +60,8 @@ def claimed(
 ) -> Iterator[dict[int, str | os.PathLike[str]]]:
     """Keep trainings for this process: no other call has them as long as the block lasts.
 
-    Where another process trains this one among its own, it is waited for. The claims are locks on files beside
-    the states, which the kernel drops when the process ends, however it ends.
+    Where another process trains this one among its own, it is waited for. The claims are locks on files
+    beside the states, which the kernel drops when the process ends, however it ends.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _lock_file(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 def _lock(file: IO[bytes], flags: int = 0) -> bool:
-    """Lock a file and return whether that was possible; a file system without locks has nobody to wait for."""
+    """Lock a file and return whether that was possible; where there are no locks, nobody is waited for."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | flags)
     except BlockingIOError:

@@ -1,7 +1,7 @@
 """Optimisers: AdamW, and Muon or SOAP for weight matrices.
 
-Weights of several networks may be stacked (`shearbench.training.together`): `stacked` is then 1, the number of
-dimensions before those of a weight, and each network takes the step it would take alone.
+Weights of several networks may be stacked (`shearbench.training.together`): `stacked` is then 1, the number
+of dimensions before those of a weight, and each network takes the step it would take alone.
 """
 
 from __future__ import annotations

@@ -40,11 +40,11 @@ class Stacked(nn.Module):
             self.register_parameter(self._weights[name], whole)
         for name, _ in modules[0].named_buffers():
             owner, _, last = name.rpartition(".")
-            whole = torch.stack([module.get_buffer(name) for module in modules])
-            for module, part in zip(modules, whole):
+            statistics = torch.stack([module.get_buffer(name) for module in modules])
+            for module, part in zip(modules, statistics):
                 setattr(module.get_submodule(owner), last, part)
             self._statistics[name] = name.replace(".", "/")
-            self.register_buffer(self._statistics[name], whole)
+            self.register_buffer(self._statistics[name], statistics)
 
     def train(self, mode: bool = True) -> Stacked:
         """Set training or evaluation mode."""
@@ -57,7 +57,9 @@ class Stacked(nn.Module):
         def one(weights: dict[str, Tensor], statistics: dict[str, Tensor], *parts: Tensor) -> Any:
             return functional_call(self._plan[0], (weights, statistics), parts)
 
-        weights = {name: self.get_parameter(stored) for name, stored in self._weights.items()}
+        weights: dict[str, Tensor] = {
+            name: self.get_parameter(stored) for name, stored in self._weights.items()
+        }
         statistics = {name: self.get_buffer(stored) for name, stored in self._statistics.items()}
         parts = (values.unflatten(0, (self.count, -1)) for values in inputs)
         return torch.vmap(one)(weights, statistics, *parts).flatten(0, 1)

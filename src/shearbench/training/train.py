@@ -26,7 +26,6 @@ from shearbench.training.progress import ProgressLine
 from shearbench.training.settings import pick_device, torch_settings
 from shearbench.training.workers import Workers
 
-
 _ENDED = -1  # in place of a step
 
 

@@ -72,7 +72,8 @@ def run_jobs(self, jobs):
 
 def what_it_asks_for(job):
     """Return the rules of a job and its resources, but for those that are not passed to SLURM."""
-    resources = {name: str(value) for name, value in job.resources.items() if not name.startswith("disk")}
+    own = ("disk", "seeds")
+    resources = {name: str(value) for name, value in job.resources.items() if not name.startswith(own)}
     return (*sorted(job.rules), *sorted(resources.items()))
 
 
