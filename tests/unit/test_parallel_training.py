@@ -298,8 +298,9 @@ STEPS = [
 
 
 @pytest.mark.parametrize(("entry", "training"), STEPS)
-def test_no_step_waits_for_what_the_device_computes(splits, entry, training):
-    started = make_training(splits, variant(entry, **training))
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)], ids=["alone", "together"])
+def test_no_step_waits_for_what_the_device_computes(splits, entry, training, seeds):
+    started = make_training(splits, variant(entry, **training), seeds=seeds)
     take_steps(started, 2, whole=8)  # the first of SOAP's has to find eigenvectors
     started.refine_from = 0
     with Waits() as waits:
@@ -310,10 +311,11 @@ def test_no_step_waits_for_what_the_device_computes(splits, entry, training):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("entry", "training"), STEPS)
 @pytest.mark.parametrize("population", ["exp_gauss", "sersic_moffat"])
-def test_no_step_makes_the_host_wait_for_the_gpu(tmp_path, entry, training, population):
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)], ids=["alone", "together"])
+def test_no_step_makes_the_host_wait_for_the_gpu(tmp_path, entry, training, population, seeds):
     device = torch.device("cuda")
     splits = make_splits(tmp_path, 240, 48, population)
-    started = make_training(splits, variant(entry, **training), device, population)
+    started = make_training(splits, variant(entry, **training), device, population, seeds)
     started.refine_from = 0
     take_steps(started, 8)
     torch.cuda.synchronize()

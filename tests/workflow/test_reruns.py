@@ -64,6 +64,19 @@ def test_a_new_seed_trains_that_seed_alone(run):
     assert not {"measure", "simulate_stamps", "index_stamps", "cramer_rao"} & set(jobs)
 
 
+def test_new_seeds_may_train_together_which_trains_nothing_again(run):
+    change_config(run, lambda config: config.update(seeds=[1, 2, 3]))
+    folder = "results/tiny/{}/exp_gauss/shearnet/seed{}"
+    models = [folder.format("models", seed) + "/model.pt" for seed in (1, 2, 3)]
+    output = snakemake(run, "--cores", "1", "--set-resources", "train:together=3", targets=models)
+    assert "2 of 2 steps (100%) done" in output
+    logs = [(run / (folder.format("logs/train", seed) + ".log")).read_text() for seed in (2, 3)]
+    shown = [set(re.findall(r"shearnet seed ([\d ]+):", log)) for log in logs]
+    assert sorted(map(len, shown)) == [0, 1]
+    assert shown[0] | shown[1] <= {"2 3", "3 2"}  # the first is trained
+    assert planned(run, targets=models) == {}
+
+
 def test_a_wider_variant_trains_that_variant_alone(run):
     change_config(run, lambda config: config.update(variants={"shearnet": {"options": {"width": 12}}}))
     jobs = planned(run)
