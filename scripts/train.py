@@ -14,18 +14,17 @@ from shearbench.training.train import train
 seed = int(snakemake.wildcards.seed)
 
 
-def of_seed(path, other):
-    """Return the path of another seed's file."""
-    return Path(str(path).replace(f"seed{seed}", f"seed{other}"))
+def untrained():
+    """Yield the other seeds that have no model of this training yet."""
+    for other in map(int, snakemake.resources.seeds.split()):
+        model = Path(snakemake.output.model).parents[1] / f"seed{other}/model.pt"
+        if other != seed and fingerprint_of(model) != snakemake.params.depends:
+            yield other
 
 
 with logged(snakemake.log[0]):
-    others = [int(other) for other in snakemake.resources.seeds.split() if int(other) != seed]
-    untrained = [
-        other
-        for other in others
-        if fingerprint_of(of_seed(snakemake.output.model, other)) != snakemake.params.depends
-    ]
+    together = snakemake.resources.together
+    others = list(untrained()) if together > 1 else []
     model, history = train(
         StampSet(read_index(snakemake.input.train)),
         StampSet(read_index(snakemake.input.validation)),
@@ -39,10 +38,8 @@ with logged(snakemake.log[0]):
         fingerprint=snakemake.params.depends,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,
-        others={
-            other: of_seed(snakemake.params.checkpoint, other)
-            for other in untrained[: snakemake.resources.together - 1]
-        },
+        others={other: Path(snakemake.params.checkpoint).with_name(f"seed{other}.pt") for other in others},
+        together=together,
         gpu_use=snakemake.params.gpu_use,
     )
     write_csv(snakemake.output.history, history)

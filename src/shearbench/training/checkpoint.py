@@ -53,11 +53,16 @@ class Checkpoint:
         warnings.warn(f"checkpoint {self.path} is not used: {cause}; training starts anew", stacklevel=2)
         return None
 
+    def step(self) -> int | None:
+        """Return the step that the training is at, or None where it has ended."""
+        state = self.load(torch.device("cpu"))
+        if state is None:
+            return 0
+        return None if state["ended"] else state["step"]
+
 
 @contextlib.contextmanager
-def claimed(
-    path: str | os.PathLike[str] | None, others: Mapping[int, str | os.PathLike[str]]
-) -> Iterator[dict[int, str | os.PathLike[str]]]:
+def claimed(own: Checkpoint, others: Mapping[int, Checkpoint], most: int) -> Iterator[list[int]]:
     """Keep trainings for this process: no other call has them as long as the block lasts.
 
     Where another process trains this one among its own, it is waited for. The claims are locks on files
@@ -65,34 +70,41 @@ def claimed(
 
     Parameters
     ----------
-    path : path-like or None
-        The state of the training itself; None claims nothing.
-    others : mapping of int to path-like
-        Seeds, and the states of their trainings.
+    own : Checkpoint
+        Of the training itself.
+    others : mapping of int to Checkpoint
+        Of trainings that could be trained with it, by their seeds.
+    most : int
+        How many of them to take.
 
     Yields
     ------
-    dict
-        Those of the others that no other process has.
+    list of int
+        The seeds of the first that no other process has, and that are at the same step.
     """
     with contextlib.ExitStack() as held:
-        if path is None:
-            yield {}
-            return
-        file = held.enter_context(_lock_file(path))
-        if not _lock(file, fcntl.LOCK_NB):
-            print("another job trains this seed together with its own: waiting for it", file=sys.stderr)
-            _lock(file)
-        free = {}
-        for seed, other in others.items():
-            if _lock(held.enter_context(_lock_file(other)), fcntl.LOCK_NB):
-                free[seed] = other
-        yield free
+        taken: list[int] = []
+        if own.path is not None:
+            file = held.enter_context(_lock_file(own.path))
+            if not _lock(file, fcntl.LOCK_NB):
+                print("another job trains this seed together with its own: waiting for it", file=sys.stderr)
+                _lock(file)
+            step = own.step() if others else None
+            for seed, other in others.items():
+                if other.path is None or step is None or len(taken) >= most:
+                    break
+                file = _lock_file(other.path)
+                if _lock(file, fcntl.LOCK_NB) and other.step() == step:
+                    held.enter_context(file)
+                    taken.append(seed)
+                else:
+                    file.close()
+        yield taken
 
 
-def _lock_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return open(f"{path}.lock", "ab")
+def _lock_file(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path.with_name(f"{path.name}.lock"), "ab")
 
 
 def _lock(file: IO[bytes], flags: int = 0) -> bool:

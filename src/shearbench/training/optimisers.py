@@ -132,7 +132,7 @@ class Soap(torch.optim.Optimizer):
         if not state:
             state.update(steps=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
             for k, gram in grams.items():
-                state[f"gram{k}"], state[f"basis{k}"] = gram, torch.linalg.eigh(gram)[1]
+                state[f"gram{k}"], state[f"basis{k}"] = gram, torch.linalg.eigh(gram)[1].contiguous()
             return
         state["steps"] += 1
         state["mean"].lerp_(gradient, forget)
@@ -165,7 +165,7 @@ class Soap(torch.optim.Optimizer):
         order = (basis * (gram @ basis)).sum(-2).argsort(descending=True, stable=True)
         columns = order.unsqueeze(-2)
         state["square"] = state["square"].take_along_dim(columns if side else columns.mT, side - 2)
-        state[f"basis{side}"] = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0]
+        state[f"basis{side}"] = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0].contiguous()
 
 
 def make_optimisers(network: nn.Module, recipe: Recipe, stacked: int = 0) -> list[torch.optim.Optimizer]:

@@ -26,8 +26,6 @@ from shearbench.training.progress import ProgressLine
 from shearbench.training.settings import pick_device, torch_settings
 from shearbench.training.workers import Workers
 
-_ENDED = -1  # in place of a step
-
 
 def train(
     train_stamps: StampSet,
@@ -44,6 +42,7 @@ def train(
     threads: int = 1,
     gpus: int = 1,
     others: Mapping[int, str | os.PathLike[str]] | None = None,
+    together: int = 1,
     gpu_use: str | os.PathLike[str] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a network; go on from a checkpoint of the same training where there is one.
@@ -75,11 +74,13 @@ def train(
         none. They share the threads. The weights differ from those of one process by rounding, and a
         checkpoint may be taken up by another number.
     others : mapping of int to path-like, optional
-        Other seeds, and the files of their states: they are trained in the same steps, all networks
-        computed as one, as far as their states are of the same step as this one's and no other process
-        has them. Their states are left for their own calls, which then have nothing to do but to end. The
-        weights differ from those of a training alone by rounding. A network that drops out is trained alone:
-        its masks would be others.
+        Seeds that are not trained yet either, and the files of their states.
+    together : int
+        How many seeds to train in the same steps, all networks computed as one: of the others, the first that
+        are at the same step and that no other process has. Their states are left for their own calls, which
+        have nothing to do but to end. A network that drops out is trained alone: its masks would be others.
+        The steps differ from those of a training alone by rounding, of which SOAP makes another, equally
+        good training.
     gpu_use : path-like, optional
         Where to note how much of its GPU the first of them used, see `shearbench.gpu_use`.
 
@@ -104,25 +105,37 @@ def train(
         One of several processes died.
     """
     architecture = architecture_for(name, variant, population, train_stamps.shape, len(train_stamps))
-    arguments: dict[str, Any] = {
-        "train_stamps": train_stamps,
-        "validation_stamps": validation_stamps,
-        "train_catalog": train_catalog,
-        "validation_catalog": validation_catalog,
-        "variant": variant,
-        "architecture": architecture,
-        "population": population,
-        "name": name,
-        "seed": seed,
-        "checkpoint": checkpoint,
-        "fingerprint": fingerprint,
-        "threads": max(1, threads // gpus),
-        "gpu_use": gpu_use,
-    }
-    with claimed(checkpoint, others or {}) as arguments["others"]:
+    identity = {"fingerprint": fingerprint, "variant": variant.model_dump(mode="json")}
+    own = Checkpoint(checkpoint, {**identity, "seed": seed})
+    candidates = {}
+    if together > 1 and not _drops_out(architecture, train_stamps):
+        candidates = {
+            other: Checkpoint(path, {**identity, "seed": other}) for other, path in (others or {}).items()
+        }
+    with claimed(own, candidates, together - 1) as taken:
+        arguments: dict[str, Any] = {
+            "train_stamps": train_stamps,
+            "validation_stamps": validation_stamps,
+            "train_catalog": train_catalog,
+            "validation_catalog": validation_catalog,
+            "variant": variant,
+            "architecture": architecture,
+            "population": population,
+            "name": name,
+            "checkpoints": {seed: own, **{other: candidates[other] for other in taken}},
+            "fingerprint": fingerprint,
+            "threads": max(1, threads // gpus),
+            "gpu_use": gpu_use,
+        }
         if gpus > 1:
             return launch(gpus, arguments)
         return train_share(**arguments, workers=Workers(), device=pick_device())
+
+
+def _drops_out(architecture: Architecture, stamps: StampSet) -> bool:
+    with torch.random.fork_rng([]):
+        network = ShearNetwork(architecture, stamps.shape, stamps.pixel_scale, not stamps.constant_psf)
+    return any(isinstance(layer, torch.nn.Dropout) for layer in network.modules())
 
 
 def train_share(
@@ -134,11 +147,9 @@ def train_share(
     architecture: Architecture,
     population: Population,
     name: str,
-    seed: int,
-    checkpoint: str | os.PathLike[str] | None,
+    checkpoints: dict[int, Checkpoint],
     fingerprint: str,
     threads: int,
-    others: dict[int, str | os.PathLike[str]],
     gpu_use: str | os.PathLike[str] | None,
     workers: Workers,
     device: torch.device,
@@ -149,24 +160,21 @@ def train_share(
     ----------
     architecture : Architecture
         The variant's, adapted to the population.
+    checkpoints : dict of int to Checkpoint
+        For each seed; what is returned is of the first.
     threads : int
         CPU threads of this process.
     workers : Workers
     device : torch.device
         Of this process.
     """
-    noted = gpu_use_of(gpu_use) if gpu_use is not None and workers.first else contextlib.nullcontext()
-    with noted, torch_settings(threads, seed, device):
-        identity = {"fingerprint": fingerprint, "variant": variant.model_dump(mode="json")}
-        checkpoints = {seed: Checkpoint(checkpoint, {**identity, "seed": seed})}
-        states = [checkpoints[seed].load(device)]
-        place = _place(states[0])
-        for other, path in others.items():
-            candidate = Checkpoint(path, {**identity, "seed": other})
-            state = candidate.load(device)
-            if _place(state) == place != _ENDED:
-                checkpoints[other] = candidate
-                states.append(state)
+    seeds = list(checkpoints)
+    states = [state for c in checkpoints.values() if (state := c.load(device)) is not None]
+    noted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    # What only ends has used nothing.
+    if gpu_use is not None and workers.first and not (states and states[0]["ended"]):
+        noted = gpu_use_of(gpu_use)
+    with noted, torch_settings(threads, seeds[0], device):
         training = prepare(
             train_stamps,
             validation_stamps,
@@ -176,23 +184,22 @@ def train_share(
             architecture,
             population,
             name,
-            list(checkpoints),
+            seeds,
             device,
             workers,
         )
-        seeds = training.seeds
-        workers.check_same(len(seeds), "checkpoints (trainings)")
-        if states[0] is not None:
-            training.restore([state for state in states[: len(seeds)] if state is not None])
+        if states:
+            training.restore(states)
+            states.clear()  # they lie on the device
         line = ProgressLine(f"{name} seed {' '.join(map(str, seeds))}", training.total_stamps * len(seeds))
-        history = training.run(list(checkpoints.values())[: len(seeds)], line)[0]
+        history = training.run(list(checkpoints.values()), line)[0]
         network = training.networks[0]
         _calibrate(network, training, variant.training.validation_levels)
     content = model_content(
         network,
         variant.model_copy(update={"options": architecture.model_dump(mode="json")}),
         name=name,
-        seed=seed,
+        seed=seeds[0],
         fingerprint=fingerprint,
         shape=train_stamps.shape,
         pixel_scale=train_stamps.pixel_scale,
@@ -200,13 +207,6 @@ def train_share(
         epoch=training.best_epoch(0),
     )
     return content, history
-
-
-def _place(state: dict[str, Any] | None) -> int:
-    """Return at which step a training is."""
-    if state is None:
-        return 0
-    return _ENDED if state["ended"] else state["step"]
 
 
 def prepare(
@@ -222,10 +222,7 @@ def prepare(
     device: torch.device,
     workers: Workers | None = None,
 ) -> Training:
-    """Return the training of some seeds at its start: of the first alone where the network drops out.
-
-    Parameters are those of `train_share`.
-    """
+    """Return the training of some seeds at its start; the other parameters are those of `train_share`."""
     shape, recipe, targets = train_stamps.shape, variant.training, architecture.targets
     examples = load_examples(train_stamps, train_catalog, targets, device)
     validation = load_examples(validation_stamps, validation_catalog, targets, device)
@@ -238,9 +235,6 @@ def prepare(
         network.fit_scaling(examples.images, examples.psf, examples.parameters)
         (workers or Workers()).take_from_first(network)
         networks.append(network)
-        if any(isinstance(layer, torch.nn.Dropout) for layer in network.modules()):
-            break
-    seeds = seeds[: len(networks)]
     if network.refinement is not None and not network.refinement.draws(examples.psf):
         raise ConfigError(
             f"variants.{name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and on "
