@@ -38,7 +38,7 @@ report: .venv/ready  ## Snakemake's report of the default run: results/quick/rep
 
 test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
 	@echo "== test"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup $(if $(SLOW),--slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(SLOW),--slow)
 
 test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (installs Debian's packages)
 	@echo "== test-slurm"

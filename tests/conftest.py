@@ -25,13 +25,8 @@ def _gpu_missing() -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    # Where several processes share the tests, a file is one's, for its fixtures; and so are all that look at
-    # the one run of the workflow, which begin, because they take the longest.
+    # Where several processes share the tests, the longest come first.
     items.sort(key=lambda item: item.path.parent.name != "workflow")
-    for item in items:
-        whole = item.path.parent if item.path.parent.name == "workflow" else item.path
-        if hasattr(config, "workerinput"):
-            item.add_marker(pytest.mark.xdist_group(whole.name))
     absent = {
         "slow": (lambda: not config.getoption("--slow"), "slow: run with --slow"),
         "gpu": (_gpu_missing, "no CUDA device here"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -54,10 +56,22 @@ def copy_workflow(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder in which the tiny configuration has run to its end. Not to be changed: see `run`."""
-    folder = tmp_path_factory.mktemp("finished")
-    copy_workflow(folder)
-    snakemake(folder)
+    """Return a folder in which the tiny configuration has run to its end. Not to be changed: see `run`.
+
+    It runs once, also where several processes share the tests.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "finished"
+    with open(shared / "finished.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = shared / "finished.done"
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            copy_workflow(folder)
+            snakemake(folder)
+            done.touch()
     return folder
 
 
