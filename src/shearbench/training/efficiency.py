@@ -27,6 +27,16 @@ _SHORTEST = 0.2  # seconds that one timing takes at least
 _SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices
 _COPIED = {"cpu": 2**26, "cuda": 2**30}  # bytes: more than any cache holds
 
+# Views that are not marked as such, and memory that is only allocated.
+_FREE = {
+    torch.ops.aten._unsafe_view,
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
+
 
 class Rates(NamedTuple):
     """What a device can do.
@@ -89,7 +99,7 @@ class Cost(TorchDispatchMode):
     ----------
     operations : list of (float, float)
         Floating-point operations of matrix products and convolutions, and bytes read and written, of each
-        operation that is no view.
+        operation that is more than a view or an allocation.
     """
 
     def __init__(self) -> None:
@@ -102,7 +112,7 @@ class Cost(TorchDispatchMode):
         """Call the operation and note its cost."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        if not function.is_view:
+        if not function.is_view and function._overloadpacket not in _FREE:
             counted = flop_registry.get(function._overloadpacket)
             flops = float(counted(*args, **kwargs, out_val=result)) if counted else 0.0
             tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
