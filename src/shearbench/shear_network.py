@@ -102,6 +102,11 @@ class ShearNetwork(nn.Module):
         return ("body.network", *(("refinement.damping", "refinement.correction") if self.refinement else ()))
 
     @property
+    def drops_out(self) -> bool:
+        """Whether its training steps draw random masks."""
+        return any(isinstance(layer, nn.Dropout) for layer in self.modules())
+
+    @property
     def shape_spread(self) -> Tensor:
         """Standard deviation of a component of the true shapes."""
         return self.target_spread[self.targets.index("g1")]

@@ -76,7 +76,7 @@ class Training:
         self.device = validation.images.device
         self.generator = torch.Generator(self.device)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
-        self.drops_out = any(isinstance(layer, torch.nn.Dropout) for layer in network.modules())
+        self.drops_out = network.drops_out
         self.optimisers = make_optimisers(network, recipe, int(self.models > 1))
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
         # In units of the spread; the last column is that of the answer's shape, refined or not.

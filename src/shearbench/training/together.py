@@ -29,22 +29,19 @@ class Stacked(nn.Module):
         self.count = len(modules)
         # What to compute, with no weights of its own; in a list, lest it be a submodule.
         self._plan = [copy.deepcopy(modules[0]).to("meta")]
-        self._weights: dict[str, str] = {}
-        self._statistics: dict[str, str] = {}
+        # A name within a module has dots, which a parameter's own may not have.
         for name, _ in modules[0].named_parameters():
             weights = [module.get_parameter(name) for module in modules]
             whole = nn.Parameter(torch.stack([weight.detach() for weight in weights]))
             for weight, part in zip(weights, whole.detach()):
                 weight.data = part
-            self._weights[name] = name.replace(".", "/")
-            self.register_parameter(self._weights[name], whole)
+            self.register_parameter(name.replace(".", "/"), whole)
         for name, _ in modules[0].named_buffers():
             owner, _, last = name.rpartition(".")
             statistics = torch.stack([module.get_buffer(name) for module in modules])
             for module, part in zip(modules, statistics):
                 setattr(module.get_submodule(owner), last, part)
-            self._statistics[name] = name.replace(".", "/")
-            self.register_buffer(self._statistics[name], statistics)
+            self.register_buffer(name.replace(".", "/"), statistics)
 
     def train(self, mode: bool = True) -> Stacked:
         """Set training or evaluation mode."""
@@ -58,9 +55,9 @@ class Stacked(nn.Module):
             return functional_call(self._plan[0], (weights, statistics), parts)
 
         weights: dict[str, Tensor] = {
-            name: self.get_parameter(stored) for name, stored in self._weights.items()
+            name.replace("/", "."): weight for name, weight in self.named_parameters()
         }
-        statistics = {name: self.get_buffer(stored) for name, stored in self._statistics.items()}
+        statistics = {name.replace("/", "."): statistic for name, statistic in self.named_buffers()}
         parts = (values.unflatten(0, (self.count, -1)) for values in inputs)
         return torch.vmap(one)(weights, statistics, *parts).flatten(0, 1)
 

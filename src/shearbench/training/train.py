@@ -135,7 +135,7 @@ def train(
 def _drops_out(architecture: Architecture, stamps: StampSet) -> bool:
     with torch.random.fork_rng([]):
         network = ShearNetwork(architecture, stamps.shape, stamps.pixel_scale, not stamps.constant_psf)
-    return any(isinstance(layer, torch.nn.Dropout) for layer in network.modules())
+    return network.drops_out
 
 
 def train_share(
