@@ -365,9 +365,8 @@ def _measurement(
 def psf_fits(psfs: int) -> Comparison[Images]:
     """Compare fits of three co-elliptical Gaussians to Moffat PSFs with ngmix's."""
     from shearbench.mixture.fit import fit_psf
-    from shearbench.peers.ngmix_fit import GalaxyFitter
 
-    fitter = GalaxyFitter(Ngmix(psf_model="coellip3"), PIXEL_SCALE)
+    fitter = Ngmix(psf_model="coellip3").fitter(PIXEL_SCALE)
     return Comparison(
         name="PSF fit coellip3 of Moffat vs ngmix",
         unit="PSFs/s",

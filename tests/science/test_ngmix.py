@@ -97,10 +97,8 @@ def test_an_answer_depends_on_the_stamp_alone():
     ],
 )
 def test_the_psf_model(psf, model, gaussians):
-    from shearbench.peers.ngmix_fit import GalaxyFitter
-
     image = psf.drawImage(nx=48, ny=48, scale=SCALE).array
-    observation = GalaxyFitter(Ngmix(psf_model=model), SCALE).psf(image)
+    observation = Ngmix(psf_model=model).fitter(SCALE).psf(image)
     assert len(observation.gmix) == gaussians
     assert observation.weight.min() > 0
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from shearbench.estimators.base import Estimator, Shapes
 
 if TYPE_CHECKING:
+    from shearbench.peers.ngmix_fit import GalaxyFitter
     from shearbench.stamps import StampBatch
 
 PsfModel = Literal["auto", "gauss", "coellip3", "coellip4", "coellip5", "em"]
@@ -68,7 +69,22 @@ class Ngmix(Estimator):
         """Estimate the shape of every stamp of a batch."""
         from shearbench.peers.ngmix_fit import fit_galaxies
 
-        return fit_galaxies(batch, self)
+        return fit_galaxies(batch, self.fitter(batch.pixel_scale))
+
+    def fitter(self, pixel_scale: float) -> GalaxyFitter:
+        """Return ngmix's fitters with these options, for stamps of a pixel scale in arcsec."""
+        from shearbench.peers.ngmix_fit import GalaxyFitter
+
+        return GalaxyFitter(
+            pixel_scale,
+            model=self.model,
+            psf_model=self.psf_model,
+            prior=self.prior == "standard",
+            prior_centroid=self.prior_centroid_arcsec,
+            prior_shape=self.prior_shape_sigma,
+            guess_hlr=self.guess_hlr_arcsec,
+            tries=self.tries,
+        )
 
 
 class NgmixMetacal(Ngmix):
@@ -95,4 +111,4 @@ class NgmixMetacal(Ngmix):
         """Estimate the ellipticity of every stamp of a batch, and its response."""
         from shearbench.peers.ngmix_fit import fit_metacal
 
-        return fit_metacal(batch, self)
+        return fit_metacal(batch, self.fitter(batch.pixel_scale), self.reconvolution, self.step)

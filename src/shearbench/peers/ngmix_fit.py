@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.estimators.base import Flag, Shapes
-from shearbench.estimators.ngmix import Ngmix, NgmixMetacal
 from shearbench.peers.renoising import second_noise
 from shearbench.stamps import StampBatch
 
@@ -34,13 +33,13 @@ _CAUSES = {
 }
 
 
-def fit_galaxies(batch: StampBatch, options: Ngmix) -> Shapes:
+def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
     """Fit every stamp of a batch.
 
     Parameters
     ----------
     batch : StampBatch
-    options : Ngmix
+    fitter : GalaxyFitter
 
     Returns
     -------
@@ -48,9 +47,8 @@ def fit_galaxies(batch: StampBatch, options: Ngmix) -> Shapes:
         Extras: ``row``, ``col`` (centroid from the stamp's centre, arcsec), ``flux``, ``s2n`` and ``T``
         (arcsec^2), or ``hlr`` (arcsec) and ``nu`` for spergel.
     """
-    fitter = GalaxyFitter(options, batch.pixel_scale)
     psf = fitter.psf(batch.psf_of(0)) if batch.constant_psf else None
-    spergel = options.model == "spergel"
+    spergel = fitter.model == "spergel"
     names = ["row", "col", "g1", "g2", *(["hlr", "nu"] if spergel else ["T"]), "flux"]
     values = np.full((len(batch), len(names)), np.nan)
     errors = np.full((len(batch), 2), np.nan)
@@ -76,7 +74,7 @@ def fit_galaxies(batch: StampBatch, options: Ngmix) -> Shapes:
     )
 
 
-def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
+def fit_metacal(batch: StampBatch, fitter: GalaxyFitter, reconvolution: str, step: float) -> Shapes:
     """Fit every stamp of a batch, unsheared and sheared both ways in both components.
 
     Noise is made isotropic by ngmix with a second noise field, given by `second_noise`.
@@ -84,7 +82,11 @@ def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
     Parameters
     ----------
     batch : StampBatch
-    options : NgmixMetacal
+    fitter : GalaxyFitter
+    reconvolution : {'fitgauss', 'azgauss', 'gauss'}
+        How ngmix finds the new PSF.
+    step : float
+        Shear applied, both ways and in both components.
 
     Returns
     -------
@@ -93,7 +95,6 @@ def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
         ``Rij = (e_i(+step in g_j) - e_i(-step in g_j)) / (2 step)``, and ``flux``, ``T``, ``s2n``. A stamp
         for which any of the five fits fails is flagged.
     """
-    fitter = GalaxyFitter(options, batch.pixel_scale)
     psf = fitter.psf(batch.psf_of(0)) if batch.constant_psf else None
     flag = np.zeros(len(batch), np.int64)
     names = ("g1", "g2", "g1_err", "g2_err", "R11", "R12", "R21", "R22", "flux", "T", "s2n")
@@ -104,7 +105,7 @@ def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
             observation = fitter.observation(
                 batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index)), noise[index]
             )
-            results = fitter.metacal(observation, int(batch.noise_id[index]), options)
+            results = fitter.metacal(observation, int(batch.noise_id[index]), reconvolution, step)
         except ngmix.gexceptions.NGmixBaseException:
             flag[index] = Flag.FAILED
             continue
@@ -112,7 +113,7 @@ def fit_metacal(batch: StampBatch, options: NgmixMetacal) -> Shapes:
             flag[index] |= cause_of(result["flags"])
         if not flag[index]:
             none, g = results["noshear"], {name: result["g"] for name, result in results.items()}
-            response = np.stack([g["1p"] - g["1m"], g["2p"] - g["2m"]], axis=1) / (2 * options.step)
+            response = np.stack([g["1p"] - g["1m"], g["2p"] - g["2m"]], axis=1) / (2 * step)
             errors = np.sqrt(np.diag(none["pars_cov"])[2:4])
             values[index] = *none["g"], *errors, *response.ravel(), none["flux"], none["T"], none["s2n"]
     columns = dict(zip(names, values.T))
@@ -130,19 +131,44 @@ def cause_of(flags: int) -> Flag:
 
 
 class GalaxyFitter:
-    """ngmix's fitters, guessers and runners, as some options want them.
+    """ngmix's fitters, guessers and runners for one model.
 
     Parameters
     ----------
-    options : Ngmix
     pixel_scale : float
         Arcsec.
+    model : {'gauss', 'exp', 'dev', 'spergel'}
+        Of the galaxy.
+    psf_model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
+        See `fit_psf`; not used by spergel.
+    prior : bool
+        Whether there is one: Gaussian in the centroid, Bernstein & Armstrong in the shape, flat in the rest.
+    prior_centroid : float
+        Its width in the centroid [arcsec].
+    prior_shape : float
+        Its width in the shape.
+    guess_hlr : float
+        Half-light radius that every fit starts from [arcsec].
+    tries : int
+        Fits from new guesses before a galaxy counts as failed.
     """
 
-    def __init__(self, options: Ngmix, pixel_scale: float) -> None:
-        self.options, self.pixel_scale = options, pixel_scale
+    def __init__(
+        self,
+        pixel_scale: float,
+        *,
+        model: str,
+        psf_model: str,
+        prior: bool,
+        prior_centroid: float,
+        prior_shape: float,
+        guess_hlr: float,
+        tries: int,
+    ) -> None:
+        self.pixel_scale, self.model, self.psf_model = pixel_scale, model, psf_model
+        self.guess_hlr, self.tries = guess_hlr, tries
         self.rng = np.random.RandomState(0)
-        self.prior = self._prior() if options.prior == "standard" else None
+        self.prior = self._prior(prior_centroid, prior_shape) if prior else None
 
     def psf(self, image: NDArray[np.float32]) -> ngmix.Observation:
         """Return the observation of a PSF, with the mixture fitted to it where the model needs one.
@@ -155,8 +181,8 @@ class GalaxyFitter:
             No mixture could be fitted.
         """
         observation = self._observation(image, _PSF_NOISE)
-        if self.options.model != "spergel":
-            fit_psf(observation, self.options.psf_model)
+        if self.model != "spergel":
+            fit_psf(observation, self.psf_model)
         return observation
 
     def observation(
@@ -176,7 +202,9 @@ class GalaxyFitter:
         self._seed(noise_id)
         return self.runner(observation).go(observation)
 
-    def metacal(self, observation: ngmix.Observation, noise_id: int, options: NgmixMetacal) -> dict[str, Any]:
+    def metacal(
+        self, observation: ngmix.Observation, noise_id: int, reconvolution: str, step: float
+    ) -> dict[str, Any]:
         """Fit one galaxy as metacalibration wants it; return ngmix's results by type of shear."""
         self._seed(noise_id)
         # The new PSF is a Gaussian, whatever the old one was.
@@ -189,8 +217,8 @@ class GalaxyFitter:
             runner=self.runner(observation),
             psf_runner=psf_runner,
             rng=self.rng,
-            psf=options.reconvolution,
-            step=options.step,
+            psf=reconvolution,
+            step=step,
             use_noise_image=True,
             types=["noshear", "1p", "1m", "2p", "2m"],
         )
@@ -203,21 +231,21 @@ class GalaxyFitter:
         self.rng.seed([noise_id & 0xFFFFFFFF, noise_id >> 32 & 0xFFFFFFFF])
 
     def runner(self, observation: ngmix.Observation) -> ngmix.runners.Runner:
-        """Return what fits a galaxy from fresh guesses, up to as many times as the options say.
+        """Return what fits a galaxy from fresh guesses, up to `tries` times.
 
         Made for each galaxy, because ngmix's guessers remember the flux of the last one by its address.
         """
-        options, guessers, fitting = self.options, ngmix.guessers, ngmix.fitting
-        hlr = options.guess_hlr_arcsec
-        if options.model == "spergel":
+        guessers, fitting = ngmix.guessers, ngmix.fitting
+        hlr = self.guess_hlr
+        if self.model == "spergel":
             flux = fitting.GalsimPSFFluxFitter().go(observation)["flux"]
             guesser = guessers.R50NuFluxGuesser(self.rng, hlr, 0.5, flux, prior=self.prior)
             fitter = fitting.GalsimSpergelFitter(prior=self.prior)
         else:
             guess_type = guessers.TPSFFluxAndPriorGuesser if self.prior else guessers.TPSFFluxGuesser
             guesser = guess_type(rng=self.rng, T=_T_OF_HLR * hlr**2, prior=self.prior)
-            fitter = fitting.Fitter(model=options.model, prior=self.prior)
-        return ngmix.runners.Runner(fitter=fitter, guesser=guesser, ntry=options.tries)
+            fitter = fitting.Fitter(model=self.model, prior=self.prior)
+        return ngmix.runners.Runner(fitter=fitter, guesser=guesser, ntry=self.tries)
 
     def _observation(self, image: NDArray[np.float32], sigma: float, **kwargs: Any) -> ngmix.Observation:
         ny, nx = image.shape
@@ -228,14 +256,14 @@ class GalaxyFitter:
             **kwargs,
         )
 
-    def _prior(self) -> Any:
-        width, rng = self.options.prior_centroid_arcsec, self.rng
+    def _prior(self, width: float, shape_width: float) -> Any:
+        rng = self.rng
         flat = {
             "cen_prior": ngmix.priors.CenPrior(0, 0, width, width, rng=rng),
-            "g_prior": ngmix.priors.GPriorBA(self.options.prior_shape_sigma, rng=rng),
+            "g_prior": ngmix.priors.GPriorBA(shape_width, rng=rng),
             "F_prior": ngmix.priors.FlatPrior(-100.0, 1e9, rng=rng),
         }
-        if self.options.model == "spergel":
+        if self.model == "spergel":
             # GalSim draws no Spergel profile with nu outside [-0.85, 4].
             return ngmix.joint_prior.PriorSpergelSep(
                 r50_prior=ngmix.priors.FlatPrior(0.01, 30.0, rng=rng),
