@@ -10,7 +10,7 @@ BIN := .venv/bin
 # environment; where neither is, the run says what is missing and goes on without.
 CONDA := $(firstword $(foreach tool,conda mamba micromamba,$(if $(shell command -v $(tool) 2>/dev/null),$(tool))))
 DEPLOY = $(shell $(BIN)/python -c "import importlib.util as u; print('' if u.find_spec('ngmix') else '$(if $(CONDA),--sdm conda)')")
-SNAKEMAKE = $(BIN)/snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
+SNAKEMAKE = $(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 LINTED = src scripts tests
 FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
 RUN = results/$(shell $(BIN)/python -c "from shearbench.config import load; print(load('config/config.yaml'$(if $(CONFIG),$(comma) '$(CONFIG)')).run)")
@@ -27,7 +27,7 @@ results: .venv/ready  ## run the default configuration: results/quick/ (takes up
 
 slurm: .venv/ready  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
 	@echo "== slurm: the workflow, submitted; docs/cluster.md says what to expect"
-	$(BIN)/snakemake --workflow-profile workflow/profiles/slurm $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
+	$(BIN)/python -m snakemake --workflow-profile workflow/profiles/slurm $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 
 figures: .venv/ready  ## redraw every figure from the metrics alone
 	@echo "== figures: from the metrics, nothing else"
@@ -55,7 +55,7 @@ lint: .venv/ready  ## style, types, and the workflow's own checks
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
-	$(BIN)/snakemake --lint
+	$(BIN)/python -m snakemake --lint
 
 format: .venv/ready  ## put the code in its layout
 	$(BIN)/ruff check --fix $(LINTED)

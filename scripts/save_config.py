@@ -6,4 +6,4 @@ from shearbench.files import write_text
 from shearbench.job import logged
 
 with logged(snakemake.log[0]):
-    write_text(snakemake.output[0], yaml.safe_dump(snakemake.params.config, sort_keys=False))
+    write_text(snakemake.output[0], yaml.safe_dump(dict(snakemake.params.config), sort_keys=False))

@@ -22,7 +22,9 @@ rule sample_posterior:
     conda:
         ENVIRONMENT
     params:
-        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
+        population=lambda w: untracked(
+            CONFIG.populations[w.population].model_dump(mode="json")
+        ),
         sigmas=sorted(CONFIG.noise_levels),
         galaxies=CONFIG.bayes_floor.galaxies,
         samples=CONFIG.bayes_floor.samples,
@@ -56,7 +58,7 @@ rule evaluate_bayes_floor:
     conda:
         ENVIRONMENT
     params:
-        labels=LABELS,
+        labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(
             [posterior_digest(population) for population in WITH_POSTERIOR],

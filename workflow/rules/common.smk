@@ -16,7 +16,10 @@ from shearbench.provenance import code_digest, digest
 
 try:
     CONFIG = resolve({key: value for key, value in config.items() if key != "left_out"})
-    STUDIES = load_studies("config/studies")
+    # Those of the folder that the run is started from, as its configuration; else those of the checkout.
+    STUDIES = load_studies(
+        next(filter(os.path.isdir, ["config/studies", CHECKOUT / "config/studies"]))
+    )
     for name in CONFIG.studies:
         if name not in STUDIES:
             raise ConfigError(
@@ -100,6 +103,14 @@ wildcard_constraints:
     study=any_of(STUDIES),
 
 
+def untracked(value):
+    """Return a mapping or a list that a script gets as it is, and Snakemake neither compares nor prints.
+
+    Its digest is in `depends`, which is short.
+    """
+    return UserDict(value) if isinstance(value, dict) else UserList(value)
+
+
 def galaxies(split):
     """Return the number of galaxies of a split."""
     return getattr(CONFIG.galaxies, split)
@@ -158,7 +169,7 @@ def stamps_mb(*splits):
 
 def gpus_per_training():
     """Return how many GPUs a training asks for: what the rule, a profile or --set-resources says."""
-    return workflow.get_rule("train").resources["gpu"].value
+    return rules.train.rule.resources["gpu"].value
 
 
 def estimates_of(population, split, noise, estimators=None, networks=None):

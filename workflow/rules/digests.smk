@@ -4,7 +4,7 @@
 def code_of(rule_name, modules=()):
     """Return the digest of a rule's script and of all the code it uses."""
     return code_digest(
-        str(Path(workflow.basedir).parent / "scripts" / f"{rule_name}.py"),
+        str(CHECKOUT / "scripts" / f"{rule_name}.py"),
         tuple(modules),
     )
 

@@ -20,7 +20,7 @@ rule measure:
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
-        options=lambda w: measuring_options(w.estimator),
+        options=lambda w: untracked(measuring_options(w.estimator)),
         stamps=lambda w: stamps_measured(w.split, w.estimator),
         sigma=lambda w: SIGMA[w.noise],
         seed=CONFIG.seed,
@@ -57,8 +57,10 @@ rule train:
         * gpus_per_training()
         * (8000 + 2 * stamps_mb("train") + stamps_mb("validation")),
     params:
-        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
-        variant=lambda w: VARIANTS[w.variant].model_dump(mode="json"),
+        population=lambda w: untracked(
+            CONFIG.populations[w.population].model_dump(mode="json")
+        ),
+        variant=lambda w: untracked(VARIANTS[w.variant].model_dump(mode="json")),
         gpu_use=f"{RUN}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
         # Outside the outputs, which Snakemake deletes before every attempt.
         checkpoint=f"{RUN}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",

@@ -32,7 +32,7 @@ rule evaluate_accuracy:
     conda:
         ENVIRONMENT
     params:
-        labels=LABELS,
+        labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
     script:
@@ -55,7 +55,7 @@ rule evaluate_shear_bias:
     conda:
         ENVIRONMENT
     params:
-        labels=LABELS,
+        labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
     script:
@@ -81,7 +81,7 @@ rule evaluate_residuals:
     conda:
         ENVIRONMENT
     params:
-        labels=LABELS,
+        labels=untracked(LABELS),
         first_seed=CONFIG.seeds[0],
         depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
     script:
@@ -107,11 +107,11 @@ rule evaluate_throughput:
     conda:
         ENVIRONMENT
     params:
-        labels=LABELS,
+        labels=untracked(LABELS),
         benchmarks=f"{RUN}/benchmarks",
         populations=POPULATIONS,
-        chunks=chunks("test"),
-        models=MODELS,
+        chunks=untracked(chunks("test")),
+        models=untracked(MODELS),
         depends=digest(
             estimates_digest("test"),
             estimates_digest("shear"),

@@ -23,8 +23,8 @@ rule summarise_networks:
     conda:
         ENVIRONMENT
     params:
-        variants=ARCHITECTURES,
-        channels=CHANNELS,
+        variants=untracked(ARCHITECTURES),
+        channels=untracked(CHANNELS),
         size=CONFIG.stamps.size_pixels,
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,
         depends=digest(

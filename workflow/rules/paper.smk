@@ -54,10 +54,12 @@ rule paper:
     params:
         run=CONFIG.run,
         # Each figure's file and the kind whose caption it gets.
-        figures=[(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths],
-        studies={
-            study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies
-        },
+        figures=untracked(
+            [(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths]
+        ),
+        studies=untracked(
+            {study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies}
+        ),
         depends=digest(
             METRICS_DIGEST,
             [study_digest(study) for study in CONFIG.studies],
@@ -65,6 +67,12 @@ rule paper:
         ),
     script:
         "../../scripts/paper.py"
+
+
+# What `save_config` depends on, one for each key, so that the reason of a rerun names the key that changed.
+SECTIONS = {
+    f"digest_of_{key}": f"{key} {digest(value)}" for key, value in CONFIG.dump().items()
+}
 
 
 rule save_config:
@@ -77,7 +85,8 @@ rule save_config:
     conda:
         ENVIRONMENT
     params:
-        config=CONFIG.dump(),
+        **SECTIONS,
+        config=untracked(CONFIG.dump()),
     script:
         "../../scripts/save_config.py"
 

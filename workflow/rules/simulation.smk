@@ -11,7 +11,9 @@ rule sample_catalog:
     conda:
         ENVIRONMENT
     params:
-        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
+        population=lambda w: untracked(
+            CONFIG.populations[w.population].model_dump(mode="json")
+        ),
         galaxies=lambda w: galaxies(w.split),
         seed=CONFIG.seed,
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,
@@ -34,7 +36,9 @@ rule simulate_stamps:
     conda:
         ENVIRONMENT
     params:
-        population=lambda w: CONFIG.populations[w.population].model_dump(mode="json"),
+        population=lambda w: untracked(
+            CONFIG.populations[w.population].model_dump(mode="json")
+        ),
         rows=lambda w: chunks(w.split)[int(w.chunk)],
         size=CONFIG.stamps.size_pixels,
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,

@@ -17,7 +17,7 @@ rule evaluate_study:
     conda:
         ENVIRONMENT
     params:
-        study=lambda w: STUDIES[w.study].model_dump(mode="json"),
+        study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         resamples=CONFIG.bootstrap,
         depends=lambda w: study_digest(w.study),
     script:
@@ -44,7 +44,7 @@ rule figure_study:
     conda:
         ENVIRONMENT
     params:
-        study=lambda w: STUDIES[w.study].model_dump(mode="json"),
+        study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         depends=lambda w: digest(study_digest(w.study), code_of("figure_study")),
     script:
         "../../scripts/figure_study.py"
@@ -63,7 +63,7 @@ rule table_study:
     conda:
         ENVIRONMENT
     params:
-        study=lambda w: STUDIES[w.study].model_dump(mode="json"),
+        study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         depends=lambda w: digest(study_digest(w.study), code_of("table_study")),
     script:
         "../../scripts/table_study.py"

@@ -1,0 +1,75 @@
+"""The workflow in a folder with an odd name, and as a module of another workflow."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import copy_workflow
+
+IMPORTER = """
+configfile: {checkout!r} + "/config/config.yaml"
+configfile: {checkout!r} + "/config/tiny.yaml"
+
+module shearbench:
+    snakefile: {checkout!r} + "/workflow/Snakefile"
+    config: config
+
+use rule * from shearbench{prefixed}
+
+rule mine:
+    default_target: True
+    input: rules.{prefix}all.input
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """Return a checkout, with an interpreter in it, whose path is no word of a shell."""
+    folder = tmp_path_factory.mktemp("odd") / "a b'c$d"
+    folder.mkdir()
+    copy_workflow(folder)
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+def run_in(folder, checkout, *arguments):
+    """Run snakemake with the checkout's interpreter in a folder, and return its exit status and its words."""
+    python = checkout / ".venv" / Path(sys.executable).relative_to(sys.prefix)
+    start = [str(python), "-m", "snakemake", "--cores", "1"]
+    done = subprocess.run([*start, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_jobs_run_in_a_folder_with_a_space_a_quote_and_a_dollar_sign(checkout):
+    target = "results/tiny/config.yaml"
+    status, words = run_in(checkout, checkout, "--configfile", "config/tiny.yaml", "--", target)
+    assert status == 0, words[-4000:]
+    assert (checkout / target).is_file()
+
+
+def test_braces_in_the_path_are_refused_with_the_reason(checkout):
+    moved = checkout.with_name("a{b}")
+    moved.mkdir()
+    copy_workflow(moved)
+    status, words = run_in(moved, checkout, "--dry-run")
+    assert status != 0
+    assert "braces" in words
+    assert "Traceback" not in words
+
+
+@pytest.mark.parametrize("prefix", ["", "sb_"])
+def test_another_workflow_uses_it_as_a_module(checkout, tmp_path, prefix):
+    text = IMPORTER.format(checkout=str(checkout), prefix=prefix, prefixed=f" as {prefix}*" if prefix else "")
+    (tmp_path / "Snakefile").write_text(text)
+    status, words = run_in(tmp_path, checkout, "--dry-run")
+    assert status == 0, words[-4000:]
+    assert re.search(rf"^{prefix}manifest +1$", words, re.MULTILINE)
+    if prefix:
+        # Its scripts are found, and so are the studies.
+        status, words = run_in(tmp_path, checkout, "results/tiny/config.yaml", f"{prefix}save_config")
+        assert status == 0, words[-4000:]
+        assert (tmp_path / "results/tiny/config.yaml").is_file()
