@@ -8,7 +8,7 @@ from shearbench.files import write_text
 from shearbench.job import logged
 from shearbench.paper.captions import captions
 from shearbench.paper.document import main_tex
-from shearbench.paper.numbers import collect_numbers, macros_tex, numbers_json
+from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.studies import Study
 
 with logged(snakemake.log[0]):
@@ -32,5 +32,12 @@ with logged(snakemake.log[0]):
     write_text(snakemake.output.macros, macros_tex(numbers))
     write_text(
         snakemake.output.main,
-        main_tex(snakemake.params.run, figures, tables, accuracy, list(snakemake.params.studies)),
+        main_tex(
+            snakemake.params.run,
+            figures,
+            tables,
+            accuracy,
+            macro_names(item.key for item in numbers),
+            list(snakemake.params.studies),
+        ),
     )

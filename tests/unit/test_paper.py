@@ -22,7 +22,7 @@ from shearbench.paper.captions import captions
 from shearbench.paper.document import main_tex
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
 from shearbench.paper.manifest import git_state, machine, make_manifest, verify, write_manifest
-from shearbench.paper.numbers import collect_numbers, macro_name, macros_tex, numbers_json
+from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.paper.tables import accuracy_tex, estimators_tex, shear_bias_tex, study_tex, throughput_tex
 from shearbench.rounding import MISSING, round_significant, round_to_error, shown
 from shearbench.studies import Study
@@ -299,13 +299,55 @@ class TestNumbers:
         assert json.loads(numbers_json(found))[name]["value"] is None
         assert rf"\newcommand{{\{name}}}{{--}}" in macros_tex(found)
 
-    def test_names_that_fall_together_are_kept_apart(self, run):
-        accuracy = run["accuracy"]
-        both = pd.concat([accuracy, accuracy.assign(estimator=accuracy["estimator"].str.replace("-", "_"))])
-        found = collect_numbers(both, run["shear_bias"], run["throughput"])
-        names = [item.macro for item in found]
-        assert len(set(names)) == len(names)
-        assert "RmseExpGaussNgmixExpSigmaOneEMinusFiveX" in names
+    def test_names_that_fall_together_are_spelled_and_quote_their_own_values(self, run):
+        accuracy = run["accuracy"].copy()
+        networks = accuracy[accuracy["estimator"] == "dilated"]
+        mlp = [networks.assign(estimator=name, label=name) for name in ("mlp1", "mlp-1")]
+        mlp[1]["rmse_over_crb"] *= 7
+        both = pd.concat([accuracy, *mlp])
+        numbers = collect_numbers(both, run["shear_bias"], run["throughput"])
+        content = json.loads(numbers_json(numbers))
+        assert len(content) == len(numbers)
+        sources = {name: entry["source"].get("estimator") for name, entry in content.items()}
+        plain = [name for name, estimator in sources.items() if estimator not in ("mlp1", "mlp-1")]
+        assert not any("Exact" in name for name in plain)
+        macros = macro_names(item.key for item in numbers)
+        text = main_tex("quick", [], [], both, macros)
+        for name in ("mlp1", "mlp-1"):
+            quoted = re.search(rf"\b{name} \\(RmseOverBound|Exact)(\w+)", text)
+            assert sources[quoted[1] + quoted[2]] == name
+
+    @given(
+        st.sets(
+            st.one_of(
+                st.tuples(
+                    st.sampled_from(["Rmse", "RmseOverBound"]),
+                    st.text("abAB1-_", min_size=1, max_size=3),
+                    st.text("abAB1-_", min_size=1, max_size=3),
+                    st.sampled_from([1e-5, 1e-2, 1.0000001e-2]),
+                ),
+                st.tuples(st.just("StudyRatio"), st.text(max_size=4), st.text(max_size=4)),
+                st.tuples(
+                    st.sampled_from(["Exact", "Verdict", "ExactCapitalr"]), st.text("abT-", max_size=3)
+                ),
+            ),
+            max_size=30,
+        )
+    )
+    def test_no_two_numbers_share_a_macro(self, keys):
+        names = macro_names(keys)
+        assert set(names) == keys
+        assert len(set(names.values())) == len(keys)
+        assert all(name.isascii() and name.isalpha() for name in names.values())
+        # One that is alone has the name that is easy to read, whichever others there are.
+        for key, name in names.items():
+            alone = macro_names([key])[key]
+            assert name == alone or name.startswith("Exact")
+
+    def test_a_number_twice_is_an_error(self, run):
+        twice = pd.concat([run["throughput"], run["throughput"]])
+        with pytest.raises(ValueError, match="twice, such as"):
+            collect_numbers(run["accuracy"], run["shear_bias"], twice)
 
     @pytest.mark.parametrize(
         ("parts", "name"),
@@ -321,14 +363,7 @@ class TestNumbers:
         ],
     )
     def test_macro_name(self, parts, name):
-        assert macro_name(*parts) == name
-
-    @given(st.floats(1e-9, 1e6), st.floats(1e-9, 1e6))
-    def test_noise_levels_have_names_of_their_own(self, one, other):
-        name = macro_name(one)
-        assert name.isalpha()
-        assert name.isascii()
-        assert (name == macro_name(other)) == (f"{one:.6g}" == f"{other:.6g}")
+        assert macro_names([parts]) == {parts: name}
 
 
 class TestDocument:
@@ -348,9 +383,11 @@ class TestDocument:
         assert "(40 for the slowest estimator)" in texts["shear_bias"]
 
     def test_every_macro_it_uses_is_defined(self, run):
-        text = main_tex("quick", [], [], run["accuracy"], ["down_sampling"])
+        numbers = collect_numbers(**run)
+        macros = macro_names(item.key for item in numbers)
+        text = main_tex("quick", [], [], run["accuracy"], macros, ["down_sampling"])
         used = set(re.findall(r"\\((?:RmseOverBound|Snr|Bound|Verdict)[A-Za-z]+)", text))
-        defined = {item.macro for item in collect_numbers(**run)}
+        defined = set(re.findall(r"newcommand\{\\(\w+)\}", macros_tex(numbers)))
         assert len(used) > 10
         assert used <= defined
 
@@ -371,7 +408,8 @@ class TestDocument:
             (tables / f"{name}.tex").write_text(text, encoding="utf-8")
         numbers = collect_numbers(**run)
         # a file that uses every macro, too
-        uses = "\n\n".join(rf"\{item.macro}" for item in numbers)
+        macros = macro_names(item.key for item in numbers)
+        uses = "\n\n".join(rf"\{name}" for name in macros.values())
         (tables / "all.tex").write_text(uses, encoding="utf-8")
         (paper / "macros.tex").write_text(macros_tex(numbers), encoding="utf-8")
         import matplotlib.figure
@@ -379,7 +417,7 @@ class TestDocument:
         matplotlib.figure.Figure(figsize=(2, 1)).savefig(paper / "figure_1.pdf")
         figures = [("figure_1.pdf", text) for text in captions(run["accuracy"], run["shear_bias"]).values()]
         paths = [f"../tables/{name}" for name in [*made, "all"]]
-        text = main_tex("quick_1", figures, paths, run["accuracy"], [study.name])
+        text = main_tex("quick_1", figures, paths, run["accuracy"], macros, [study.name])
         (paper / "main.tex").write_text(text, encoding="utf-8")
         done = subprocess.run(
             ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],

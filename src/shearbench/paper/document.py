@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
 from shearbench.paper.latex import escape, power_of_ten
-from shearbench.paper.numbers import macro_name
 
 
 def main_tex(
@@ -15,6 +14,7 @@ def main_tex(
     figures: Iterable[tuple[str, str]],
     tables: Sequence[str],
     accuracy: pd.DataFrame,
+    macros: Mapping[tuple[str | float, ...], str],
     studies: Iterable[str] = (),
 ) -> str:
     """Return ``paper/main.tex``, an article that pdflatex compiles where it lies.
@@ -29,6 +29,8 @@ def main_tex(
         Paths of the tables, relative to the paper's folder.
     accuracy : pandas.DataFrame
         ``metrics/accuracy.csv``: which numbers the text quotes, by their macros.
+    macros : mapping
+        The name of each number's macro (`shearbench.paper.numbers.macro_names`).
     studies : iterable of str
         Names of the studies whose verdict the text quotes.
 
@@ -48,8 +50,8 @@ def main_tex(
         r"\begin{document}",
         r"\maketitle",
         r"\section{Results}",
-        *_results(accuracy),
-        *[rf"\paragraph{{{escape(name)}.}} \{macro_name('Verdict', name)}" for name in studies],
+        *_results(accuracy, macros),
+        *[rf"\paragraph{{{escape(name)}.}} \{macros['Verdict', name]}" for name in studies],
         r"\section{Tables}",
         *[rf"\input{{{path}}}" for path in tables],
         r"\clearpage",
@@ -66,7 +68,7 @@ def main_tex(
     return "\n".join([*lines, r"\end{document}", ""])
 
 
-def _results(accuracy: pd.DataFrame) -> list[str]:
+def _results(accuracy: pd.DataFrame, macros: Mapping[tuple[str | float, ...], str]) -> list[str]:
     """One paragraph a population: RMSE over the bound of every estimator at the lowest and highest noise."""
     lines = []
     for population, rows in accuracy.groupby("population", sort=False):
@@ -74,12 +76,12 @@ def _results(accuracy: pd.DataFrame) -> list[str]:
         for noise in dict.fromkeys((float(rows["noise"].min()), float(rows["noise"].max()))):
             names = rows.loc[rows["noise"] == noise, ["estimator", "label"]].drop_duplicates("estimator")
             quoted = [
-                rf"{escape(label)} \{macro_name('RmseOverBound', population, estimator, noise)}"
+                rf"{escape(label)} \{macros['RmseOverBound', population, estimator, noise]}"
                 for estimator, label in names.itertuples(index=False)
             ]
             lines.append(
-                rf"At $\sigma$ = {power_of_ten(noise)} (median S/N \{macro_name('Snr', population, noise)}) "
-                rf"the bound is \{macro_name('Bound', population, noise)}; RMSE over the bound: "
+                rf"At $\sigma$ = {power_of_ten(noise)} (median S/N \{macros['Snr', population, noise]}) "
+                rf"the bound is \{macros['Bound', population, noise]}; RMSE over the bound: "
                 rf"{', '.join(quoted)}."
             )
     return lines

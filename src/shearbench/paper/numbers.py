@@ -2,8 +2,9 @@ r"""Every number that a text may quote, as LaTeX macros and as JSON.
 
 A macro's name says what it is, letters only: ``\{Quantity}{Population}{Estimator}{Noise}``. Names are those
 of the configuration with a capital for each word, digits are spelled out, and a noise level of 1e-5 is
-``SigmaOneEMinusFive``: ``\RmseExpGaussNgmixExpSigmaOneEMinusFive``. Under the same name
-``numbers.json`` has the value, error and unit, and the table, row and column they are from.
+``SigmaOneEMinusFive``: ``\RmseExpGaussNgmixExpSigmaOneEMinusFive``. Where two numbers would have one name
+(``mlp1`` and ``mlp-1`` are both ``MlpOne``), both are spelled character by character instead. Under the
+same name ``numbers.json`` has the value, error and unit, and the table, row and column they are from.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +27,7 @@ from shearbench.rounding import shown
 from shearbench.studies import Study
 
 _DIGITS = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))
+_CHARACTERS = {**_DIGITS, "-": "Dash", "_": "Underscore", ".": "Point", " ": "Space"}
 _ACCURACY = {  # macro's quantity: column, column of its error, unit
     "Rmse": ("rmse", "rmse_err", "reduced shear"),
     "RmseOverBound": ("rmse_over_crb", "rmse_over_crb_err", ""),
@@ -58,8 +61,8 @@ class Number:
 
     Attributes
     ----------
-    macro : str
-        Name of the LaTeX macro, without backslash.
+    key : tuple
+        What it is: its quantity, then names of the configuration and noise levels.
     value : float or str or None
         None where there is no finite value.
     error : float or None
@@ -71,7 +74,7 @@ class Number:
         ``table``, ``column``, and what picks the row.
     """
 
-    macro: str
+    key: tuple[str | float, ...]
     value: float | str | None
     error: float | None
     text: str
@@ -97,8 +100,12 @@ def collect_numbers(
     Returns
     -------
     list of Number
-        With names that are all different: should two differ only in characters that a macro's name
-        cannot have, the later one gets a letter more.
+        With keys that are all different.
+
+    Raises
+    ------
+    ValueError
+        A table has two rows for the same number.
     """
     found: list[Number] = []
     for row in level_bounds(accuracy).to_dict("records"):
@@ -115,13 +122,36 @@ def collect_numbers(
         found += _numbers(_COST, row, "metrics/throughput.csv", ("stage", "population", "name"))
     for study, table in studies:
         found += _study_numbers(study, table)
-    return _distinct(found)
+    twice = [key for key, uses in Counter(item.key for item in found).items() if uses > 1]
+    if twice:
+        raise ValueError(f"the metrics have {len(twice)} numbers twice, such as {twice[0]}")
+    return found
 
 
-def macro_name(*parts: object) -> str:
-    """Return parts as one macro's name: capitals and spelled-out digits; a float is a noise level."""
+def macro_names(keys: Iterable[tuple[str | float, ...]]) -> dict[tuple[str | float, ...], str]:
+    """Return the name of each number's macro: letters only, and no two alike.
+
+    Parameters
+    ----------
+    keys : iterable of tuple
+        A quantity, then names and noise levels (`Number.key`).
+
+    Returns
+    -------
+    dict of tuple to str
+        Capitals and spelled-out digits; where two keys, or a key and an exact name, would come out
+        alike, every one of them has its exact name.
+    """
+    keys = list(dict.fromkeys(keys))
+    plain = {key: _plain_name(key) for key in keys}
+    uses = Counter([*plain.values(), *map(_exact_name, keys)])
+    return {key: name if uses[name] == 1 else _exact_name(key) for key, name in plain.items()}
+
+
+def _plain_name(key: tuple[str | float, ...]) -> str:
+    """Return a key with a capital for each word: easy to read, but not always the only one of its name."""
     name = ""
-    for part in parts:
+    for part in key:
         if isinstance(part, float):
             exact = Decimal(f"{part:.6g}").normalize()
             mantissa = exact.scaleb(-exact.adjusted())
@@ -129,6 +159,25 @@ def macro_name(*parts: object) -> str:
         for word in re.findall(r"[A-Za-z]+|[0-9]", str(part)):
             name += _DIGITS.get(word) or word[0].upper() + word[1:]
     return name
+
+
+def _exact_name(key: tuple[str | float, ...]) -> str:
+    """Return a key spelled so that it can be read back: a capital begins whatever is no small letter."""
+    spelled = []
+    for part in key:
+        text = repr(part) if isinstance(part, float) else str(part)
+        spelled.append("".join(map(_spelled, text)))
+    return "Exact" + "Then".join(spelled)
+
+
+def _spelled(char: str) -> str:
+    if "a" <= char <= "z":
+        return char
+    if "A" <= char <= "Z":
+        return f"Capital{char.lower()}"
+    if char in _CHARACTERS:
+        return _CHARACTERS[char]
+    return "".join(["Code", *(_DIGITS[digit] for digit in str(ord(char))), "End"])
 
 
 def _numbers(
@@ -146,12 +195,12 @@ def _numbers(
     for quantity, (column, error_column, unit) in quantities.items():
         value = float(row[column])
         error = float(row[error_column]) if error_column else math.nan
-        macro = macro_name(prefix + quantity, *[row[key] for key in keys])
+        number = (prefix + quantity, *[row[key] for key in keys])
         text = (
             f"{value:.0f}" if column in _COUNTS and math.isfinite(value) else shown(value, error, latex=True)
         )
         found.append(
-            Number(macro, _finite(value), _finite(error), text, unit, {**source, "column": column}),
+            Number(number, _finite(value), _finite(error), text, unit, {**source, "column": column}),
         )
     return found
 
@@ -159,7 +208,7 @@ def _numbers(
 def _study_numbers(study: Study, table: pd.DataFrame) -> list[Number]:
     path = f"metrics/studies/{study.name}.csv"
     words = verdict(study, table)
-    found = [Number(macro_name("Verdict", study.name), words, None, escape(words), "", {"table": path})]
+    found = [Number(("Verdict", study.name), words, None, escape(words), "", {"table": path})]
     for row in table[table["judged"]].assign(value=labels(study, table)).to_dict("records"):
         source = {"table": path, "value": row["value"], "noise": study.noise}
         for quantity, column, error_column in (
@@ -168,10 +217,8 @@ def _study_numbers(study: Study, table: pd.DataFrame) -> list[Number]:
         ):
             value, error = float(row[column]), float(row[error_column])
             text = shown(value, error, latex=True)
-            macro = macro_name(quantity, study.name, row["value"])
-            found.append(
-                Number(macro, _finite(value), _finite(error), text, "", {**source, "column": column})
-            )
+            key = (quantity, study.name, row["value"])
+            found.append(Number(key, _finite(value), _finite(error), text, "", {**source, "column": column}))
     return found
 
 
@@ -179,24 +226,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _distinct(numbers: list[Number]) -> list[Number]:
-    taken: set[str] = set()
-    result = []
-    for item in numbers:
-        macro = item.macro
-        suffix = 0
-        while macro in taken:
-            suffix += 1
-            macro = item.macro + "X" * suffix
-        taken.add(macro)
-        result.append(replace(item, macro=macro))
-    return result
-
-
 def numbers_json(numbers: Iterable[Number]) -> str:
     """Return ``paper/numbers.json``: for each macro its value, error, printed text, unit and source."""
+    numbers = list(numbers)
+    names = macro_names(item.key for item in numbers)
     content = {
-        item.macro: {
+        names[item.key]: {
             "value": item.value,
             "error": item.error,
             "text": item.text,
@@ -217,10 +252,13 @@ def macros_tex(numbers: Iterable[Number]) -> str:
         r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo}. Of a population at a noise",
         r"% level: Snr, Bound, PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a",
         r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}. What has no value prints as --.",
+        "% Names that would be alike (of mlp1 and mlp-1) are spelled: Exact, then each character.",
     ]
+    numbers = list(numbers)
+    names = macro_names(item.key for item in numbers)
     for item in numbers:
         text = item.text if isinstance(item.value, str) else rf"\ensuremath{{{item.text}}}"
         if item.value is None:
             text = "--"
-        lines.append(rf"\newcommand{{\{item.macro}}}{{{text}}}")
+        lines.append(rf"\newcommand{{\{names[item.key]}}}{{{text}}}")
     return "\n".join(lines) + "\n"
