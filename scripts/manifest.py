@@ -9,6 +9,10 @@ from shearbench.stamps import read_index
 with logged(snakemake.log[0]):
     outputs = [*snakemake.input, *(chunk for index in snakemake.input.stamps for chunk in read_index(index))]
     manifest = make_manifest(
-        outputs, os.path.dirname(snakemake.output[0]), snakemake.params.seeds, repository="."
+        outputs,
+        os.path.dirname(snakemake.output[0]),
+        snakemake.params.seeds,
+        snakemake.params.inputs,
+        repository=".",
     )
     write_manifest(snakemake.output[0], manifest)

@@ -7,6 +7,7 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from shearbench.config import labels, load_studies, resolve, study_variants
+from shearbench.data.external import contents, external_files
 from shearbench.devices import visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError, nearest
 from shearbench.estimators import estimator_kinds

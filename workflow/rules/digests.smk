@@ -9,13 +9,15 @@ def code_of(rule_name, modules=()):
     )
 
 
-def file_stamp(path):
-    """Return what tells one version of an external file from another, without reading all of it."""
+@functools.lru_cache(maxsize=None)
+def inputs_of(population):
+    """Return the external files that a population is drawn from: path, bytes and SHA-256 of each."""
     try:
-        return [str(path), os.stat(path).st_size]
-    except OSError as error:
+        files = external_files(population, CONFIG.populations[population])
+        return contents(files, ".snakemake/shearbench/inputs.json", logger.warning)
+    except (ConfigError, OSError) as error:
         raise WorkflowError(
-            f"The configuration names a file that cannot be read: {error}"
+            f"The configuration is wrong, and nothing was started.\n{error}"
         ) from None
 
 
@@ -28,14 +30,9 @@ def catalog_digest(population, split):
         if split == "shear"
         else None
     )
-    files = [
-        file_stamp(path)
-        for path in (options.catalogue_file, options.psf.image_file)
-        if path
-    ]
     return digest(
         options.model_dump(mode="json"),
-        files,
+        [[file["path"], file["sha256"]] for file in inputs_of(population)],
         galaxies(split),
         shear,
         CONFIG.seed,

@@ -122,6 +122,7 @@ rule manifest:
         ENVIRONMENT
     params:
         seeds={"run": CONFIG.seed, "networks": list(CONFIG.seeds)},
+        inputs=[file for name in POPULATIONS for file in inputs_of(name)],
         depends=digest(
             METRICS_DIGEST,
             FIGURE_CODE,

@@ -28,6 +28,7 @@ def make_manifest(
     outputs: Iterable[str | os.PathLike[str]],
     root: str | os.PathLike[str],
     seeds: Mapping[str, Any],
+    inputs: Iterable[Mapping[str, Any]] = (),
     repository: str | os.PathLike[str] | None = None,
     packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
@@ -41,6 +42,8 @@ def make_manifest(
         The run's folder; paths in the manifest are relative to it.
     seeds : mapping
         The seeds of the run and of its networks.
+    inputs : iterable of mapping
+        Files made by others that the run read (`shearbench.data.external.contents`), each once.
     repository : path-like, optional
         A folder of the git checkout that made the run; by default the one this package is in.
     packages : sequence of str
@@ -49,7 +52,8 @@ def make_manifest(
     Returns
     -------
     dict
-        ``made`` (UTC, ISO 8601), ``outputs`` ({path: {sha256, bytes}}), ``seeds``, ``python``,
+        ``made`` (UTC, ISO 8601), ``outputs`` ({path: {sha256, bytes}}), ``inputs`` ({path: {sha256,
+        bytes}}, paths as the configuration gives them), ``seeds``, ``python``,
         ``shearbench`` and ``packages`` (versions), ``git`` ({commit, dirty}, or None outside a
         checkout), ``machine`` ({system, cpu, cores, memory_bytes, gpus}).
 
@@ -68,6 +72,7 @@ def make_manifest(
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "outputs": entries,
+        "inputs": {file["path"]: {"sha256": file["sha256"], "bytes": file["bytes"]} for file in inputs},
         "seeds": dict(seeds),
         "python": platform.python_version(),
         "shearbench": __version__,

@@ -1,0 +1,1 @@
+"""Data: the files of others that a run reads."""

@@ -1,0 +1,249 @@
+"""Files made by others that a run reads: which there are, and the digests of their contents.
+
+The workflow asks this while it plans, where GalSim, NumPy and astropy may not be installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from shearbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shearbench.populations import Population
+
+_CARD, _BLOCK = 80, 2880  # bytes of a FITS header's card, and of a block
+_BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
+# A file changed this short a time ago may change again without a new modification time.
+_SETTLED_NS = 2 * 10**9
+_LARGE = 10**9  # bytes; reading so many takes seconds
+
+
+def external_files(name: str, population: Population) -> list[str]:
+    """Return the files that GalSim reads to draw a population: PSF images, a catalogue, and those it names.
+
+    Parameters
+    ----------
+    name : str
+        The population's name, for error messages.
+    population : Population
+
+    Returns
+    -------
+    list of str
+        Paths as the configuration gives them; those named by a catalogue are in its folder.
+
+    Raises
+    ------
+    ConfigError
+        A file is not there, or the catalogue is no FITS table with the columns it needs.
+    """
+    at = f"populations.{name}"
+    files = []
+    if population.psf.image_file is not None:
+        files.append((f"{at}.psf.image_file", population.psf.image_file))
+    if population.catalogue_file is not None:
+        key = f"{at}.catalogue_file"
+        files.append((key, population.catalogue_file))
+        files += [(key, path) for path in _companions(population.catalogue_file)]
+        if population.profile == "cosmos-real":
+            _readable(key, population.catalogue_file)
+            files += [(key, path) for path in _named_images(key, population.catalogue_file)]
+    for key, path in files:
+        _readable(key, path)
+    return [path for _, path in files]
+
+
+def _readable(key: str, path: str) -> None:
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{key}: {path} cannot be read ({error.strerror}); give the path of a file that is there"
+        ) from None
+
+
+def _companions(catalogue: str) -> list[str]:
+    """Return the tables of fits and of selections that lie beside a catalogue."""
+    paths = [catalogue.replace(".fits", f"_{kind}.fits") for kind in ("fits", "selection")]
+    return [path for path in paths if path != catalogue and os.path.isfile(path)]
+
+
+def _named_images(key: str, catalogue: str) -> list[str]:
+    """Return the image, PSF and noise files that the columns of a catalogue of real galaxies name."""
+    try:
+        columns = text_columns(catalogue)
+        named = [*columns["gal_filename"], *columns["psf_filename"], *columns.get("noise_filename", [])]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{key}: {catalogue} is no GalSim catalogue of real galaxies ({error!r})"
+        ) from error
+    return [os.path.join(os.path.dirname(catalogue), file) for file in dict.fromkeys(named)]
+
+
+def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
+    """Read the columns of text of a FITS file's first table.
+
+    Parameters
+    ----------
+    path : path-like
+        May be compressed by gzip.
+
+    Returns
+    -------
+    dict of str to list of str
+        By the column's name in small letters; without blanks at the ends.
+
+    Raises
+    ------
+    OSError
+        The file cannot be read.
+    ValueError
+        It is not FITS, or its first extension is no binary table.
+    """
+    opened: Callable[..., Any] = gzip.open if os.fspath(path).endswith(".gz") else open
+    with opened(path, "rb") as file:
+        header = _header(file)
+        file.seek(file.tell() + -(-_data_bytes(header) // _BLOCK) * _BLOCK)
+        header = _header(file)
+        if header.get("XTENSION") != "BINTABLE":
+            raise ValueError(f"the first extension is {header.get('XTENSION')}, not a binary table")
+        width, rows = int(header["NAXIS1"]), int(header["NAXIS2"])
+        table = file.read(width * rows)
+    if len(table) < width * rows:
+        raise ValueError("the file is cut short")
+    columns, start = {}, 0
+    for index in range(1, int(header["TFIELDS"]) + 1):
+        form = re.fullmatch(r"(\d*)([A-Z]).*", header[f"TFORM{index}"])
+        if form is None or form[2] not in {*_BYTES, "X"}:
+            raise ValueError(f"column {index} has the unknown form {header[f'TFORM{index}']}")
+        repeat = int(form[1] or 1)
+        length = -(-repeat // 8) if form[2] == "X" else repeat * _BYTES[form[2]]
+        if form[2] == "A":
+            cells = [table[at : at + length] for at in range(start, width * rows, width)]
+            texts = [cell.split(b"\0")[0].decode("ascii").strip() for cell in cells]
+            columns[header.get(f"TTYPE{index}", "").lower()] = texts
+        start += length
+    return columns
+
+
+def _header(file: IO[bytes]) -> dict[str, str]:
+    """Read a FITS header: the values of its cards, quotes removed."""
+    values: dict[str, str] = {}
+    while len(block := file.read(_BLOCK)) == _BLOCK:
+        for at in range(0, _BLOCK, _CARD):
+            card = block[at : at + _CARD].decode("ascii")
+            if card.rstrip() == "END":
+                return values
+            if card[8:10] == "= ":
+                text = re.match(r"\s*'([^']*)'", card[10:])
+                values[card[:8].strip()] = text[1].strip() if text else card[10:].partition("/")[0].strip()
+    raise ValueError("it has no FITS header")
+
+
+def _data_bytes(header: dict[str, str]) -> int:
+    axes = [int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)]
+    if not axes:
+        return 0
+    pixels = 1
+    for length in axes:
+        pixels *= length
+    return abs(int(header["BITPIX"])) // 8 * (pixels + int(header.get("PCOUNT", 0)))
+
+
+def contents(
+    paths: Iterable[str], cache: str | os.PathLike[str], say: Callable[[str], None] = print
+) -> list[dict[str, Any]]:
+    """Return what files contain, as digests.
+
+    A file is read again only where its path, size, inode or times of modification and of change differ from
+    those in the cache.
+
+    Parameters
+    ----------
+    paths : iterable of str
+    cache : path-like
+        A JSON file; made where there is none, and made anew where it cannot be used.
+    say : callable
+        Called with a sentence before many bytes are read.
+
+    Returns
+    -------
+    list of dict
+        ``path`` as given, ``bytes``, ``sha256``; in the order given.
+
+    Raises
+    ------
+    OSError
+        A file cannot be read.
+    """
+    paths = list(dict.fromkeys(paths))
+    known = _known(cache)
+    states = {path: _state(path) for path in paths}
+    changed = [path for path in paths if known.get(_key(path), [None])[:-1] != states[path]]
+    if (size := sum(os.stat(path).st_size for path in changed)) > _LARGE:
+        say(f"Reading {size / 1e9:.1f} GB of {len(changed)} files of catalogues and PSF images, once.")
+    with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
+        digests = dict(zip(changed, pool.map(_sha256, changed)))
+    found = {path: digests.get(path) or known[_key(path)][-1] for path in paths}
+    settled = {
+        _key(path): [*states[path], digest]
+        for path, digest in digests.items()
+        if states[path] == _state(path) and time.time_ns() - max(states[path][:2]) > _SETTLED_NS
+    }
+    if settled:
+        _keep(cache, {**known, **settled})
+    return [{"path": path, "bytes": states[path][2], "sha256": found[path]} for path in paths]
+
+
+def _key(path: str) -> str:
+    return str(Path(path).resolve())
+
+
+def _state(path: str) -> list[int]:
+    status = os.stat(path)
+    return [status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino]
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _known(cache: str | os.PathLike[str]) -> dict[str, list[Any]]:
+    """Return the entries of the cache that are as they should be: four numbers and a digest."""
+    try:
+        entries = json.loads(Path(cache).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        path: entry
+        for path, entry in entries.items()
+        if isinstance(entry, list)
+        and [type(value) for value in entry] == [int] * 4 + [str]
+        and re.fullmatch("[0-9a-f]{64}", entry[-1])
+    }
+
+
+def _keep(cache: str | os.PathLike[str], entries: dict[str, list[Any]]) -> None:
+    """Write the cache whole, or not at all: it only saves time."""
+    with contextlib.suppress(OSError):
+        Path(cache).parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=Path(cache).parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(entries, file)
+        os.replace(temporary, cache)
