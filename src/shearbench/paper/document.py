@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -14,7 +15,7 @@ def main_tex(
     figures: Iterable[tuple[str, str]],
     tables: Sequence[str],
     accuracy: pd.DataFrame,
-    macros: Mapping[tuple[str | float, ...], str],
+    macros: Mapping[tuple[Any, ...], str],
     studies: Iterable[str] = (),
 ) -> str:
     """Return ``paper/main.tex``, an article that pdflatex compiles where it lies.
@@ -68,7 +69,7 @@ def main_tex(
     return "\n".join([*lines, r"\end{document}", ""])
 
 
-def _results(accuracy: pd.DataFrame, macros: Mapping[tuple[str | float, ...], str]) -> list[str]:
+def _results(accuracy: pd.DataFrame, macros: Mapping[tuple[Any, ...], str]) -> list[str]:
     """One paragraph a population: RMSE over the bound of every estimator at the lowest and highest noise."""
     lines = []
     for population, rows in accuracy.groupby("population", sort=False):

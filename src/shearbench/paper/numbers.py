@@ -74,7 +74,7 @@ class Number:
         ``table``, ``column``, and what picks the row.
     """
 
-    key: tuple[str | float, ...]
+    key: tuple[Any, ...]
     value: float | str | None
     error: float | None
     text: str
@@ -128,7 +128,7 @@ def collect_numbers(
     return found
 
 
-def macro_names(keys: Iterable[tuple[str | float, ...]]) -> dict[tuple[str | float, ...], str]:
+def macro_names(keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
     """Return the name of each number's macro: letters only, and no two alike.
 
     Parameters
@@ -148,7 +148,7 @@ def macro_names(keys: Iterable[tuple[str | float, ...]]) -> dict[tuple[str | flo
     return {key: name if uses[name] == 1 else _exact_name(key) for key, name in plain.items()}
 
 
-def _plain_name(key: tuple[str | float, ...]) -> str:
+def _plain_name(key: tuple[Any, ...]) -> str:
     """Return a key with a capital for each word: easy to read, but not always the only one of its name."""
     name = ""
     for part in key:
@@ -161,7 +161,7 @@ def _plain_name(key: tuple[str | float, ...]) -> str:
     return name
 
 
-def _exact_name(key: tuple[str | float, ...]) -> str:
+def _exact_name(key: tuple[Any, ...]) -> str:
     """Return a key spelled so that it can be read back: a capital begins whatever is no small letter."""
     spelled = []
     for part in key:
