@@ -11,6 +11,7 @@ from shearbench.data.external import contents, external_files
 from shearbench.devices import visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError, nearest
 from shearbench.estimators import estimator_kinds
+from shearbench.evaluation.failures import sentences_of_run
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
@@ -262,3 +263,5 @@ onsuccess:
         ).exists():
             state.unlink()
             state.with_name(f"{state.name}.lock").unlink(missing_ok=True)
+    for sentence in sentences_of_run(f"{RUN}/metrics"):
+        logger.warning(sentence)

@@ -30,7 +30,7 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
     entries = [
         *style.bound_handles(accuracy),
         *([] if bayes_floor is None else [style.floor_handle()]),
-        *style.handles(found, found, style.failed(accuracy, "rmse")),
+        *style.handles(found, found, style.failures(accuracy, "rmse")),
     ]
     columns = min(max(len(names), 1), 2)
     rows = -(-len(names) // 2) or 1

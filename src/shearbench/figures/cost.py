@@ -28,7 +28,7 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     found = style.looks(accuracy)
     levels = np.unique(accuracy["noise"].dropna())
     shown = list(dict.fromkeys([levels[0], levels[len(levels) // 2]])) if len(levels) else []
-    points = style.handles(found, found, style.failed(accuracy, "rmse_over_crb"), line=False)
+    points = style.handles(found, found, style.failures(accuracy, "rmse_over_crb"), line=False)
     entries = [style.crb_handle(), *points]
     width = style.SINGLE if len(shown) <= 1 else style.DOUBLE
     rows = max(len(names), 1)

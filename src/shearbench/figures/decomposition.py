@@ -45,7 +45,7 @@ def draw(accuracy: pd.DataFrame, population: str) -> Figure:
     names = [name for name in found if name in set(table["estimator"])]
     entries = [
         *style.bound_handles(table),
-        *style.handles(found, names, style.failed(table, "scatter")),
+        *style.handles(found, names, style.failures(table, "scatter")),
     ]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 2.7 + height), layout="constrained")

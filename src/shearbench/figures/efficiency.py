@@ -31,7 +31,7 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
     """
     names = style.populations_of(accuracy)
     found = style.looks(accuracy)
-    estimators = style.handles(found, found, style.failed(accuracy, "rmse_over_crb"))
+    estimators = style.handles(found, found, style.failures(accuracy, "rmse_over_crb"))
     floors = [] if bayes_floor is None else [style.floor_handle()]
     entries = [*style.bound_handles(accuracy), *floors, *estimators]
     width = style.SINGLE if len(names) <= 1 else style.DOUBLE

@@ -45,7 +45,7 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
     for letter in "mc":
         for survey, limit, grey in REQUIREMENTS[letter]:
             bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {style.exact(limit)}"))
-    entries = [*bands, *style.handles(found, names, style.failed(table, "m1"), line=False)]
+    entries = [*bands, *style.handles(found, names, style.failures(table, "m1"), line=False)]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 4.1 + height), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True)

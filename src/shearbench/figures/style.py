@@ -28,6 +28,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from numpy.typing import ArrayLike, NDArray
 
 from shearbench.evaluation import statistics
+from shearbench.evaluation.failures import failing
 from shearbench.files import atomic
 
 SINGLE = 3.5
@@ -478,19 +479,26 @@ def count(table: pd.DataFrame) -> str:
 # -- Legends --------------------------------------------------------------------------------------
 
 
-def failed(table: pd.DataFrame, column: str) -> set[str]:
-    """Return the estimators that have no finite value in a column."""
+def failures(table: pd.DataFrame, column: str) -> dict[str, str]:
+    """Return a remark for each estimator that fails: on all galaxies, or on most at some noise level."""
     good = table[np.isfinite(table[column].astype(float))]
-    return {str(name) for name in set(table["estimator"]) - set(good["estimator"])}
+    remarks = {str(name): "no result" for name in set(table["estimator"]) - set(good["estimator"])}
+    if "n_failed" in table:
+        for one in failing(table.to_dict("records")):
+            remarks.setdefault(one.estimator, "fails on most")
+    return remarks
 
 
 def handles(
-    found: Mapping[str, Look], shown: Iterable[str], without: Iterable[str] = (), line: bool = True
+    found: Mapping[str, Look],
+    shown: Iterable[str],
+    remarks: Mapping[str, str] | None = None,
+    line: bool = True,
 ) -> list[Line2D]:
-    """Return legend entries for the estimators `shown`; those `without` any result say so."""
-    shown, without = set(shown), set(without)
+    """Return legend entries for the estimators `shown`, each with the remark on it if there is one."""
+    shown, remarks = set(shown), remarks or {}
     entries = [
-        look.handle(f"{look.label} (no result)" if name in without else None)
+        look.handle(f"{look.label} ({remarks[name]})" if name in remarks else None)
         for name, look in found.items()
         if name in shown
     ]

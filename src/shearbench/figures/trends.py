@@ -42,7 +42,7 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
     found = style.looks(trends)
     names = [name for name in found if name in set(table["estimator"])]
     properties = [name for name in PROPERTIES if name in set(table["property"])]
-    entries = [style.crb_handle(), *style.handles(found, names, style.failed(table, "rmse"))]
+    entries = [style.crb_handle(), *style.handles(found, names, style.failures(table, "rmse"))]
     height = style.legend_height(entries, style.DOUBLE)
     figure = Figure(figsize=(style.DOUBLE, 3.9 + height), layout="constrained")
     axes = figure.subplots(2, max(len(properties), 1), squeeze=False, sharey="row", sharex="col")

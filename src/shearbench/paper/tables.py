@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shearbench.evaluation.failures import failing, sentences
 from shearbench.evaluation.statistics import combine_seeds
 from shearbench.evaluation.study import labels, verdict
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
@@ -88,7 +89,7 @@ def accuracy_tex(accuracy: pd.DataFrame) -> str:
         caption = (
             rf"RMSE of the shape, per component, for \texttt{{{escape(population)}}} at each noise level "
             rf"$\sigma$ per pixel, from {galaxies} galaxies "
-            rf"less the flagged ones. {_SEEDS}"
+            rf"less the flagged ones. {_SEEDS}{_failures(accuracy, population)}"
         )
         tables.append(
             longtable("l" + "r" * len(levels), head, body, caption, f"tab:accuracy-{_slug(population)}")
@@ -116,6 +117,7 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
             "errors over base galaxies; each appears under $\\pm$ shear in both components with equal noise, "
             "and rotated. Calibrated: divided by a response measured on other galaxies, or by the "
             f"estimator's own. A base galaxy with any flagged member is dropped. {_SEEDS}"
+            f"{_failures(shear_bias, population)}"
         )
         label = f"tab:shear-bias-{_slug(population)}"
         tables.append(longtable("llrrrrrr", head, body, caption, label, "scriptsize"))
@@ -163,7 +165,7 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
             "galaxies. An estimator that answers for ensembles only has no RMSE; its failures are galaxies "
             "of the shear split. An estimator with a prior may go below the bound at high noise, because it "
             "is biased. "
-            f"{_SEEDS}"
+            f"{_SEEDS}{_failures(accuracy, population)}"
         )
         label = f"tab:estimators-{_slug(population)}"
         tables.append(longtable("lrrrrrrr", head, body, caption, label, "scriptsize"))
@@ -242,6 +244,13 @@ def study_tex(study: Study, table: pd.DataFrame) -> str:
         rf"$\sigma$ = {power_of_ten(study.noise)}. {escape(verdict(study, table))}"
     )
     return longtable("lr" + "r" * (len(levels) + 2), head, body, caption, f"tab:study-{_slug(study.name)}")
+
+
+def _failures(table: pd.DataFrame, population: object) -> str:
+    """Return a note on the estimators that fail on most galaxies of a population; empty if there is none."""
+    own = table[table["population"] == population]
+    said = sentences(failing(own.to_dict("records")))
+    return "".join(f" {escape(sentence)}." for sentence in said)
 
 
 def _bias_cells(row: Mapping[Any, Any]) -> list[str]:
