@@ -22,7 +22,7 @@ class Failing(NamedTuple):
     n: int
 
 
-def failing(rows: Iterable[Mapping[str, Any]]) -> list[Failing]:
+def failing(rows: Iterable[Mapping[Any, Any]]) -> list[Failing]:
     """Return the estimators that fail on more than half of the galaxies, for each population and noise level.
 
     Parameters
