@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import subprocess
@@ -10,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+from shearbench.locks import can_lock, lock
 
 # Whose files nobody keeps are closed, and unlocked.
 _claimed: dict[tuple[str, ...], list[tuple[int, IO[bytes]]]] = {}
@@ -91,17 +92,18 @@ def claim_gpus(gpus: Sequence[str], count: int, folder: str | os.PathLike[str] |
 def _first_free(names: Sequence[str], locks: Path, taken: Sequence[int]) -> tuple[int, IO[bytes]]:
     """Lock the first free place: those of the first job on each GPU, then those of the second, and so on.
 
-    Positions that are taken already are left out.
+    Positions that are taken already are left out. Where files cannot be locked, all places are free, and the
+    process's number chooses one.
     """
+    first = 0 if can_lock(locks) else os.getpid() % len(names)
+    order = [*range(first, len(names)), *range(first)]
     for place in itertools.count():
-        for position, name in enumerate(names):
+        for position in order:
             if position in taken:
                 continue
-            file = open(locks / f"{name}.{place}", "ab")  # noqa: SIM115  (open as long as it is claimed)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-            else:
+            # Open as long as it is claimed.
+            file = open(locks / f"{names[position]}.{place}", "ab")  # noqa: SIM115
+            if lock(file):
                 return position, file
+            file.close()
     raise AssertionError("there is always another place")

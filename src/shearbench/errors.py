@@ -14,6 +14,10 @@ class ConfigError(ShearbenchError):
     """The configuration is wrong; raised before any job starts."""
 
 
+class DiskFullError(ShearbenchError, OSError):
+    """There is no room for a file."""
+
+
 class ContractError(ShearbenchError):
     """A file does not hold what its reader was promised."""
 

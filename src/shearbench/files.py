@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shearbench.errors import ContractError
+from shearbench.errors import ContractError, DiskFullError
+from shearbench.leftovers import temporary_name
 
 _METADATA_KEY = b"shearbench"
+_NOTHING = 65536  # bytes: a disk with less is full, for what a block of a file takes
 
 
 @contextlib.contextmanager
@@ -24,7 +28,8 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
 
     The file is on disk before it has its name, so neither a kill nor a power cut leaves a half-written
-    file that looks whole. On an error the temporary file is removed and the error goes on.
+    file that looks whole. On an error the temporary file is removed and the error goes on; that of a killed
+    process stays until the next run starts (`shearbench.leftovers`).
 
     Parameters
     ----------
@@ -35,18 +40,52 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     ------
     pathlib.Path
         Where to write. It keeps the suffix of `path`, which some writers look at.
+
+    Raises
+    ------
+    DiskFullError
+        There was no room for the file, whatever error the writer made of that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        full = _no_room(error, temporary, path)
         temporary.unlink(missing_ok=True)
+        if full is not None:
+            raise full from error
         raise
+
+
+def _no_room(error: BaseException, temporary: Path, path: Path) -> DiskFullError | None:
+    """Return the error for a file that found no room on its disk, or None where it failed for another reason.
+
+    HDF5, torch and numpy may hide the system's error in a text, behind an error of their own, or altogether.
+    """
+    if not isinstance(error, Exception):
+        return None
+    numbers: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None:
+        for number in (errno.ENOSPC, errno.EDQUOT):
+            if getattr(cause, "errno", None) == number or os.strerror(number) in str(cause):
+                numbers.add(number)
+        cause = cause.__cause__ or cause.__context__
+    written = temporary.stat().st_size if temporary.is_file() else 0
+    free = shutil.disk_usage(path.parent).free
+    if not numbers and free < _NOTHING and isinstance(error, OSError | RuntimeError):
+        numbers.add(errno.ENOSPC)
+    if not numbers:
+        return None
+    return DiskFullError(
+        f"{path}: {os.strerror(numbers.pop())}: {written / 1e6:.1f} MB of the file were written, and "
+        f"{free / 1e6:.1f} MB are free in {path.parent}. Make room and start again; finished files stay"
+    )
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import signal
 import sys
 import time
 import traceback
@@ -42,6 +43,10 @@ class _Tee:
 def logged(log: str) -> Iterator[None]:
     """Copy all that a job prints to its log file, and end it in plain words when it fails.
 
+    Snakemake shows the log of a job that failed (``show-failed-logs``), so an error is written there and
+    nowhere else. Where it is made for the user (`ShearbenchError`, `OSError`), the log has its message, and
+    a file beside it with the suffix ``.traceback`` has its traceback; otherwise the log has both.
+
     Parameters
     ----------
     log : str
@@ -50,32 +55,49 @@ def logged(log: str) -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With status 1, where the block raised; the log has the traceback. An error made for the user
-        (`ShearbenchError`, a full disk) is printed without one.
+        With status 1 where the block raised an error, and 130 where it was interrupted by Ctrl-C.
     """
     path = Path(log)
-    path.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stderr, stdout = sys.stderr, sys.stdout
+    details = path.with_suffix(".traceback")
     # Unbuffered: what a full disk refuses is lost at once, and does not come back when the file is closed.
-    with open(path, "wb", buffering=0) as raw, io.TextIOWrapper(raw, "utf-8", write_through=True) as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        details.unlink(missing_ok=True)
+        raw = open(path, "wb", buffering=0)  # noqa: SIM115  (closed below, with its text)
+    except OSError as error:
+        print(f"error: {error}", file=stderr)
+        sys.exit(1)
+    with io.TextIOWrapper(raw, "utf-8", write_through=True) as file:
         sys.stderr = sys.stdout = tee = _Tee(stderr, file)
         handler = logging.StreamHandler(tee)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
         root.addHandler(handler)
+
+        def fail(text: str) -> None:
+            try:
+                file.write(text)
+            except OSError:
+                stderr.write(text)
+            sys.exit(1)
+
         try:
             yield
             with contextlib.suppress(OSError):
                 file.write(f"done in {time.monotonic() - started:.1f} s\n")
         except (ShearbenchError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            text = f"error: {error}\n"
             with contextlib.suppress(OSError):
-                traceback.print_exc(file=file)
-            sys.exit(1)
+                details.write_text(traceback.format_exc(), encoding="utf-8")
+                text += f"traceback: {details}\n"
+            fail(text)
+        except KeyboardInterrupt:
+            print("interrupted", file=tee)
+            sys.exit(128 + signal.SIGINT)
         except Exception:
-            traceback.print_exc()
-            sys.exit(1)
+            fail(traceback.format_exc())
         finally:
             root.removeHandler(handler)
             sys.stderr, sys.stdout = stderr, stdout

@@ -22,6 +22,7 @@ import pandas as pd
 from shearbench.errors import ContractError, ShearbenchError
 from shearbench.estimators.base import Flag, Shapes
 from shearbench.files import read_table, write_table
+from shearbench.processes import deaf_to_interrupts, end_with
 from shearbench.stamps import StampBatch, StampSet
 
 log = logging.getLogger(__name__)
@@ -228,8 +229,9 @@ def _measure_here(
 _worker: tuple[Measurer, StampSet, float, int]
 
 
-def _start_worker(estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int) -> None:
+def _start_worker(parent: int, estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int) -> None:
     global _worker
+    end_with(parent)
     stamps = StampSet(paths)
     _worker = (estimator, stamps, sigma, seed)
     with contextlib.suppress(Exception):
@@ -252,10 +254,9 @@ def _measure_apart(
 ) -> Iterator[_Part]:
     # Fork would copy locks held by the threads of BLAS, numba and torch.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(processes, len(spans)), context, _start_worker, (estimator, paths, sigma, seed)
-    ) as pool:
-        with _environment_of_workers():
+    arguments = (os.getpid(), estimator, paths, sigma, seed)
+    with ProcessPoolExecutor(min(processes, len(spans)), context, _start_worker, arguments) as pool:
+        with _environment_of_workers(), deaf_to_interrupts():
             futures: list[Future[_Part]] = [pool.submit(_measure_span, *span) for span in spans]
         try:
             for future in as_completed(futures):
@@ -265,7 +266,10 @@ def _measure_apart(
                 f"a process measuring with {estimator.kind} died, perhaps for lack of memory; run again with "
                 "fewer processes or a smaller batch"
             ) from error
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt waits for no batch
+                for child in multiprocessing.active_children():
+                    child.kill()
             pool.shutdown(cancel_futures=True)
             raise
 

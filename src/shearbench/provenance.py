@@ -15,9 +15,19 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).parent
-# Logging, the choice of a GPU and the measurement of its use, the wording of errors and the checking of
-# options leave no trace in a result (the options' values are in the digests themselves).
-_NO_RESULT = {"job.py", "devices.py", "gpu_use.py", "errors.py", "options.py"}
+# Logging, locks, names of temporary files, the ends of processes, the choice of a GPU and the measurement of
+# its use, the wording of errors and the checking of options leave no trace in a result (the options' values
+# are in the digests themselves).
+_NO_RESULT = {
+    "job.py",
+    "locks.py",
+    "leftovers.py",
+    "processes.py",
+    "devices.py",
+    "gpu_use.py",
+    "errors.py",
+    "options.py",
+}
 
 
 @cache

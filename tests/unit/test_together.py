@@ -14,7 +14,7 @@ from simulated import make_splits
 from test_parallel_training import CPU, DILATED, REFINED, WHITENED, make_training, take_steps, variant
 
 from shearbench.populations import PRESETS, Population
-from shearbench.training import checkpoint, loop
+from shearbench.training import loop
 from shearbench.training.checkpoint import Checkpoint, claimed
 from shearbench.training.loop import Training, clip_gradients
 from shearbench.training.optimisers import Soap
@@ -347,15 +347,3 @@ def test_a_seed_that_another_job_trains_is_waited_for_or_left_out(splits, tmp_pa
         other.kill()
     waiting.join(20)
     assert not waiting.is_alive()
-
-
-def test_without_locks_there_is_a_warning_and_no_end(tmp_path, monkeypatch):
-    def unsupported(file, flags):
-        raise OSError("no locks here")
-
-    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
-    with (
-        pytest.warns(UserWarning, match=r"seed3\.pt\.lock cannot be locked"),
-        claimed(Checkpoint(tmp_path / "seed3.pt", {}), {}, 0) as taken,
-    ):
-        assert taken == []

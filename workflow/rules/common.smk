@@ -12,6 +12,7 @@ from shearbench.devices import visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError, nearest
 from shearbench.estimators import estimator_kinds
 from shearbench.evaluation.failures import sentences_of_run
+from shearbench.leftovers import remove_leftovers
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
@@ -249,6 +250,10 @@ onstart:
         hold_lock(f"{RUN}/.lock")
     except ShearbenchError as error:
         raise WorkflowError(str(error)) from None
+    if left := remove_leftovers(RUN):
+        logger.info(
+            f"Removed {len(left)} temporary files of jobs that were killed."
+        )
     for reason in dict.fromkeys(MISSING.values()):
         names = ", ".join(name for name, why in MISSING.items() if why == reason)
         logger.warning(f"Left out of this run: {names}. {reason}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import warnings
@@ -14,6 +13,7 @@ from typing import IO, Any
 import torch
 
 from shearbench.files import atomic
+from shearbench.locks import lock
 
 
 class Checkpoint:
@@ -86,15 +86,15 @@ def claimed(own: Checkpoint, others: Mapping[int, Checkpoint], most: int) -> Ite
         taken: list[int] = []
         if own.path is not None:
             file = held.enter_context(_lock_file(own.path))
-            if not _lock(file, fcntl.LOCK_NB):
+            if not lock(file):
                 print("another job trains this seed together with its own: waiting for it", file=sys.stderr)
-                _lock(file)
+                lock(file, wait=True)
             step = own.step() if others else None
             for seed, other in others.items():
                 if other.path is None or step is None or len(taken) >= most:
                     break
                 file = _lock_file(other.path)
-                if _lock(file, fcntl.LOCK_NB) and other.step() == step:
+                if lock(file) and other.step() == step:
                     held.enter_context(file)
                     taken.append(seed)
                 else:
@@ -105,17 +105,6 @@ def claimed(own: Checkpoint, others: Mapping[int, Checkpoint], most: int) -> Ite
 def _lock_file(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path.with_name(f"{path.name}.lock"), "ab")
-
-
-def _lock(file: IO[bytes], flags: int = 0) -> bool:
-    """Lock a file and return whether that was possible; where there are no locks, nobody is waited for."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | flags)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        warnings.warn(f"{file.name} cannot be locked ({error}); jobs may train the same seeds", stacklevel=3)
-    return True
 
 
 def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
