@@ -6,6 +6,7 @@ import re
 
 import yaml
 from conftest import planned, snakemake
+from moving import move_modules
 
 JUDGED = {
     "evaluate_accuracy",
@@ -42,6 +43,19 @@ def test_comments_and_other_targets_do_not_count(run):
         path.write_text(f"# a remark\n{path.read_text()}\n# another\n")
     assert planned(run) == {}
     assert planned(run, ["figures"]) == {}
+
+
+def test_moved_modules_make_nothing_anew_and_count_where_they_are(run):
+    package = run / "src/shearbench"
+    moved = {path.stem for path in package.glob("*.py")} & {"fourier", "noise", "bounds", "layers", "job"}
+    moves = {f"shearbench.{name}": f"shearbench.attic.a_{name}" for name in moved}
+    move_modules(run, {**moves, "shearbench.mixture.fit": "shearbench.attic.one_fit"})
+    assert planned(run) == {}
+    module = package / "attic/one_fit.py"
+    module.write_text(module.read_text() + "\n_CHANGED = True\n")
+    jobs = planned(run)
+    assert {"measure", "evaluate_accuracy"} <= set(jobs)
+    assert not {"train", "predict", "simulate_stamps", "cramer_rao"} & set(jobs)
 
 
 def test_a_new_noise_level_trains_nothing(run):
@@ -92,7 +106,7 @@ def test_a_wider_variant_trains_that_variant_alone(run):
 
 
 def test_a_change_of_the_fits_trains_nothing(run):
-    module = run / "src/shearbench/mixture/__init__.py"
+    module = run / "src/shearbench/mixture/fit.py"
     module.write_text(module.read_text() + "\n_CHANGED = True\n")
     jobs = planned(run)
     # mixture-exp and mixture-gauss at two levels on test and one on shear; not HSM.
