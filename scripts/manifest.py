@@ -1,6 +1,7 @@
 """Write what every output is, byte for byte, and what it was made with."""
 
 import os
+import sys
 
 from shearbench.job import logged
 from shearbench.paper.manifest import make_manifest, write_manifest
@@ -13,6 +14,7 @@ with logged(snakemake.log[0]):
         os.path.dirname(snakemake.output[0]),
         snakemake.params.seeds,
         snakemake.params.inputs,
-        repository=".",
     )
+    if manifest["git"]["reason"]:
+        print(f"the manifest names no commit: {manifest['git']['reason']}", file=sys.stderr)
     write_manifest(snakemake.output[0], manifest)

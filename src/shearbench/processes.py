@@ -7,10 +7,13 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+_LOOK = 0.2  # seconds between two looks at the other process
 
 
 def end_with(process: int, folder: str | os.PathLike[str] | None = None) -> None:
@@ -26,7 +29,10 @@ def end_with(process: int, folder: str | os.PathLike[str] | None = None) -> None
 
     def wait() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            psutil.Process(process).wait()
+            other = psutil.Process(process)
+            # One that has ended is a zombie until its parent has asked for its status, which may never be.
+            while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_LOOK)
         if folder is not None:
             shutil.rmtree(Path(folder), ignore_errors=True)
         os._exit(1)

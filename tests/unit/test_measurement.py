@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import sys
 from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from shearbench.errors import ContractError, ShearbenchError
@@ -145,6 +148,53 @@ def test_processes_do_not_matter_and_have_one_thread_each(stamps, monkeypatch):
 def test_a_killed_process_is_an_error_and_not_a_hang(stamps):
     with pytest.raises(ShearbenchError, match="died"):
         measure_stamps(Sums(kills_on=122), stamps, 0.3, 2, processes=2, batch=10)
+
+
+SLOW = """
+import sys, time
+from shearbench.estimators.base import Estimator
+
+class Slow(Estimator):
+    kind = "slow"
+
+    def measure(self, batch):
+        print("begun", file=sys.stderr, flush=True)
+        time.sleep(300)
+"""
+MEASURE = """
+import sys
+from slow import Slow
+from shearbench.job import logged
+from shearbench.measurement import measure_stamps
+from shearbench.stamps import StampSet
+
+if __name__ == "__main__":
+    with logged(sys.argv[1]):
+        measure_stamps(Slow(), StampSet(sys.argv[2:]), 0.3, 2, processes=2)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_job_however_it_ends(stamps, tmp_path, how):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "measure.py").write_text(MEASURE)
+    job = subprocess.Popen(
+        [sys.executable, tmp_path / "measure.py", tmp_path / "job.log", *stamps.paths],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert [job.stderr.readline() for _ in range(2)] == ["begun\n"] * 2
+    family = psutil.Process(job.pid).children(recursive=True)
+    assert len(family) >= 2
+    if how == signal.SIGINT:
+        os.killpg(job.pid, how)  # Ctrl-C reaches all
+        assert job.communicate(timeout=60)[1] == "interrupted\n"
+        assert job.returncode == 130
+    else:
+        job.kill()
+    assert not psutil.wait_procs(family, timeout=30)[1]
+    job.communicate()
 
 
 def test_an_estimator_that_is_not_there_says_so(stamps):

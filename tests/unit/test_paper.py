@@ -469,24 +469,44 @@ class TestManifest:
 
     @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
     def test_git(self, tmp_path, monkeypatch):
+        checkout = tmp_path / "a checkout"
+        file = checkout / "src/shearbench/__init__.py"
+        file.parent.mkdir(parents=True)
+        file.write_text("1")
+
+        def git(*arguments, folder=checkout):
+            command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder), *arguments]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+        def why_none(state):
+            assert state["commit"] is state["dirty"] is None
+            return state["reason"]
+
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-        assert git_state(tmp_path) is None
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-
-        def git(*arguments):
-            subprocess.run(
-                ["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True
-            )
-
+        assert "not a git repository" in why_none(git_state(file))
+        # The code lies in a folder of another project, which does not track it.
+        git("init", folder=tmp_path)
+        git("commit", "--allow-empty", "-m", "another", folder=tmp_path)
+        assert f"is not part of the repository {tmp_path}" in why_none(git_state(file))
         git("init")
-        (tmp_path / "a").write_text("1")
-        git("add", "a")
+        assert "is not part of the repository" in why_none(git_state(file))
+        git("add", "src")
         git("commit", "-m", "one")
-        state = git_state(tmp_path)
-        assert len(state["commit"]) == 40
-        assert state["dirty"] is False
-        (tmp_path / "a").write_text("2")
-        assert git_state(tmp_path)["dirty"] is True
+        commit = {"commit": git("rev-parse", "HEAD"), "reason": None}
+        monkeypatch.chdir(tmp_path)  # a run that is started elsewhere
+        monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # or by a hook of another repository
+        assert git_state(file) == {**commit, "dirty": False}
+        (checkout / "notes.txt").write_text("")
+        assert git_state(file) == {**commit, "dirty": False}
+        (checkout / "src/new.py").write_text("")
+        assert git_state(file) == {**commit, "dirty": True}
+        (checkout / "src/new.py").unlink()
+        file.write_text("2")
+        assert git_state(file) == {**commit, "dirty": True}
+        monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+        assert "dubious ownership" in why_none(git_state(file))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert why_none(git_state(file)) == "git is not installed"
 
     def test_machine(self):
         found = machine()

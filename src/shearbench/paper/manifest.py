@@ -19,6 +19,7 @@ from shearbench.errors import ContractError
 from shearbench.files import file_digest, write_text
 
 RULE = "write_manifest"
+_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 PACKAGES = (
     "anacal galsim h5py matplotlib ngmix numba numpy pandas pyarrow pydantic scipy snakemake torch"
 ).split()
@@ -29,7 +30,6 @@ def make_manifest(
     root: str | os.PathLike[str],
     seeds: Mapping[str, Any],
     inputs: Iterable[Mapping[str, Any]] = (),
-    repository: str | os.PathLike[str] | None = None,
     packages: Sequence[str] = PACKAGES,
 ) -> dict[str, Any]:
     """Return the manifest of a run.
@@ -44,8 +44,6 @@ def make_manifest(
         The seeds of the run and of its networks.
     inputs : iterable of mapping
         Files made by others that the run read (`shearbench.data.external.contents`), each once.
-    repository : path-like, optional
-        A folder of the git checkout that made the run; by default the one this package is in.
     packages : sequence of str
         Distributions whose versions are noted; one that is not installed has None.
 
@@ -54,8 +52,8 @@ def make_manifest(
     dict
         ``made`` (UTC, ISO 8601), ``outputs`` ({path: {sha256, bytes}}), ``inputs`` ({path: {sha256,
         bytes}}, paths as the configuration gives them), ``seeds``, ``python``,
-        ``shearbench`` and ``packages`` (versions), ``git`` ({commit, dirty}, or None outside a
-        checkout), ``machine`` ({system, cpu, cores, memory_bytes, gpus}).
+        ``shearbench`` and ``packages`` (versions), ``git`` (see `git_state`; of the checkout that
+        this package is in), ``machine`` ({system, cpu, cores, memory_bytes, gpus}).
 
     Raises
     ------
@@ -77,7 +75,7 @@ def make_manifest(
         "python": platform.python_version(),
         "shearbench": __version__,
         "packages": {name: _version(name) for name in packages},
-        "git": git_state(Path(__file__).parent if repository is None else repository),
+        "git": git_state(__file__),
         "machine": machine(),
     }
 
@@ -122,13 +120,49 @@ def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = N
     return problems
 
 
-def git_state(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the commit of the checkout that a folder is in and whether tracked files differ from it."""
-    commit = _output_of("git", "-C", os.fspath(folder), "rev-parse", "HEAD")
-    if commit is None:
-        return None
-    changed = _output_of("git", "-C", os.fspath(folder), "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": changed != ""}
+def git_state(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the commit of the checkout that a file of code belongs to.
+
+    Parameters
+    ----------
+    file : path-like
+        A file without which the code would not run: in another project's repository it is not tracked.
+
+    Returns
+    -------
+    dict
+        ``commit``; ``dirty``, whether tracked files differ from it or code is there that is not tracked;
+        ``reason``, why there is no commit. Each is None where it does not apply.
+    """
+    path = Path(file).resolve()
+    # Variables such as GIT_DIR, which git itself sets for its hooks, would name another repository.
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(path.parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=True, env=environment
+        ).stdout
+
+    try:
+        top = git("rev-parse", "--show-toplevel").strip()
+        if not git("ls-files", "--", path.name):
+            return _no_commit(f"the code in {path.parent} is not part of the repository {top}")
+        commit = git("rev-parse", "HEAD").strip()
+        entries = git("-C", top, "status", "--porcelain").splitlines()
+    except FileNotFoundError:
+        return _no_commit("git is not installed")
+    except subprocess.CalledProcessError as error:
+        return _no_commit((error.stderr.strip() or str(error)).splitlines()[0])
+    except (OSError, subprocess.SubprocessError) as error:
+        return _no_commit(str(error))
+    code = tuple(f"?? {folder}/" for folder in ("src", "scripts", "workflow"))
+    dirty = any(not entry.startswith("??") or entry.startswith(code) for entry in entries)
+    return {"commit": commit, "dirty": dirty, "reason": None}
+
+
+def _no_commit(reason: str) -> dict[str, Any]:
+    return {"commit": None, "dirty": None, "reason": reason}
 
 
 def machine() -> dict[str, Any]:
