@@ -13,27 +13,31 @@ DEPLOY = $(shell $(BIN)/python -c "import importlib.util as u; print('' if u.fin
 SNAKEMAKE = $(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 LINTED = src scripts tests
 FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
-RUN = results/$(shell $(BIN)/python -c "from shearbench.config import load; print(load('config/config.yaml'$(if $(CONFIG),$(comma) '$(CONFIG)')).run)")
-comma := ,
+CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
+RUN = $(shell $(CHECK))
 
-.PHONY: help slurm test-slurm scaling results figures report test lint format bench docs lock clean
+.PHONY: help checked slurm test-slurm scaling results figures report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the cores (now $(CORES)); CONFIG=config/paper.yaml takes another configuration"
 
-results: .venv/ready  ## run the default configuration: results/quick/ (takes up where it was interrupted)
+# Before Snakemake reads them, which runs the Python in a file that says __use_yte__.
+checked: .venv/ready
+	@$(CHECK) >/dev/null
+
+results: checked  ## run the default configuration: results/quick/ (takes up where it was interrupted)
 	@echo "== results: the workflow, on $(CORES) cores"
 	$(SNAKEMAKE)
 
-slurm: .venv/ready  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
+slurm: checked  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
 	@echo "== slurm: the workflow, submitted; docs/cluster.md says what to expect"
 	$(BIN)/python -m snakemake --workflow-profile workflow/profiles/slurm $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 
-figures: .venv/ready  ## redraw every figure from the metrics alone
+figures: checked  ## redraw every figure from the metrics alone
 	@echo "== figures: from the metrics, nothing else"
 	$(SNAKEMAKE) --forceall --allowed-rules figures $(FIGURE_RULES) -- figures
 
-report: .venv/ready  ## Snakemake's report of the default run: results/quick/report.html
+report: checked  ## Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html
 
 test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
@@ -47,7 +51,7 @@ test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (
 	  || echo "SLURM could not be installed"; fi
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
-scaling: .venv/ready  ## write the tables of docs/scaling.md anew, from the rates of the run of CONFIG
+scaling: checked  ## write the tables of docs/scaling.md anew, from the rates of the run of CONFIG
 	$(BIN)/python -m shearbench.scaling $(RUN) docs/scaling.md config/paper.yaml config/large.yaml
 
 lint: .venv/ready  ## style, types, and the workflow's own checks

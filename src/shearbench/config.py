@@ -3,49 +3,51 @@
 This module sits on top of the others. It composes the option classes of populations, estimators, network
 variants and studies; none of the science imports it. ``python -m shearbench.docs`` writes the JSON schema
 and the table in ``config/README.md``, both generated from the classes below.
+
+``python -m shearbench.config config/paper.yaml`` checks files as a run reads them, each laid over the one
+before and the first over ``config/config.yaml``, and prints the folder of the run.
 """
 
 from __future__ import annotations
 
 import os
-import re
+import sys
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-import yaml
-from pydantic import AfterValidator, Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.estimators.base import Estimator
 from shearbench.networks import Variant, architecture_for, resolve_variant
-from shearbench.options import Options, merge, shown, validated
+from shearbench.options import (
+    NAME_RULE,
+    Distinct,
+    Name,
+    Options,
+    Seed,
+    Sigma,
+    is_name,
+    merge,
+    shown,
+    validated,
+)
+from shearbench.plain_yaml import read_arguments, read_file
 from shearbench.populations import PRESETS as POPULATION_PRESETS
-from shearbench.populations import Population
+from shearbench.populations import SPLITS, Population, stamp_count
 from shearbench.studies import Study
 from shearbench.training.recipe import Recipe
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+DEFAULT = "config/config.yaml"
+"""The file that every run reads first, in the folder that it is started from."""
 
+MAX_JOBS = 4000
+"""Jobs of a run. Snakemake needs 5 to 15 ms to plan one, in every process that it starts: a minute in all."""
 
-def _plain_name(value: str) -> str:
-    if not _NAME.fullmatch(value):
-        raise ValueError(
-            f"'{value}' is to be a file name: letters, digits, '-' and '_' only, no space, dot or slash"
-        )
-    return value
-
-
-def _distinct(values: Any) -> Any:
-    if len(set(values)) != len(values):
-        raise ValueError(f"{list(values)} has the same entry twice")
-    return values
-
-
-Name = Annotated[str, AfterValidator(_plain_name)]
-Sigma = Annotated[float, Field(gt=0, lt=1e6)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -53,7 +55,7 @@ class Stamps(Options):
     """The geometry of a stamp."""
 
     size_pixels: int = Field(48, ge=8, le=512, description="rows and columns of a stamp [pixels]")
-    pixel_scale_arcsec: float = Field(0.2, gt=0, le=10, description="pixel scale [arcsec]")
+    pixel_scale_arcsec: float = Field(0.2, ge=1e-3, le=10, description="pixel scale [arcsec]")
 
 
 class Galaxies(Options):
@@ -73,12 +75,12 @@ class ShearTest(Options):
     """How multiplicative and additive bias are measured."""
 
     shear: float = Field(
-        0.02, gt=0, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2"
+        0.02, ge=1e-6, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2"
     )
     rotations: typing.Literal[2, 4] = Field(
         2, description="intrinsic orientations of each galaxy: 2 are 90 degrees apart, 4 are 45"
     )
-    noise_levels: tuple[Sigma, ...] = Field(
+    noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
         (1e-5, 1e-3), description="noise levels at which m and c are measured; each one of `noise_levels`"
     )
 
@@ -99,7 +101,7 @@ class Config(Options):
 
     run: Name = Field("quick", description="name of the run; everything it makes is under `results/{run}/`")
     seed: int = Field(1, ge=0, lt=2**63, description="seeds every random number of the run")
-    noise_levels: Annotated[tuple[Sigma, ...], AfterValidator(_distinct)] = Field(
+    noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
         (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
         description="standard deviation of the noise of a pixel, in the image's units (flux per pixel)",
@@ -119,16 +121,27 @@ class Config(Options):
     variants: dict[Name, Variant] = Field(
         default_factory=dict, description="networks: presets, or new names with a `base`"
     )
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], AfterValidator(_distinct)] = Field(
+    seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
         (1,), min_length=1, description="each network is trained once with each of these"
     )
     training: Recipe = Recipe()
-    studies: tuple[Name, ...] = Field(
+    studies: Annotated[tuple[Name, ...], Distinct] = Field(
         (), description="studies (files in `config/studies/`) that `all` includes"
     )
     bootstrap: int = Field(400, ge=20, le=10**5, description="bootstrap resamples behind every quoted error")
 
     _left_out: dict[str, list[str]] = PrivateAttr(default_factory=dict)
+
+    @field_validator("noise_levels")
+    @classmethod
+    def _distinct_labels(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        for one, other in combinations(levels, 2):
+            if noise_label(one) == noise_label(other):
+                raise ValueError(
+                    f"{one!r} and {other!r} are both {noise_label(one)} in file names; levels must differ in "
+                    "their first six digits"
+                )
+        return levels
 
     @model_validator(mode="after")
     def _check(self) -> Config:
@@ -159,8 +172,23 @@ class Config(Options):
                     f"{self.stamps.pixel_scale_arcsec:g} arcsec "
                     f"are too small for population '{name}', whose largest galaxy has a half-light radius of "
                     f"{population.extent_arcsec:.2f} arcsec after the PSF: six of these need "
-                    f"{int(-(-needed // self.stamps.pixel_scale_arcsec))} pixels"
+                    f"{-(-needed // self.stamps.pixel_scale_arcsec):.0f} pixels"
                 )
+            shift, largest = population.centroid_shift_pixels, self.stamps.size_pixels / 4
+            if shift > largest:
+                raise ValueError(
+                    f"populations.{name}.centroid_shift_pixels: found {shift:g}, expected at most "
+                    f"{largest:g}, a quarter of the stamp's {self.stamps.size_pixels} pixels"
+                )
+            smallest = population.half_light_radius_arcsec[0]
+            if smallest < 1e-3 * self.stamps.pixel_scale_arcsec:
+                raise ValueError(
+                    f"populations.{name}.half_light_radius_arcsec: found {smallest:g}, expected at least a "
+                    f"thousandth of a pixel, {1e-3 * self.stamps.pixel_scale_arcsec:g}"
+                )
+        jobs = planned_jobs(self)
+        if sum(jobs.values()) > MAX_JOBS:
+            raise ValueError(_fewer_jobs(self, jobs))
         return self
 
     def estimator(self, name: str) -> Estimator:
@@ -241,9 +269,20 @@ def _mapping(section: str, value: Any) -> Mapping[str, Any]:
             f"{section}: found {shown(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'"
         )
     for name in value:
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ConfigError(f"{section}: {shown(name)} cannot be a name: letters, digits, '-' and '_' only")
+        if not is_name(name):
+            raise ConfigError(f"{section}: {shown(name)} cannot be a name: {NAME_RULE}")
+    for one, other in _alike(value):
+        raise ConfigError(f"{section}: {one} and {other} are the same file on some computers; rename one")
     return value
+
+
+def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names that differ in nothing but capitals."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.casefold(), name)
+        if other != name:
+            yield other, name
 
 
 def _entries(
@@ -268,50 +307,118 @@ def _entries(
         yield name, {**merge(presets[base], entry), "base": base}
 
 
-def load(*paths: str | os.PathLike[str]) -> Config:
+def load(*paths: str | os.PathLike[str], arguments: Sequence[str] = ()) -> Config:
     """Read configuration files, each laid over the one before, and resolve the whole.
+
+    Parameters
+    ----------
+    *paths : path
+    arguments : sequence of str
+        ``key=value``, laid over the files: those of Snakemake's ``--config``.
 
     Raises
     ------
     ConfigError
-        Also where a file is not YAML.
+        Also where a file cannot be read.
     """
     merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            content = yaml.load(Path(path).read_text(encoding="utf-8"), _Yaml)
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: {error}") from error
-        if not isinstance(content, Mapping):
-            raise ConfigError(f"{path}: found {shown(content)}, expected a mapping of keys to values")
+    for content in (*map(read_file, paths), read_arguments(arguments)):
         merged = merge(merged, content)
     return resolve(merged)
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML in which 1e-5 is a number, as it is for everybody but YAML 1.1."""
+class Studies(NamedTuple):
+    """The studies of a folder, for one run."""
+
+    known: dict[str, Study]
+    variants: dict[str, dict[str, Variant]]
+    """The networks of each of them, by name."""
+    wrong: dict[str, str]
+    """Why the others cannot be asked for."""
 
 
-_Yaml.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
+    """Read every study of a folder. One that is wrong, or does not fit the run, stops no other.
+
+    Parameters
+    ----------
+    folder : path
+        Each of its files ``<name>.yaml`` is a study; files whose names begin with a dot are not.
+    config : Config
+
+    Raises
+    ------
+    ConfigError
+        A study that the run includes does not exist, or is wrong.
+    """
+    paths = {path.stem: path for path in sorted(Path(folder).glob("*.yaml")) if not path.name.startswith(".")}
+    plan = Studies({}, {}, {})
+    for name, path in paths.items():
+        try:
+            study = read_study(path)
+            plan.variants[name] = study_variants(study, config)
+            plan.known[name] = study
+            trained = len(study.values) * len(study.seeds)
+            if sum(planned_jobs(config).values()) + trained > MAX_JOBS:
+                raise ConfigError(
+                    f"seeds: {trained} trainings are too many, as a run has at most {MAX_JOBS} jobs; give "
+                    "fewer seeds or values"
+                )
+        except ConfigError as error:
+            lines = (
+                line if line.startswith(str(path)) else f"{path}: {line}" for line in str(error).split("\n")
+            )
+            plan.wrong[name] = "\n".join(lines)
+    for name, reason in _study_collisions(plan, config):
+        plan.wrong.setdefault(name, f"{paths[name]}: {reason}")
+    for name in plan.wrong:
+        plan.known.pop(name, None)
+        plan.variants.pop(name, None)
+    for name in config.studies:
+        if name in plan.wrong:
+            raise ConfigError(plan.wrong[name])
+        if name not in plan.known:
+            raise ConfigError(f"studies: no file {Path(folder, name)}.yaml{nearest(name, plan.known)}")
+    return plan
 
 
-def load_studies(folder: str | os.PathLike[str]) -> dict[str, Study]:
-    """Read every study of a folder, by its name, which is the file's.
+def _study_collisions(plan: Studies, config: Config) -> Iterator[tuple[str, str]]:
+    """Yield each study that has a network or a file of the run's, or of another study, and the reason."""
+    of_the_run = {
+        name.casefold(): f"{section}.{name}"
+        for section in ("variants", "estimators")
+        for name in getattr(config, section)
+    }
+    networks = {study: {name.casefold() for name in variants} for study, variants in plan.variants.items()}
+    for study, names in networks.items():
+        for name in sorted(names & of_the_run.keys()):
+            yield study, f"its network '{name}' has the name of {of_the_run[name]} of the run; rename one"
+    for one, other in combinations(sorted(networks), 2):
+        shared = networks[one] & networks[other]
+        if shared:
+            reason = f"both have a network '{min(shared)}'"
+        elif other.casefold() in (one.casefold(), f"{one}_accuracy".casefold()):
+            reason = "both have files of the same name"
+        else:
+            continue
+        for this, that in ((one, other), (other, one)):
+            yield this, f"{that}.yaml and this file: {reason}; rename one"
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """Read a study; its name is that of its file.
 
     Raises
     ------
     ConfigError
     """
-    studies = {}
-    for path in sorted(Path(folder).glob("*.yaml")):
-        content = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
-        content = {"name": path.stem, **_mapping(str(path), content)}
-        studies[path.stem] = validated(Study, content, (str(path),))
-    return studies
+    content = read_file(path)
+    name = Path(path).stem
+    if content.setdefault("name", name) != name:
+        raise ConfigError(
+            f"{path}.name: found {shown(content['name'])}, expected {name}, as the file is called"
+        )
+    return validated(Study, content, (str(path),))
 
 
 def study_variants(study: Study, config: Config) -> dict[str, Variant]:
@@ -360,6 +467,41 @@ def _check_variants(
         raise ConfigError("\n".join(problems))
 
 
+def noise_label(sigma: float) -> str:
+    """Return a noise level as it is written in file names."""
+    return f"{sigma:g}"
+
+
+def planned_jobs(config: Config) -> dict[str, int]:
+    """Return about how many jobs a run has of those rules that have many, by the rule; studies left out."""
+    levels = len(config.noise_levels) + len(config.shear_test.noise_levels)
+    stamps = [
+        stamp_count(split, getattr(config.galaxies, split), config.shear_test.rotations) for split in SPLITS
+    ]
+    networks = len(config.variants) * len(config.seeds)
+    a_population = {
+        "simulate_stamps": sum(-(-n // config.chunk_stamps) for n in stamps),
+        "measure": len(config.estimators) * levels,
+        "train": networks,
+        "predict": 2 * len(config.variants),
+    }
+    return {rule: len(config.populations) * number for rule, number in a_population.items()}
+
+
+def _fewer_jobs(config: Config, jobs: Mapping[str, int]) -> str:
+    """Return what to change where a run has too many jobs."""
+    total = sum(jobs.values())
+    most = max(jobs, key=lambda rule: jobs[rule])
+    too_many = f"makes {jobs[most]} jobs of '{most}', and {total} in all; a run has at most {MAX_JOBS}"
+    if most != "simulate_stamps":
+        return (
+            f"populations: with the other lists this {too_many}. Give fewer populations, noise_levels, "
+            "estimators, variants or seeds, or several runs"
+        )
+    larger = config.chunk_stamps * -(-jobs[most] // (MAX_JOBS // 2))
+    return f"chunk_stamps: {config.chunk_stamps} {too_many}. Give at least {larger}, or fewer galaxies"
+
+
 # The profiles that a model is exact for. Mixtures are so under Gaussian PSFs alone; a Spergel profile, which
 # with nu = 1/2 is the exponential, is drawn with the PSF as it is.
 _EXACT = {"gauss": "gaussian", "exp": "exponential", "spergel": "exponential"}
@@ -392,3 +534,15 @@ def labels(config: Config) -> dict[str, str]:
 
 def _where(populations: list[str], config: Config) -> str:
     return "" if len(populations) == len(config.populations) else f" for {', '.join(populations)}"
+
+
+def main(*paths: str) -> None:
+    """Check configuration files, and print the folder of their run."""
+    try:
+        print(f"results/{load(DEFAULT, *paths).run}")
+    except ConfigError as error:
+        sys.exit(f"The configuration is wrong.\n{error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

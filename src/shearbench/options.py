@@ -8,15 +8,57 @@ what it changes.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shearbench.errors import ConfigError, nearest
+
+MAX_NAME = 100
+"""Characters of a name: with what is added to them, file names stay below the 255 that file systems take."""
+
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_NAME - 1}}}")
+
+
+def is_name(value: object) -> bool:
+    """Return whether a value can be a name, which is part of file names."""
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+NAME_RULE = f"letters, digits, '-' and '_' only, the first a letter or a digit, at most {MAX_NAME} in all"
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError(f"{shown(value)} is to be part of file names: {NAME_RULE}")
+    return value
+
+
+def _words(value: str) -> str:
+    if not value.isprintable() or not value.strip():
+        raise ValueError(f"{shown(value)} is to be shown in figures: one line of characters that can be seen")
+    return value
+
+
+def _distinct(values: Any) -> Any:
+    if len(set(values)) != len(values):
+        twice = next(value for value in values if list(values).count(value) > 1)
+        raise ValueError(f"{shown(list(values))} has {shown(twice)} twice")
+    return values
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Label = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_words)]
+Distinct = AfterValidator(_distinct)
+"""Added to the type of a sequence of which no entry may be there twice."""
+Sigma = Annotated[float, Field(ge=1e-12, le=1e6)]
+"""A standard deviation of a pixel's noise, in the image's units."""
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Options(BaseModel):
@@ -79,6 +121,11 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
     Returns
     -------
     dict of str to type
+
+    Raises
+    ------
+    ConfigError
+        Two classes have the same kind.
     """
     found: dict[str, type[T]] = {}
     root = importlib.import_module(package)
@@ -87,8 +134,44 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, subclass_of) and "kind" in vars(value):
                 kind = vars(value)["kind"]
-                if found.setdefault(kind, value) is not value:
-                    raise ValueError(f"two classes call themselves '{kind}': {found[kind]} and {value}")
+                if (other := found.setdefault(kind, value)) is not value:
+                    raise ConfigError(
+                        f"{_file(other)} and {_file(value)}: both have the kind '{kind}'; change it in one"
+                    )
+    return found
+
+
+def _file(cls: type) -> str:
+    return inspect.getsourcefile(cls) or cls.__module__
+
+
+def library(kinds: Mapping[str, type[Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return every name that a configuration may use at once: each kind, and the presets of its class.
+
+    Parameters
+    ----------
+    kinds : dict of str to type
+        Of `discover`. A class may have a mapping ``presets`` of its own; those of its base are the base's.
+
+    Returns
+    -------
+    dict of str to (str, dict)
+        Of each name the kind, and what its preset says: nothing for a kind.
+
+    Raises
+    ------
+    ConfigError
+        Two classes use the same name.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for kind, cls in kinds.items():
+        for name, preset in {kind: {}, **vars(cls).get("presets", {})}.items():
+            other = found.setdefault(name, (kind, preset))[0]
+            if other != kind:
+                raise ConfigError(
+                    f"{_file(kinds[other])} and {_file(cls)}: both have the name '{name}' (as `kind` or in "
+                    "`presets`); change it in one"
+                )
     return found
 
 
@@ -126,14 +209,30 @@ def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, 
             close = nearest(str(location[-1]), allowed)
             yield f"{key}: there is no such key{close}. Allowed here: {', '.join(allowed)}"
             continue
-        reason = found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        reason = _limit(found) or found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if found["type"] == "value_error" and isinstance(found["input"], Mapping):
             # A check of several options together; it starts with the name of the one to change.
             yield ".".join(filter(None, [key, reason]))
             continue
         choices = re.findall(r"'([^']*)'", reason) if found["type"] == "literal_error" else []
-        close = nearest(str(found["input"]), choices)
+        close = nearest(shown(found["input"]).strip("'"), choices)
         yield f"{key}: found {shown(found['input'])}, expected {reason}{close}"
+
+
+_LIMITS = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _limit(found: Mapping[str, Any]) -> str | None:
+    """Return the limit that a number breaks, in few digits, or None where another check failed."""
+    if found["type"] not in _LIMITS:
+        return None
+    key, words = _LIMITS[found["type"]]
+    return f"{words} {found['ctx'][key]:.15g}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
@@ -149,5 +248,8 @@ def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
 
 def shown(value: Any) -> str:
     """Return a value as an error message shows it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

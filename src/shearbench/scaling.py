@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shearbench.config import Config, load, load_studies, study_variants
+from shearbench.config import Config, load, plan_studies
 from shearbench.networks import Variant
 from shearbench.populations import SPLITS, stamp_count
 
@@ -124,9 +124,9 @@ def _networks(config: Config, studies: str) -> Iterator[tuple[str, Variant, str,
     for population in config.populations:
         for name, variant in config.variants.items():
             yield name, variant, population, len(config.seeds), ("test", "shear")
-    available = load_studies(studies)
-    for study in (available[name] for name in config.studies):
-        for name, variant in study_variants(study, config).items():
+    planned = plan_studies(studies, config)
+    for study in (planned.known[name] for name in config.studies):
+        for name, variant in planned.variants[study.name].items():
             yield name, variant, study.population, len(study.seeds), ("test",)
 
 

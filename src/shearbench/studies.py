@@ -6,43 +6,39 @@ import re
 from functools import reduce
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from shearbench.options import Options, merge
+from shearbench.options import MAX_NAME, Distinct, Label, Name, Options, Seed, Sigma, is_name, merge
 
-_Seed = Annotated[int, Field(ge=0, lt=2**31)]
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Study(Options):
     """A file of ``config/studies``: what is asked, what is varied, and where the answer is read off."""
 
-    name: str = Field(pattern=_NAME, description="Name of the study: its file's name without .yaml.")
-    question: str = Field(min_length=1, description="What the study asks, in a sentence.")
-    base: str = Field(min_length=1, description="The variant that is varied.")
+    name: Name = Field(description="Name of the study: its file's name without .yaml.")
+    question: str = Field(min_length=1, max_length=1000, description="What the study asks, in a sentence.")
+    base: Name = Field(description="The variant that is varied.")
     axis: str | None = Field(
         None,
         pattern=_AXIS,
+        max_length=200,
         description="The option that is varied, dotted, such as options.downsampling or training.ema; null "
         "where each value is itself a mapping of options, to change several at once.",
     )
-    values: dict[str, Any] = Field(
-        min_length=2, description="What is compared: a label for figures, and the option's value."
+    values: dict[Label, Any] = Field(
+        min_length=2,
+        max_length=100,
+        description="What is compared: a label for figures, and the option's value.",
     )
-    population: str = Field("exp_gauss", min_length=1, description="Population to train and to be judged on.")
-    noise: float = Field(1e-5, gt=0, description="Noise level at which the verdict is given.")
-    seeds: tuple[_Seed, ...] = Field((1, 2, 3), min_length=1, description="Seeds each value is trained with.")
+    population: Name = Field("exp_gauss", description="Population to train and to be judged on.")
+    noise: Sigma = Field(1e-5, description="Noise level at which the verdict is given.")
+    seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
+        (1, 2, 3), min_length=1, max_length=100, description="Seeds each value is trained with."
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Changes of the training recipe, the same for all values."
     )
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError(f"{list(seeds)} has the same seed twice")
-        return seeds
 
     @model_validator(mode="after")
     def _distinct_variants(self) -> Study:
@@ -55,6 +51,11 @@ class Study(Options):
                     "labels must differ in their letters or digits"
                 )
             names[name] = label
+            if not is_name(name) or name == f"{self.name}-":
+                raise ValueError(
+                    f"values: '{label}' would be the variant '{name}'; a label needs a letter or a digit, "
+                    f"and its variant's name at most {MAX_NAME} characters"
+                )
             if self.axis is None and not isinstance(value, dict):
                 raise ValueError(
                     f"values.{label}: without an axis each value is a mapping of options, not {value!r}"

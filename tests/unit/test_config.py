@@ -3,13 +3,17 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shearbench import docs
-from shearbench.config import load, load_studies, resolve
+from shearbench.config import MAX_JOBS, Config, load, main, plan_studies, planned_jobs, read_study, resolve
 from shearbench.errors import ConfigError
+from shearbench.estimators import estimator_kinds
+from shearbench.networks import architecture_kinds
+from shearbench.options import validated
+from shearbench.plain_yaml import dump, read_file
+from shearbench.studies import Study
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / "config/config.yaml"
@@ -30,7 +34,7 @@ def wrong(changes, default=DEFAULT):
 
 
 def load_yaml(path):
-    return yaml.safe_load(Path(path).read_text())
+    return read_file(path)
 
 
 @pytest.mark.parametrize("name", ["config", "paper", "tiny"])
@@ -43,7 +47,7 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
     config = load(DEFAULT, ROOT / "config/paper.yaml")
     assert resolve(config.dump()) == config
     # ... and through the file that the run leaves, laid over the default once more.
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config.dump(), sort_keys=False))
+    (tmp_path / "config.yaml").write_text(dump(config.dump()))
     assert load(DEFAULT, tmp_path / "config.yaml") == config
 
 
@@ -68,7 +72,7 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
             {"variants/pooled/options": {"downsampling": "maxx"}},
             ["downsampling", "'maxx'", "did you mean 'max'?"],
         ),
-        ({"noise_levels": [1e-5, -1e-3]}, ["noise_levels.1", "-0.001", "greater than 0"]),
+        ({"noise_levels": [1e-5, -1e-3]}, ["noise_levels.1", "-0.001", "at least 1e-12"]),
         ({"noise_levels": 1e-3}, ["noise_levels", "0.001"]),
         ({"noise_levels": [1e-3, 1e-3]}, ["noise_levels", "twice"]),
         ({"shear_test": {"noise_levels": [3e-3]}}, ["shear_test.noise_levels", "0.003"]),
@@ -86,6 +90,38 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
         ({"variants/hsm-regauss": {"base": "pooled"}}, ["variants", "hsm-regauss"]),
         ({"seeds": [1, 1]}, ["seeds", "twice"]),
         ({"training/noise": [1e-1, 1e-5]}, ["training", "noise"]),
+        ({"training/noise": 1e38}, ["training.noise", "1e+38", "at most 1000000"]),
+        ({"training/epochs": 10**9}, ["training.epochs", "1000000000", "at most 100000"]),
+        ({"training/epochs": 10**5000}, ["training.epochs", "at most 100000"]),
+        ({"galaxies/test": 10**400}, ["galaxies.test", "at most 1000000000"]),
+        (
+            {"populations/exp_gauss/centroid_shift_pixels": 100},
+            ["exp_gauss.centroid_shift_pixels: found 100, expected at most 12"],
+        ),
+        ({"populations/exp_gauss/half_light_radius_arcsec": [1e-300, 1]}, ["half_light_radius", "1e-300"]),
+        ({f"populations/{'a' * 300}": {"base": "exp_gauss"}}, ["populations", "at most 100"]),
+        ({"run": "a" * 101}, ["run", "at most 100"]),
+        ({"populations/EXP_gauss": {"base": "exp_gauss"}}, ["populations", "exp_gauss and EXP_gauss"]),
+        ({"studies": ["downsampling", "downsampling"]}, ["studies", "'downsampling' twice"]),
+        (
+            {"noise_levels": [0.01234567, 0.01234568, 1e-5, 1e-3]},
+            ["noise_levels", "both 0.0123457", "six digits"],
+        ),
+        ({"estimators/hsm-ksb": {"label": "a\nb"}}, ["estimators.hsm-ksb.label", "one line"]),
+        ({"variants/shearnet": {"options": {"width": 10**9}}}, ["shearnet.options.width", "10000"]),
+        (
+            {"variants/dilated": {"options": {"growth": 100, "stages": 100}}},
+            ["variants.dilated: options.width", "more than 10000"],
+        ),
+        (
+            {"chunk_stamps": 1, "galaxies/train": 30_000},
+            ["chunk_stamps: 1 makes 42000 jobs of 'simulate_stamps'", "at least 21", "fewer galaxies"],
+        ),
+        ({"galaxies/train": 10**9}, ["chunk_stamps: 5000 makes 200004 jobs", "at least 505000"]),
+        (
+            {"populations": {f"p{k}": {"base": "exp_gauss"} for k in range(900)}},
+            ["populations: with the other lists this makes", "'measure'", "fewer populations"],
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -134,7 +170,151 @@ def test_a_file_that_is_no_mapping_of_yaml_is_a_clear_error(tmp_path, text):
 def test_studies_are_checked_too(tmp_path):
     (tmp_path / "depth.yaml").write_text("question: How deep?\nbase: pooled\nvaluess: {a: 1}\n")
     with pytest.raises(ConfigError, match=r"depth\.yaml\.valuess.*did you mean 'values'"):
-        load_studies(tmp_path)
+        read_study(tmp_path / "depth.yaml")
+
+
+def test_every_number_has_a_lowest_and_a_highest_value():
+    """Of the configuration, every estimator, every architecture and a study."""
+    classes = [Config, Study, *estimator_kinds().values(), *architecture_kinds().values()]
+    for cls in classes:
+        schema = cls.model_json_schema()
+        for name, section in {cls.__name__: schema, **schema.get("$defs", {})}.items():
+            if name in ("Population", "Psf"):  # their ranges have limits of their own
+                continue
+            for key, option in section.get("properties", {}).items():
+                for part in numbers(option):
+                    for ends in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+                        assert any(end in part for end in ends), f"{name}.{key}: {part}"
+
+
+def numbers(schema):
+    """Yield the parts of an option's schema that are numbers."""
+    if schema.get("type") in ("integer", "number") and "enum" not in schema:
+        yield schema
+    inner = [*schema.get("anyOf", []), *schema.get("prefixItems", [])]
+    for part in [*inner, schema["items"]] if "items" in schema else inner:
+        yield from numbers(part)
+
+
+@pytest.mark.parametrize("text", ["flux: 1e0", "flux: [5e-1, 1e0]", "psf: {fwhm_arcsec: 6e-1}"])
+def test_a_number_is_one_in_ranges_too(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(f"populations: {{exp_gauss: {{{text}}}}}\n")
+    load(DEFAULT, tmp_path / "a.yaml")
+    load(DEFAULT, arguments=[f"populations={{exp_gauss: {{{text}}}}}"])
+
+
+def test_an_empty_mapping_laid_over_null_brings_an_entry_back(tmp_path):
+    (tmp_path / "a.yaml").write_text("estimators: {hsm-ksb: null}\n")
+    (tmp_path / "b.yaml").write_text("estimators: {hsm-ksb: {}}\n")
+    assert "hsm-ksb" not in load(DEFAULT, tmp_path / "a.yaml").estimators
+    assert "hsm-ksb" in load(DEFAULT, tmp_path / "a.yaml", tmp_path / "b.yaml").estimators
+    assert "hsm-ksb" in load(DEFAULT, tmp_path / "a.yaml", arguments=["estimators={hsm-ksb: {}}"]).estimators
+
+
+def test_the_command_says_the_folder_of_the_run_or_what_is_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main("config/tiny.yaml")
+    assert capsys.readouterr().out == "results/tiny\n"
+    (tmp_path / "a.yaml").write_text("runn: x\n")
+    with pytest.raises(SystemExit, match="runn: there is no such key"):
+        main(str(tmp_path / "a.yaml"))
+
+
+def test_the_largest_run_that_is_meant_has_few_enough_jobs():
+    config = load(DEFAULT, ROOT / "config/large.yaml")
+    assert 500 < sum(planned_jobs(config).values()) < MAX_JOBS / 3
+
+
+def studies_in(folder, **texts):
+    """Write studies into a folder, each a base, values and more."""
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(f"question: q?\nbase: shearnet\naxis: options.width\n{text}\n")
+    return folder
+
+
+def quick(**changes):
+    return resolve(load_yaml(DEFAULT) | changes)
+
+
+def test_a_study_that_is_wrong_stops_no_other_and_is_told_where_it_is_asked_for(tmp_path):
+    studies_in(tmp_path, good="values: {a: 8, b: 16}", unknown="values: {a: 8, b: 16}\nbase: shearnett")
+    studies_in(
+        tmp_path, elsewhere="values: {a: 8, b: 16}\npopulation: faint", wide="values: {a: 1, b: 99999}"
+    )
+    (tmp_path / "half.yaml").write_text("question: q?\nvalues: {a: [1")
+    (tmp_path / "._good.yaml").write_bytes(b"\x00\x05\x16\x07\xff")
+    (tmp_path / ".#good.yaml").symlink_to("user@host.1234")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "renamed.yaml").write_text("name: good\nquestion: q?\nbase: shearnet\nvalues: {a: {}, b: {}}")
+    plan = plan_studies(tmp_path, quick())
+    assert list(plan.known) == list(plan.variants) == ["good"]
+    assert set(plan.variants["good"]) == {"good-a", "good-b"}
+    assert set(plan.wrong) == {"elsewhere", "folder", "half", "renamed", "unknown", "wide"}
+    for name, reason in plan.wrong.items():
+        assert reason.startswith(f"{tmp_path / name}.yaml"), reason
+    assert "line 2" in plan.wrong["half"]
+    assert "twice" in plan.wrong["unknown"]
+    assert plan_studies(tmp_path, quick(studies=["good"])).known
+    with pytest.raises(ConfigError, match=r"half\.yaml: line 2"):
+        plan_studies(tmp_path, quick(studies=["half"]))
+    with pytest.raises(ConfigError, match=r"goood\.yaml \(did you mean 'good'"):
+        plan_studies(tmp_path, quick(studies=["goood"]))
+
+
+@pytest.mark.parametrize(
+    ("texts", "changes", "said"),
+    [
+        (
+            {"w": "values: {big: 8, small: 4}"},
+            {"variants": {"w-big": {"base": "shearnet"}}},
+            {"w": "'w-big' has the name of variants.w-big"},
+        ),
+        (
+            {"hsm": "values: {ksb: 8, b: 4}"},
+            {},
+            {"hsm": "'hsm-ksb' has the name of estimators.hsm-ksb"},
+        ),
+        (
+            {"a": "values: {b-c: 8, x: 4}", "a-b": "values: {c: 8, y: 4}"},
+            {},
+            {
+                "a": "a-b.yaml and this file: both have a network 'a-b-c'",
+                "a-b": "a.yaml and this file: both have a network 'a-b-c'",
+            },
+        ),
+        (
+            {"x": "values: {a: 8, b: 4}", "x_accuracy": "values: {a: 8, b: 4}"},
+            {},
+            {"x": "x_accuracy.yaml and this file: both have files", "x_accuracy": "x.yaml and this file"},
+        ),
+        (
+            {"x": "values: {a: 8, b: 4}", "X": "values: {c: 8, d: 4}"},
+            {},
+            {"x": "X.yaml and this file", "X": "x.yaml and this file"},
+        ),
+    ],
+)
+def test_studies_that_share_a_name_are_refused_with_both_names(tmp_path, texts, changes, said):
+    studies_in(tmp_path, **texts)
+    config = quick(**changes)
+    plan = plan_studies(tmp_path, config)
+    assert plan.wrong.keys() == said.keys()
+    for name, words in said.items():
+        assert words in plan.wrong[name]
+        with pytest.raises(ConfigError, match="rename one"):
+            plan_studies(tmp_path, quick(**changes, studies=[name]))
+
+
+def test_a_study_of_more_trainings_than_a_run_may_have_is_refused(tmp_path):
+    values = ", ".join(f"a{k}: {k + 1}" for k in range(50))
+    studies_in(tmp_path, many=f"values: {{{values}}}\nseeds: [{', '.join(map(str, range(100)))}]")
+    assert "5000 trainings" in plan_studies(tmp_path, quick()).wrong["many"]
+
+
+@pytest.mark.parametrize("label", ["", "a" * 101, "a\nb", "...", "\u200b"])
+def test_a_label_is_a_line_that_names_a_variant(label):
+    with pytest.raises(ConfigError, match="values"):
+        validated(Study, {"name": "x", "question": "q", "base": "b", "values": {label: {}, "b": {}}}, ())
 
 
 # Values that a slip of the keyboard, or malice, may put anywhere.

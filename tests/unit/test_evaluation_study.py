@@ -88,8 +88,8 @@ class TestStudy:
             ({"seeds": []}, "at least 1"),
             ({"seeds": [1, 1]}, "twice"),
             ({"seeds": [-1]}, "greater than or equal to 0"),
-            ({"noise": -1e-5}, "greater than 0"),
-            ({"name": "../up"}, "pattern"),
+            ({"noise": -1e-5}, "greater than or equal to"),
+            ({"name": "../up"}, "file names"),
             ({"axes": "x"}, "Extra"),
         ],
     )

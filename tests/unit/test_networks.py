@@ -294,7 +294,7 @@ def test_a_resolved_variant_resolves_to_itself():
             {"options": {"widht": 3}},
             ["variants.pooled.options.widht", "did you mean 'width'", "activation"],
         ),
-        ("pooled", {"options": {"width": -3}}, ["variants.pooled.options.width", "-3", "greater than 0"]),
+        ("pooled", {"options": {"width": -3}}, ["variants.pooled.options.width", "-3", "at least 1"]),
         (
             "pooled",
             {"options": {"downsampling": "min"}},

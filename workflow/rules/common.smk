@@ -6,37 +6,41 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from shearbench.config import labels, load_studies, resolve, study_variants
+from shearbench.config import DEFAULT, labels, load, noise_label, plan_studies, resolve
 from shearbench.data.external import contents, external_files
 from shearbench.devices import visible_gpus
-from shearbench.errors import ConfigError, ShearbenchError, nearest
+from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.estimators import estimator_kinds
 from shearbench.evaluation.failures import sentences_of_run
 from shearbench.leftovers import remove_leftovers
+from shearbench.options import is_name
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
 
+
+def read_config():
+    """Return the configuration, read by the project's own reader: Snakemake's has no limits, and runs code."""
+    # Another workflow, which has this one as a module, gives the values.
+    if workflow.modifier.skip_configfile:
+        return resolve(
+            {key: value for key, value in config.items() if key != "left_out"}
+        )
+    given = workflow.config_settings
+    files = list(given.configfiles)
+    if not given.replace_workflow_config or not given.overwrite_config:
+        files.insert(0, DEFAULT)
+        workflow.configfiles.append(DEFAULT)  # for the report, which shows it
+    return load(*files, arguments=given.config_args)
+
+
 try:
-    CONFIG = resolve({key: value for key, value in config.items() if key != "left_out"})
+    CONFIG = read_config()
     # Those of the folder that the run is started from, as its configuration; else those of the checkout.
-    STUDIES = load_studies(
-        next(filter(os.path.isdir, ["config/studies", CHECKOUT / "config/studies"]))
+    STUDIES, STUDY_VARIANTS, WRONG_STUDIES = plan_studies(
+        next(filter(os.path.isdir, ["config/studies", CHECKOUT / "config/studies"])),
+        CONFIG,
     )
-    for name in CONFIG.studies:
-        if name not in STUDIES:
-            raise ConfigError(
-                f"studies: no file config/studies/{name}.yaml{nearest(name, STUDIES)}"
-            )
-    STUDY_VARIANTS = {}
-    for name, study in STUDIES.items():
-        try:
-            STUDY_VARIANTS[name] = study_variants(study, CONFIG)
-        except ConfigError:
-            # A study that does not fit this run is no target of it, and an error only where it was asked for.
-            if name in CONFIG.studies:
-                raise
-    STUDIES = {name: STUDIES[name] for name in STUDY_VARIANTS}
 except ConfigError as error:
     raise WorkflowError(
         f"The configuration is wrong, and nothing was started.\n{error}"
@@ -64,15 +68,10 @@ ENVIRONMENT = None if WITH_CONDA and HERE else "../../envs/shearbench.yaml"
 NGMIX_ENVIRONMENT = "../../envs/ngmix.yaml"
 
 
-def sigma_label(sigma):
-    """Return a noise level as it stands in paths."""
-    return f"{sigma:g}"
-
-
-SIGMA = {sigma_label(sigma): sigma for sigma in CONFIG.noise_levels}
+SIGMA = {noise_label(sigma): sigma for sigma in CONFIG.noise_levels}
 NOISE = {
     "test": list(SIGMA),
-    "shear": [sigma_label(sigma) for sigma in CONFIG.shear_test.noise_levels],
+    "shear": [noise_label(sigma) for sigma in CONFIG.shear_test.noise_levels],
 }
 
 # An estimator that cannot run here, and that no environment will provide, is left out: said once.

@@ -8,7 +8,7 @@ MODELS = [
     for variant, seeds in NETWORKS.items()
     for seed in seeds
 ]
-LOWEST = sigma_label(min(CONFIG.noise_levels))
+LOWEST = noise_label(min(CONFIG.noise_levels))
 
 
 LABELS = {name: label for name, label in labels(CONFIG).items() if name in ESTIMATORS}

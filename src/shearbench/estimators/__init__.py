@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shearbench.estimators.base import Estimator
-from shearbench.options import discover
+from shearbench.options import discover, library
 
 
 def estimator_kinds() -> dict[str, type[Estimator]]:
@@ -16,11 +16,7 @@ def estimator_kinds() -> dict[str, type[Estimator]]:
 
 def estimator_presets() -> dict[str, dict[str, Any]]:
     """Return every name an estimator may be given at once, with its options and its kind."""
-    return {
-        name: {"kind": kind, **options}
-        for kind, cls in estimator_kinds().items()
-        for name, options in cls.presets.items()
-    }
+    return {name: {"kind": kind, **options} for name, (kind, options) in library(estimator_kinds()).items()}
 
 
 def make_estimator(options: Mapping[str, Any]) -> Estimator:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from shearbench.options import Options
+from shearbench.options import Label, Options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,10 +74,11 @@ class Estimator(Options):
     ensemble_response: ClassVar[bool] = False
     """Whether its answers are ellipticities that mean something only divided by the mean response of an
     ensemble, which it gives in the extras R11, R12, R21, R22 (Rij = d e_i / d gamma_j)."""
-    label: str | None = Field(None, description="how figures call it; the name by default")
+    label: Label | None = Field(None, description="how figures call it; the name by default")
     shear_galaxies: int | None = Field(
         None,
         ge=2,
+        le=10**8,
         description="galaxies of the shear split that it measures (the first ones), where all take too long",
     )
 

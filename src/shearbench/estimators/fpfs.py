@@ -25,11 +25,12 @@ class AnacalFpfs(Estimator):
     ensemble_response: ClassVar[bool] = True
 
     sigma_arcsec: float = Field(
-        0.52, gt=0, lt=3, description="width of the shapelets; wider than the PSF, or noise grows [arcsec]"
+        0.52, ge=0.01, lt=3, description="width of the shapelets; wider than the PSF, or noise grows [arcsec]"
     )
     c0: float = Field(
         0.5,
-        gt=0,
+        ge=1e-6,
+        le=1e6,
         description="weight against faint galaxies in the ellipticity m22 / (m00 + c0), in units of m00: the "
         "flux under the shapelets' Gaussian per arcsec^2",
     )

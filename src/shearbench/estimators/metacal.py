@@ -28,7 +28,7 @@ class Metacal(Estimator):
 
     estimator: str = Field("mixture-gauss", description="preset that measures the sheared stamps")
     options: dict[str, Any] = Field(default_factory=dict, description="what it changes of that preset")
-    step: float = Field(0.01, gt=0, le=0.1, description="shear applied to the stamps, both ways")
+    step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     @model_validator(mode="after")
     def _check(self) -> Metacal:

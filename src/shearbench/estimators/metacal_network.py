@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from shearbench.estimators.base import Estimator, Shapes
+from shearbench.options import Name
 
 if TYPE_CHECKING:
     from shearbench.stamps import StampBatch
@@ -24,11 +25,11 @@ class MetacalNetwork(Estimator):
     presets: ClassVar[dict[str, dict[str, Any]]] = {"metacal-network": {}}
     ensemble_response: ClassVar[bool] = True
 
-    network: str = Field(
+    network: Name = Field(
         "pooled", description="one of the run's `variants`, as trained with the first of `seeds`"
     )
     network_file: str | None = Field(None, description="its model file; the workflow fills this in")
-    step: float = Field(0.01, gt=0, le=0.1, description="shear applied to the stamps, both ways")
+    step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the ellipticity of every stamp of a batch, and its response.

@@ -47,11 +47,14 @@ class Ngmix(Estimator):
         "and flux; none: likelihood alone",
     )
     prior_centroid_arcsec: float = Field(
-        0.2, gt=0, description="width of the centroid prior, about the stamp's centre [arcsec]"
+        0.2, ge=1e-4, le=100, description="width of the centroid prior, about the stamp's centre [arcsec]"
     )
-    prior_shape_sigma: float = Field(0.3, gt=0, description="width of the shape prior")
+    prior_shape_sigma: float = Field(0.3, ge=1e-3, le=10, description="width of the shape prior")
     guess_hlr_arcsec: float = Field(
-        0.5, gt=0, description="half-light radius where every fit starts, whatever the galaxy [arcsec]"
+        0.5,
+        ge=1e-3,
+        le=100,
+        description="half-light radius where every fit starts, whatever the galaxy [arcsec]",
     )
     tries: int = Field(4, ge=1, le=100, description="fits from new guesses before a galaxy counts as failed")
 
@@ -105,7 +108,7 @@ class NgmixMetacal(Ngmix):
         description="the new PSF: a round Gaussian from a fit to the old one, or from where its power "
         "ends (azgauss; gauss is an older and noisier way to find that)",
     )
-    step: float = Field(0.01, gt=0, le=0.1, description="shear applied to the stamps, both ways")
+    step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the ellipticity of every stamp of a batch, and its response."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.networks.base import Architecture
-from shearbench.options import Options, discover, merge, validated
+from shearbench.options import Options, discover, library, merge, validated
 from shearbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def variant_presets() -> dict[str, dict[str, Any]]:
     """Return every name a variant may be given at once: ``{architecture, options, training}``."""
     return {
         name: {"architecture": kind, "options": {}, "training": {}, **preset}
-        for kind, cls in architecture_kinds().items()
-        for name, preset in {kind: {}, **cls.presets}.items()
+        for name, (kind, preset) in library(architecture_kinds()).items()
     }
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from shearbench.networks.base import Depth, Width
 from shearbench.networks.head import DenseHead
 
 if TYPE_CHECKING:
@@ -21,11 +22,11 @@ class Attention(DenseHead):
 
     kind: ClassVar[str] = "attention"
 
-    patch: PositiveInt = Field(6, description="Side of a patch, pixels.")
-    width: PositiveInt = Field(48, description="Features of a patch.")
-    depth: PositiveInt = Field(3, description="Blocks.")
-    heads: PositiveInt = Field(4, description="Heads of the attention; a divisor of the width.")
-    expansion: PositiveInt = Field(2, description="By what the dense layers of a block are wider.")
+    patch: Depth = Field(6, description="Side of a patch, pixels.")
+    width: Width = Field(48, description="Features of a patch.")
+    depth: Depth = Field(3, description="Blocks.")
+    heads: Depth = Field(4, description="Heads of the attention; a divisor of the width.")
+    expansion: Depth = Field(2, description="By what the dense layers of a block are wider.")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:

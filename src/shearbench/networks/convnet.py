@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Normalisation
+from shearbench.networks.base import Depth, Further, Normalisation, Width, too_wide
 from shearbench.networks.head import DenseHead, cannot_be_halved
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ class ConvNet(DenseHead):
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
         "max", description="How the view doubles from stage to stage."
     )
-    fold: PositiveInt = Field(
+    fold: Depth = Field(
         1,
         description="Side of the squares of pixels turned into channels before anything else; loses nothing.",
     )
-    width: PositiveInt = Field(8, description="Channels of the first stage.")
-    growth: PositiveInt = Field(2, description="By what the channels are multiplied from stage to stage.")
-    stages: PositiveInt = Field(3, description="Stages; the view doubles between them.")
-    blocks: NonNegativeInt = Field(1, description="Further convolutions in each stage, after its first.")
+    width: Width = Field(8, description="Channels of the first stage.")
+    growth: Depth = Field(2, description="By what the channels are multiplied from stage to stage.")
+    stages: Depth = Field(3, description="Stages; the view doubles between them.")
+    blocks: Further = Field(1, description="Further convolutions in each stage, after its first.")
     skip: bool = Field(False, description="Whether each of these is added to what it was given.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     cbam: bool = Field(
@@ -50,7 +50,8 @@ class ConvNet(DenseHead):
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
-        return cannot_be_halved(shape, self.fold, 1 if self.downsampling == "dilated" else self.stages)
+        halved = 1 if self.downsampling == "dilated" else self.stages
+        return cannot_be_halved(shape, self.fold, halved) or too_wide(self.width, self.growth, self.stages)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Activation, Architecture, Normalisation
+from shearbench.networks.base import Activation, Architecture, Depth, Further, Normalisation, Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,13 +24,13 @@ class Equivariant(Architecture):
 
     kind: ClassVar[str] = "equivariant"
 
-    width: PositiveInt = Field(4, description="Fields, of 8 images each, of the first stage.")
-    growth: PositiveInt = Field(2, description="By what the fields are multiplied from stage to stage.")
-    stages: PositiveInt = Field(3, description="Stages; each begins by halving the image.")
-    blocks: NonNegativeInt = Field(0, description="Further 3x3 convolutions in each stage.")
+    width: Width = Field(4, description="Fields, of 8 images each, of the first stage.")
+    growth: Depth = Field(2, description="By what the fields are multiplied from stage to stage.")
+    stages: Depth = Field(3, description="Stages; each begins by halving the image.")
+    blocks: Further = Field(0, description="Further 3x3 convolutions in each stage.")
     activation: Activation = Field("gelu", description="The non-linearity.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
-    hidden: Annotated[list[PositiveInt], Field(min_length=1)] = Field(
+    hidden: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field(
         [16], description="Fields, of 8 numbers each, of the dense layers."
     )
     dropout: float = Field(
@@ -42,9 +42,9 @@ class Equivariant(Architecture):
         size = f"stamps of {shape[0]} by {shape[1]} pixels"
         if shape[0] != shape[1]:
             return f"{size} cannot be turned by 90 degrees"
-        return (
-            None if shape[0] >= 2**self.stages else f"options.stages: {self.stages} halve {size} to nothing"
-        )
+        if shape[0] < 2**self.stages:
+            return f"options.stages: {self.stages} halve {size} to nothing"
+        return too_wide(self.width, self.growth, self.stages)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Activation, Architecture
+from shearbench.networks.base import Activation, Architecture, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,11 +16,11 @@ class DenseHead(Architecture):
     """Features of the image, and dense layers that make an answer of them."""
 
     activation: Activation = Field("gelu", description="The non-linearity.")
-    projection: PositiveInt | None = Field(
+    projection: Width | None = Field(
         8,
         description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
     )
-    hidden: list[PositiveInt] = Field([128], description="Units of the dense layers.")
+    hidden: list[Width] = Field([128], max_length=100, description="Units of the dense layers.")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Part of the units left out at random at each step of the training."
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
+from shearbench.networks.base import Width, too_wide
 from shearbench.networks.convnet import ConvNet
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ class PsfBranch(ConvNet):
     """
 
     kind: ClassVar[str] = "psf-branch"
-    presets: ClassVar[dict[str, dict[str, Any]]] = {}
 
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
         "strided", description="How the view doubles from stage to stage, in both branches."
     )
-    psf_width: PositiveInt = Field(4, description="Channels of the first stage of the PSF's branch.")
+    psf_width: Width = Field(4, description="Channels of the first stage of the PSF's branch.")
+
+    def refuses(self, shape: tuple[int, int]) -> str | None:
+        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        return super().refuses(shape) or too_wide(self.psf_width, self.growth, self.stages, "psf_width")
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

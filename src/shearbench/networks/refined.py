@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from shearbench.networks.base import Architecture
+from shearbench.networks.base import Architecture, Depth
 from shearbench.networks.whitened import Whitened
 from shearbench.options import Options
 
@@ -54,9 +54,9 @@ class Refined(Architecture):
         "good for exponential or Gaussian galaxies of half-light radii of 0.5 to 3.5 FWHM of a Gaussian PSF. "
         "auto: mixture where all galaxies are such.",
     )
-    steps: PositiveInt = Field(1, description="Gauss-Newton steps.")
+    steps: Depth = Field(1, description="Gauss-Newton steps.")
     share: float = Field(
-        0.25, gt=0, le=1, description="Part of the stamps of a training step that is refined as well."
+        0.25, ge=1e-3, le=1, description="Part of the stamps of a training step that is refined as well."
     )
 
     @field_validator("first")

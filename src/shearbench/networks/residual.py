@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Normalisation
+from shearbench.networks.base import Depth, Further, Normalisation, Width, too_wide
 from shearbench.networks.head import DenseHead, cannot_be_halved
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ class Residual(DenseHead):
         description="How an image is halved: its pixels become channels (squeeze), which loses nothing, "
         "a convolution takes every second one, or they are averaged.",
     )
-    fold: PositiveInt = Field(2, description="Side of the squares of pixels turned into channels at first.")
-    width: PositiveInt = Field(12, description="Channels of the first stage.")
-    stages: PositiveInt = Field(3, description="Stages; the image is halved between them.")
-    blocks: NonNegativeInt = Field(2, description="Residual blocks in each stage.")
+    fold: Depth = Field(2, description="Side of the squares of pixels turned into channels at first.")
+    width: Width = Field(12, description="Channels of the first stage.")
+    stages: Depth = Field(3, description="Stages; the image is halved between them.")
+    blocks: Further = Field(2, description="Residual blocks in each stage.")
     normalisation: Normalisation = Field("none", description="Normalisation before each non-linearity.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
-        return cannot_be_halved(shape, self.fold, self.stages, exactly=self.downsampling == "squeeze")
+        problem = cannot_be_halved(shape, self.fold, self.stages, exactly=self.downsampling == "squeeze")
+        return problem or too_wide(self.width, 2, self.stages)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

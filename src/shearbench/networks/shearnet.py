@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Activation, Architecture
+from shearbench.networks.base import Activation, Architecture, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,10 +26,8 @@ class ShearNet(Architecture):
         },
     }
 
-    width: PositiveInt = Field(
-        16, description="Channels of the first convolution; the second has twice as many."
-    )
-    hidden: PositiveInt = Field(128, description="Units of the first dense layer.")
+    width: Width = Field(16, description="Channels of the first convolution; the second has twice as many.")
+    hidden: Width = Field(128, description="Units of the first dense layer.")
     activation: Activation = Field("relu", description="The non-linearity.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import Normalisation
+from shearbench.networks.base import Depth, Normalisation, Width, too_wide
 from shearbench.networks.head import DenseHead, cannot_be_halved
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ class UNet(DenseHead):
 
     kind: ClassVar[str] = "unet"
 
-    fold: PositiveInt = Field(2, description="Side of the squares of pixels turned into channels at first.")
-    width: PositiveInt = Field(12, description="Channels at the finest scale; twice as many at the next.")
-    scales: PositiveInt = Field(3, description="Scales; the image is halved between them.")
-    blocks: PositiveInt = Field(1, description="Convolutions at each scale, on the way down and up each.")
+    fold: Depth = Field(2, description="Side of the squares of pixels turned into channels at first.")
+    width: Width = Field(12, description="Channels at the finest scale; twice as many at the next.")
+    scales: Depth = Field(3, description="Scales; the image is halved between them.")
+    blocks: Depth = Field(1, description="Convolutions at each scale, on the way down and up each.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
-    projection: PositiveInt | None = Field(
+    projection: Width | None = Field(
         4,
         description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
     )
@@ -35,7 +35,9 @@ class UNet(DenseHead):
     def refuses(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
         problem = cannot_be_halved(shape, self.fold, self.scales, exactly=True)
-        return problem and problem.replace("options.stages", "options.scales")
+        if problem is not None:
+            return problem.replace("options.stages", "options.scales")
+        return too_wide(self.width, 2, self.scales)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

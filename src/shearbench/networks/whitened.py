@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
-from shearbench.networks.base import LEVELS, Activation, Architecture
+from shearbench.networks.base import LEVELS, Activation, Architecture, Depth, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,10 +43,10 @@ class Whitened(Architecture):
         description="How far components are brought to equal variance: from 0, all divided by one number, to "
         "1, each by its own spread. Less is better at low noise, more at high noise.",
     )
-    components: PositiveInt = Field(
+    components: Width = Field(
         128, ge=16, description="Principal components of the stamp without the mean galaxy."
     )
-    psf_components: PositiveInt = Field(
+    psf_components: Width = Field(
         16, ge=8, description="Principal components of the PSF, where it differs from galaxy to galaxy."
     )
     oriented: bool = Field(
@@ -54,8 +54,8 @@ class Whitened(Architecture):
         description="Bring each stamp to one of its 8 orientations by its own components, and turn the "
         "answer back: exactly symmetric, at no cost.",
     )
-    width: PositiveInt = Field(256, description="Units of a layer.")
-    blocks: PositiveInt = Field(4, description="Residual blocks of two layers.")
+    width: Width = Field(256, description="Units of a layer.")
+    blocks: Depth = Field(4, description="Residual blocks of two layers.")
     activation: Activation = Field("gelu", description="The non-linearity.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:

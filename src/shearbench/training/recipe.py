@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from shearbench.options import Options
+from shearbench.options import Options, Sigma
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Stamps = Annotated[int, Field(ge=1, le=10**9)]
+Epochs = Annotated[int, Field(ge=1, le=10**5)]
+Batch = Annotated[int, Field(ge=1, le=10**6)]
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -21,17 +24,17 @@ class Recipe(Options):
         description="Train on the split's stored stamps, which GalSim drew, or on galaxies drawn anew from "
         "the population and rendered at every step. Validation and test stamps are GalSim's in any case.",
     )
-    noise: PositiveFloat | tuple[PositiveFloat, PositiveFloat] = Field(
+    noise: Sigma | tuple[Sigma, Sigma] = Field(
         (1e-5, 1e-1),
         description="Noise per pixel (flux units) of the training stamps, drawn anew at every step: one "
         "sigma, or the ends of the range over which log sigma is uniform. The network is told the level.",
     )
-    validation_noise: list[PositiveFloat] | None = Field(
+    validation_noise: list[Sigma] | None = Field(
         None,
         description="Noise levels (flux units per pixel) of validation and of the calibrated errors; null: "
         "those of `noise`, a level a decade.",
     )
-    validation_stamps: PositiveInt = Field(
+    validation_stamps: Stamps = Field(
         1000, description="Stamps validated on after each epoch, at each level; the errors use all of them."
     )
     fresh_noise: bool = Field(
@@ -43,12 +46,12 @@ class Recipe(Options):
         True,
         description="Show each stamp in a random one of its 8 orientations (quarter turns, mirrors).",
     )
-    epochs: PositiveInt = Field(8, description="Epochs; after each, validation and a checkpoint.")
-    epoch_stamps: PositiveInt | None = Field(
+    epochs: Epochs = Field(8, description="Epochs; after each, validation and a checkpoint.")
+    epoch_stamps: Stamps | None = Field(
         None, description="Stamps shown in an epoch; null: as many as the training split has."
     )
-    batch_size: PositiveInt = Field(64, description="Stamps in a step.")
-    realisations: PositiveInt = Field(
+    batch_size: Batch = Field(64, description="Stamps in a step.")
+    realisations: Batch = Field(
         1, description="How often a step shows the same galaxy, each time with other noise of one level."
     )
     loss: Literal["mse", "mae", "huber", "nll", "msb"] = Field(
@@ -68,13 +71,15 @@ class Recipe(Options):
         description="AdamW for all weights; Muon for the inner weight matrices and AdamW for the rest; or "
         "SOAP for the weight matrices and AdamW for the rest.",
     )
-    learning_rate: PositiveFloat = Field(2e-3, description="At its highest.")
+    learning_rate: float = Field(2e-3, ge=1e-12, le=1e30, description="At its highest.")
     warmup: Fraction = Field(0.05, description="Part of the steps in which the rate rises to it, linearly.")
     final_rate: float = Field(
         0.0, ge=0, le=1, description="Part of the rate left at the end of the cosine that follows."
     )
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled, for weight matrices only; times the rate.")
-    gradient_clip: PositiveFloat | None = Field(
+    weight_decay: float = Field(
+        0.0, ge=0, le=1e6, description="Decoupled, for weight matrices only; times the rate."
+    )
+    gradient_clip: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
         1.0, description="Largest norm of the gradient; null: no limit."
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
@@ -94,7 +99,7 @@ class Recipe(Options):
         description="Compile what the network computes in training steps by torch.compile, which needs "
         "Triton on a GPU and a C++ compiler on a CPU.",
     )
-    patience: PositiveInt | None = Field(
+    patience: Epochs | None = Field(
         None, description="Epochs without a better validation loss after which training stops; null: never."
     )
 
