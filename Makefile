@@ -40,9 +40,9 @@ figures: checked  ## redraw every figure from the metrics alone
 report: checked  ## Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html
 
-test: .venv/ready  ## the tests (SLOW=1 for the long ones too)
+test: .venv/ready  ## the tests (SLOW=1 for the long ones too, ONLY=trains for those of a marker)
 	@echo "== test"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(SLOW),--slow)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(SLOW),--slow) $(if $(ONLY),-m $(ONLY))
 
 test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (installs Debian's packages)
 	@echo "== test-slurm"

@@ -3,6 +3,7 @@
 from shearbench.bounds import prior_limited, read_bounds
 from shearbench.catalog import read_catalog
 from shearbench.evaluation.accuracy import accuracy, accuracy_table
+from shearbench.estimators.base import Flag
 from shearbench.evaluation.study import study_table, verdict
 from shearbench.files import write_csv, write_text
 from shearbench.job import logged
@@ -12,14 +13,16 @@ from shearbench.studies import Study
 with logged(snakemake.log[0]):
     study = Study(**snakemake.params.study)
     catalog, bounds = read_catalog(snakemake.input.catalog), read_bounds(snakemake.input.bounds)
-    rows = []
+    rows, diverged = [], set()
     for path in snakemake.input.estimates:
         estimates = read_estimates(path)
+        if (estimates["flag"] == Flag.DIVERGED).all():
+            diverged.add((estimates.attrs["estimator"], estimates.attrs["seed"]))
         prior = prior_limited(bounds, catalog, estimates.attrs["sigma"])
         rows.append(
             accuracy(estimates, catalog, bounds, prior, resamples=snakemake.params.resamples, source=path)
         )
-    table = study_table(study, judged := accuracy_table(rows))
+    table = study_table(study, judged := accuracy_table(rows), diverged)
     write_csv(snakemake.output.accuracy, judged)
     write_csv(snakemake.output.table, table)
     write_text(snakemake.output.verdict, verdict(study, table) + "\n")

@@ -41,6 +41,7 @@ with logged(snakemake.log[0]):
         others={other: Path(snakemake.params.checkpoint).with_name(f"seed{other}.pt") for other in others},
         together=together,
         gpu_use=snakemake.params.gpu_use,
+        may_diverge=snakemake.params.may_diverge,
     )
     write_csv(snakemake.output.history, history)
     save_model(snakemake.output.model, model)

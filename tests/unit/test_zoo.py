@@ -270,6 +270,7 @@ def test_float32_loses_nothing_that_noise_would_not(kind):
     assert (single - double).abs().max() < 3e-6
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("kind", sorted(ZOO))
 def test_a_few_steps_fit_a_few_stamps(kind):
     module = ZOO[kind]().build(1, SHAPE, 2).train()

@@ -65,6 +65,8 @@ rule train:
         # Outside the outputs, which Snakemake deletes before every attempt.
         checkpoint=f"{RUN}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
         depends=lambda w: train_digest(w.population, w.variant),
+        # A value of a study may well diverge: that is a result.
+        may_diverge=lambda w: w.variant not in CONFIG.variants,
     script:
         "../../scripts/train.py"
 

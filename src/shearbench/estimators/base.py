@@ -26,6 +26,7 @@ class Flag(enum.IntFlag):
     SINGULAR = 4  # no usable covariance
     OUT_OF_RANGE = 8  # |g| >= 1, a size or flux that cannot be
     FAILED = 16  # the peer's code gave up, or raised
+    DIVERGED = 32  # the network's training did not stay finite
 
 
 @dataclass

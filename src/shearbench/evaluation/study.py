@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,15 @@ from shearbench.studies import Study
 
 STUDY = (
     "study value variant population noise n_seeds n n_failed rmse_over_crb rmse_over_crb_err bootstrap_err "
-    "seed_scatter judged best factor factor_err n_sigma"
+    "seed_scatter judged best factor factor_err n_sigma n_diverged"
 ).split()
 SIGNIFICANT = 3.0
 """Standard deviations from which a difference is called one."""
 
 
-def study_table(study: Study, accuracy: pd.DataFrame) -> pd.DataFrame:
+def study_table(
+    study: Study, accuracy: pd.DataFrame, diverged: Collection[tuple[str, int]] = ()
+) -> pd.DataFrame:
     """Return how each value of a study does at each noise level.
 
     Parameters
@@ -29,6 +32,8 @@ def study_table(study: Study, accuracy: pd.DataFrame) -> pd.DataFrame:
     study : Study
     accuracy : pandas.DataFrame
         ``metrics/accuracy.csv``, or as much of it as concerns the study's variants.
+    diverged : collection of (str, int)
+        Variant and seed of the trainings that diverged.
 
     Returns
     -------
@@ -41,7 +46,8 @@ def study_table(study: Study, accuracy: pd.DataFrame) -> pd.DataFrame:
         the lowest ratio at each level. ``factor`` is the ratio to that of the best, and ``n_sigma`` its
         significance: of ln(factor) over its error, with as many degrees of freedom as the seeds give (Welch
         1947, Biometrika 34, 28), written as the normal deviate of the same probability. Galaxies are shared
-        by all values, so counting both bootstrap errors is on the safe side.
+        by all values, so counting both bootstrap errors is on the safe side. ``n_diverged`` counts the seeds
+        whose training diverged.
     """
     ours = accuracy[(accuracy["population"] == study.population)]
     names = {study.variant_name(label): label for label in study.values}
@@ -49,6 +55,8 @@ def study_table(study: Study, accuracy: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for noise in sorted({study.noise, *ours["noise"].unique()}):
         level = [_value(study, label, variant, noise, ours) for variant, label in names.items()]
+        for row in level:
+            row["n_diverged"] = sum(variant == row["variant"] for variant, _ in diverged)
         rows.extend(_compared(level))
     return pd.DataFrame(rows, columns=STUDY)
 
@@ -141,13 +149,15 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
     -------
     str
         Which value is best at the noise level judged, than which it is better and by how much, which cannot
-        be told apart from it, which have no result, which were flagged, and what the errors leave out.
+        be told apart from it, which have no result, which diverged or were flagged, and what the errors leave
+        out.
     """
     judged = table[table["judged"]].assign(value=labels(study, table))
     where = f"at sigma = {study.noise:g} on {study.population}"
     done = judged[judged["n_seeds"] > 0].sort_values("rmse_over_crb", kind="stable")
     if done.empty:
-        return f"No value of {study.name} has a result {where}: there is no verdict."
+        sentence = f"No value of {study.name} has a result {where}: there is no verdict."
+        return " ".join([sentence, *_without_result(judged)])
     best = done.iloc[0]
     ratio = shown(best["rmse_over_crb"], best["rmse_over_crb_err"])
     counts = sorted(set(done["n_seeds"]))
@@ -178,18 +188,25 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
             f"With one seed{whose} the error is that of the test galaxies only: it does not hold how much "
             "one training differs from the next."
         )
+    partly = done[done["n_diverged"] > 0]
+    if len(partly):
+        parts = [f"{row['n_diverged']} of {row['value']}" for _, row in partly.iterrows()]
+        sentences.append(f"Trainings that diverged, left out: {_and(parts)}.")
     failed = done[done["n_failed"] > 0]
     if len(failed):
         parts = [f"{row['n_failed']} of {row['n']} for {row['value']}" for _, row in failed.iterrows()]
         sentences.append(f"Flagged and left out: {_and(parts)}.")
+    return " ".join([*sentences, *_without_result(judged)])
+
+
+def _without_result(judged: pd.DataFrame) -> list[str]:
+    """Return the sentence that names the values without a result and why, if there are any."""
     missing = judged[judged["n_seeds"] == 0]
-    if len(missing):
-        parts = [
-            f"{row['value']} ({'every estimate is flagged' if row['n'] else 'not run'})"
-            for _, row in missing.iterrows()
-        ]
-        sentences.append(f"Without a result: {_and(parts)}.")
-    return " ".join(sentences)
+    parts = []
+    for _, row in missing.iterrows():
+        why = "every estimate is flagged" if row["n"] else "not run"
+        parts.append(f"{row['value']} ({'diverged' if row['n_diverged'] else why})")
+    return [f"Without a result: {_and(parts)}."] if parts else []
 
 
 def labels(study: Study, table: pd.DataFrame) -> pd.Series:

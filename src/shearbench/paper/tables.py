@@ -234,7 +234,7 @@ def study_tex(study: Study, table: pd.DataFrame) -> str:
                 escape(value),
                 str(int(row["n_seeds"])),
                 *cells,
-                number(row["factor"], row["factor_err"]) if not row["best"] else "best",
+                _factor(row),
                 rf"${significance:.1f}\,\sigma$" if math.isfinite(significance) else MISSING,
             ]
         )
@@ -251,6 +251,13 @@ def _failures(table: pd.DataFrame, population: object) -> str:
     own = table[table["population"] == population]
     said = sentences(failing(own.to_dict("records")))
     return "".join(f" {escape(sentence)}." for sentence in said)
+
+
+def _factor(row: Mapping[Any, Any]) -> str:
+    """Return how far a study's value is from the best, or why nothing can be compared."""
+    if row["n_seeds"] == 0 and row["n_diverged"] > 0:
+        return "diverged"
+    return "best" if row["best"] else number(row["factor"], row["factor_err"])
 
 
 def _bias_cells(row: Mapping[Any, Any]) -> list[str]:

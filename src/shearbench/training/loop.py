@@ -89,7 +89,8 @@ class Training:
         self.refined, self.refine_from = recipe.batch_size, 0
         if network.refinement is not None:
             self.refined = network.refinement.count(recipe.batch_size)
-            self.refine_from = math.ceil(_REFINE_FROM * recipe.epochs * self.epoch_steps)
+            steps = recipe.epochs * self.epoch_steps
+            self.refine_from = min(math.ceil(_REFINE_FROM * steps), steps - 1)
         self.own_refined = self.refined_by(self.workers)
         self.step = 0
         self.seconds = 0.0
@@ -97,6 +98,8 @@ class Training:
         self.stale = [0] * self.models
         self.history: list[list[dict[str, float]]] = [[] for _ in networks]
         self.best: list[dict[str, Tensor]] = [{} for _ in networks]
+        # The epoch after which a network's numbers were no longer finite; it takes no further part.
+        self.diverged: list[int | None] = [None] * self.models
 
     def refined_by(self, workers: Workers) -> int:
         """Return how many of these stamps are in a process's share."""
@@ -118,6 +121,7 @@ class Training:
                 "seconds": self.seconds / self.models,
                 "stale": self.stale[k],
                 "ended": self._ended(k),
+                "diverged": self.diverged[k],
                 "history": self.history[k],
                 "best": self.best[k],
             }
@@ -134,13 +138,14 @@ class Training:
             average.copy_(torch.stack(parts).view_as(average))
         self.mean_square = torch.stack([state["mean_square"] for state in states])
         self.step, self.seconds = states[0]["step"], sum(state["seconds"] for state in states)
-        self.stale, self.history, self.best = (
-            [state[key] for state in states] for key in ("stale", "history", "best")
+        self.stale, self.history, self.best, self.diverged = (
+            [state[key] for state in states] for key in ("stale", "history", "best", "diverged")
         )
 
     def _stopped(self, k: int) -> bool:
-        """Return whether a network has not become better for too long."""
-        return self.recipe.patience is not None and self.stale[k] >= self.recipe.patience
+        """Return whether a network has diverged, or has not become better for too long."""
+        late = self.recipe.patience is not None and self.stale[k] >= self.recipe.patience
+        return late or self.diverged[k] is not None
 
     def _ended(self, k: int) -> bool:
         """Return whether there is nothing left to do for a network."""
@@ -148,6 +153,8 @@ class Training:
 
     def run(self, checkpoints: Sequence[Checkpoint], progress: ProgressLine) -> list[pd.DataFrame]:
         """Train to the end, leave the best weights in the networks, and return their histories.
+
+        A network that diverges (`diverged`) keeps the weights that it ended with; the others go on.
 
         Parameters
         ----------
@@ -183,9 +190,10 @@ class Training:
                 self._save(checkpoints)
                 if self.workers.first:
                     progress.line(self.views * self.models, self._status())
-        for network, best in zip(self.networks, self.best):
+        for network, best, diverged in zip(self.networks, self.best, self.diverged):
             network.refining = True
-            network.load_state_dict(best)
+            if diverged is None:
+                network.load_state_dict(best)
         return [pd.DataFrame(history) for history in self.history]
 
     @property
@@ -312,11 +320,12 @@ class Training:
         loss = float(torch.tensor(rmse).log().mean().exp()) / float(network.shape_spread)
         like = [row["validation_loss"] for row in self._comparable(k)]
         self.stale[k] = self.stale[k] + 1 if self.step > self.refine_from else 0
-        if not like or loss < min(like):
+        state, epoch = network.state_dict(), self.step // self.epoch_steps
+        if math.isfinite(loss) and (not like or loss < min(like)):
             self.stale[k] = 0
-            self.best[k] = {name: value.detach().clone() for name, value in network.state_dict().items()}
+            self.best[k] = {name: value.detach().clone() for name, value in state.items()}
         row = {
-            "epoch": self.step // self.epoch_steps,
+            "epoch": epoch,
             "views": self.views,
             "seconds": self.seconds,
             "learning_rate": self.optimisers[0].param_groups[0]["lr"],
@@ -325,11 +334,24 @@ class Training:
             "validation_rmse": rmse[0],
         }
         self.history[k].append(row)
+        # Weights and running errors do not come back from NaN or infinity; a single validation may.
+        kept = [self.mean_square[k], *(value for value in state.values() if value.is_floating_point())]
+        whole = all(bool(torch.isfinite(value).all()) for value in kept)
+        if not whole or (self._ended(k) and not self._comparable(k)):
+            self.diverged[k] = epoch
         return row
 
     def _comparable(self, k: int) -> list[dict[str, float]]:
-        """Return a history's rows since a forward model refines answers: those before are of no use."""
-        return [row for row in self.history[k] if row["views"] > self.refine_from * self.recipe.batch_size]
+        """Return the rows of a history that can be the best.
+
+        Their loss is finite, and a forward model that is to refine the answers did so.
+        """
+        return [
+            row
+            for row in self.history[k]
+            if row["views"] > self.refine_from * self.recipe.batch_size
+            and math.isfinite(row["validation_loss"])
+        ]
 
     def best_epoch(self, k: int) -> int:
         """Return the epoch that a network's best weights are of."""

@@ -29,7 +29,7 @@ class TrainedNetwork:
         In evaluation mode, on the CPU.
     about : dict
         All of the model file but the weights: ``architecture, options, shape, per_galaxy_psf, pixel_scale,
-        population, variant, seed, fingerprint, training, epoch, parameters, versions``.
+        population, variant, seed, fingerprint, training, epoch, diverged, parameters, versions``.
     """
 
     network: ShearNetwork
@@ -47,6 +47,7 @@ def model_content(
     pixel_scale: float,
     population: str,
     epoch: int,
+    diverged: bool = False,
 ) -> dict[str, Any]:
     """Return what the model file holds, as plain values and tensors on the CPU.
 
@@ -66,7 +67,9 @@ def model_content(
         Arcsec.
     population : str
     epoch : int
-        The epoch that the weights are of: the best one.
+        The epoch that the weights are of: the best one, or that after which the training diverged.
+    diverged : bool
+        Whether the loss did not stay finite: the weights are of no use.
     """
     return {
         "format": FORMAT,
@@ -81,6 +84,7 @@ def model_content(
         "seed": seed,
         "fingerprint": fingerprint,
         "epoch": epoch,
+        "diverged": diverged,
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "versions": {"shearbench": shearbench.__version__, "torch": str(torch.__version__)},
         "state": {key: value.detach().cpu().clone() for key, value in network.state_dict().items()},
@@ -145,7 +149,7 @@ def load_model(
         for name in ("error_sigma", "error_snr", "error"):
             setattr(network, name, torch.zeros_like(content["state"][name]))
         network.load_state_dict(content["state"])
-        for name in ("population", "variant", "seed", "fingerprint"):
+        for name in ("population", "variant", "seed", "fingerprint", "diverged"):
             content[name]
     except KeyError as error:
         raise ContractError.of(path, f"field {error}", "nothing", "a value", RULE) from error

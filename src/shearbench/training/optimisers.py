@@ -132,7 +132,9 @@ class Soap(torch.optim.Optimizer):
         if not state:
             state.update(steps=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
             for k, gram in grams.items():
-                state[f"gram{k}"], state[f"basis{k}"] = gram, torch.linalg.eigh(gram)[1].contiguous()
+                # A gradient that is not finite shows in the loss; here it must not end other networks too.
+                basis = torch.linalg.eigh(gram.nan_to_num(0.0, 0.0, 0.0))[1]
+                state[f"gram{k}"], state[f"basis{k}"] = gram, basis.contiguous()
             return
         state["steps"] += 1
         state["mean"].lerp_(gradient, forget)

@@ -48,7 +48,7 @@ def predict(
     -------
     shapes : Shapes
         Stamps with NaN or infinite pixels, in themselves or in their PSF, are flagged ``BAD_PIXELS``, and
-        answers with ``|g| >= 1`` ``OUT_OF_RANGE``.
+        answers with ``|g| >= 1`` ``OUT_OF_RANGE``; all are ``DIVERGED`` where the training did.
     seconds : float
         Time spent measuring, copies to the device included; reading, noise and the first batch's warming
         up are not.
@@ -59,6 +59,8 @@ def predict(
         The stamps are not of the size, scale or population that the network was trained on.
     """
     _check(model, stamps)
+    if model.about["diverged"]:
+        return Shapes.failed(len(stamps), Flag.DIVERGED), 0.0
     device = pick_device() if device is None else device
     batch = max(1, BATCH[device.type] * 48**2 // math.prod(stamps.shape)) if batch is None else batch
     parts, seconds = [], 0.0

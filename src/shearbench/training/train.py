@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from shearbench.errors import ConfigError
+from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.gpu_use import gpu_use as gpu_use_of
 from shearbench.networks import Variant, architecture_for
 from shearbench.networks.base import Architecture
@@ -23,6 +23,7 @@ from shearbench.training.launch import launch
 from shearbench.training.loop import Training, evaluate
 from shearbench.training.model_file import model_content
 from shearbench.training.progress import ProgressLine
+from shearbench.training.recipe import Recipe
 from shearbench.training.settings import pick_device, torch_settings
 from shearbench.training.workers import Workers
 
@@ -44,6 +45,7 @@ def train(
     others: Mapping[int, str | os.PathLike[str]] | None = None,
     together: int = 1,
     gpu_use: str | os.PathLike[str] | None = None,
+    may_diverge: bool = False,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a network; go on from a checkpoint of the same training where there is one.
 
@@ -83,6 +85,9 @@ def train(
         good training.
     gpu_use : path-like, optional
         Where to note how much of its GPU the first of them used, see `shearbench.gpu_use`.
+    may_diverge : bool
+        Return a training whose loss does not stay finite, and say so in the model (``diverged``), as a study
+        asks; by default it is an error.
 
     Returns
     -------
@@ -95,6 +100,8 @@ def train(
 
     Raises
     ------
+    ShearbenchError
+        The training diverged: its loss did not stay finite.
     ContractError
         Stamps and catalog do not belong together, or have bad pixels.
     ConfigError
@@ -126,6 +133,7 @@ def train(
             "fingerprint": fingerprint,
             "threads": max(1, threads // gpus),
             "gpu_use": gpu_use,
+            "may_diverge": may_diverge,
         }
         if gpus > 1:
             return launch(gpus, arguments)
@@ -151,6 +159,7 @@ def train_share(
     fingerprint: str,
     threads: int,
     gpu_use: str | os.PathLike[str] | None,
+    may_diverge: bool,
     workers: Workers,
     device: torch.device,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -193,8 +202,11 @@ def train_share(
             states.clear()  # they lie on the device
         line = ProgressLine(f"{name} seed {' '.join(map(str, seeds))}", training.total_stamps * len(seeds))
         history = training.run(list(checkpoints.values()), line)[0]
-        network = training.networks[0]
-        _calibrate(network, training, variant.training.validation_levels)
+        network, diverged = training.networks[0], training.diverged[0]
+        if diverged is None:
+            _calibrate(network, training, variant.training.validation_levels)
+        elif not may_diverge:
+            raise _diverged(name, seeds[0], diverged, variant.training)
     content = model_content(
         network,
         variant.model_copy(update={"options": architecture.model_dump(mode="json")}),
@@ -204,9 +216,20 @@ def train_share(
         shape=train_stamps.shape,
         pixel_scale=train_stamps.pixel_scale,
         population=train_stamps.population,
-        epoch=training.best_epoch(0),
+        epoch=training.best_epoch(0) if diverged is None else diverged,
+        diverged=diverged is not None,
     )
     return content, history
+
+
+def _diverged(name: str, seed: int, epoch: int, recipe: Recipe) -> ShearbenchError:
+    clip = recipe.gradient_clip
+    smaller = "set training.gradient_clip to 1" if clip is None else f"training.gradient_clip (now {clip:g})"
+    return ShearbenchError(
+        f"variants.{name}: the training with seed {seed} diverged: its loss is not finite at epoch {epoch}. "
+        f"Lower training.learning_rate (now {recipe.learning_rate:g}) or {smaller}, "
+        f"or raise training.warmup (now {recipe.warmup:g})"
+    )
 
 
 def prepare(
