@@ -1,10 +1,8 @@
 """Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
 
-import pandas as pd
-
 from shearbench.bounds import read_bounds
 from shearbench.catalog import read_catalog
-from shearbench.evaluation.residuals import residuals, trends
+from shearbench.evaluation.residuals import RESIDUALS, TRENDS, residuals, together, trends
 from shearbench.files import write_csv, write_table
 from shearbench.job import logged
 from shearbench.measurement import read_estimates
@@ -21,5 +19,5 @@ with logged(snakemake.log[0]):
         if estimates.attrs["seed"] in (None, snakemake.params.first_seed):
             single.append(residuals(*tables, label=label, source=path))
         binned.append(trends(*tables, label=label, source=path))
-    write_table(snakemake.output.residuals, pd.concat(single, ignore_index=True))
-    write_csv(snakemake.output.trends, pd.concat(binned, ignore_index=True))
+    write_table(snakemake.output.residuals, together(single, RESIDUALS))
+    write_csv(snakemake.output.trends, together(binned, TRENDS))

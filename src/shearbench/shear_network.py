@@ -23,6 +23,7 @@ from shearbench.bodies import Normalised, symmetric
 from shearbench.networks.base import Architecture
 
 _FIT_STAMPS = 8192  # galaxies that the scaling is measured on
+_NO_SPREAD = 0.01  # spread of shapes or positions [arcsec] that are all the same
 _LEVEL_CENTRE, _LEVEL_SPREAD = -2.5, 1.5  # log10 of the noise over the flux, from 1e-5 to 1
 
 
@@ -135,7 +136,9 @@ class ShearNetwork(nn.Module):
         for k, name in enumerate(self.targets):
             if name in ("x", "y", "g1", "g2"):  # vectors: no centre, and one spread for both components
                 pair = [self.targets.index(one) for one in (("x", "y") if name in "xy" else ("g1", "g2"))]
-                self.target_spread[k] = rms[pair].square().mean().sqrt()
+                spread = rms[pair].square().mean().sqrt()
+                # Round galaxies, or galaxies in the middle, have no spread: any unit will do.
+                self.target_spread[k] = torch.where(spread > 0, spread, spread.new_tensor(_NO_SPREAD))
             else:
                 self.target_centre[k] = relative[:, k].mean()
                 self.target_spread[k] = relative[:, k].std().clamp_min(1e-3 * relative[:, k].mean().abs())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -123,6 +124,11 @@ def trends(
                     who | ends | {"centre": float(values[inside].mean())} | _statistics(rows, inside)
                 )
     return pd.DataFrame(found, columns=TRENDS)
+
+
+def together(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Return tables one below the other; without any, a table of these columns without a row."""
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
 
 
 def _property(rows: Joined, name: str) -> NDArray[np.float64]:
