@@ -165,6 +165,12 @@ class Config(Options):
             raise ValueError(f"variants: '{min(both)}' is an estimator's name already")
         for name, population in self.populations.items():
             side = self.stamps.size_pixels * self.stamps.pixel_scale_arcsec
+            sharpest = population.psf.fwhm_arcsec[0]
+            if population.psf.profile != "image" and sharpest < side / 500:
+                raise ValueError(
+                    f"populations.{name}.psf.fwhm_arcsec: found {sharpest:g}, expected {side / 500:g} or more: "
+                    "a five-hundredth of the stamp's side is the sharpest PSF that GalSim draws"
+                )
             needed = 6 * population.extent_arcsec
             if side < needed:
                 raise ValueError(

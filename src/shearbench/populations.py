@@ -44,7 +44,12 @@ class Psf(Options):
     fwhm_arcsec: Range = Field(
         (0.6, 0.6), description="full width at half maximum, a number or a range [arcsec]"
     )
-    moffat_beta: float = Field(2.5, gt=1, description="exponent of a Moffat profile")
+    moffat_beta: float = Field(
+        2.5,
+        ge=1.5,
+        le=100,
+        description="exponent of a Moffat profile; below 1.5 its wings are wider than GalSim can draw",
+    )
     shape_sigma: float = Field(
         0.0,
         ge=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shearbench.data.external import check_images
 from shearbench.errors import ConfigError
 from shearbench.populations import Population, Psf
 
@@ -113,12 +115,33 @@ def draw_stamps(
             if population.psf.constant and constant is None:
                 constant = psf
                 shared = np.zeros(shape, np.float32)
-                _precise(psf).drawImage(galsim.Image(shared, scale=pixel_scale), method=method)
+                _draw(_precise(psf), shared, pixel_scale, method)
             if psfs is not None:
-                _precise(psf).drawImage(galsim.Image(psfs[index], scale=pixel_scale), method=method)
+                _draw(_precise(psf), psfs[index], pixel_scale, method)
             scene = galsim.Convolve(galaxy_object(row, population), psf)
-            scene.drawImage(galsim.Image(images[index], scale=pixel_scale), method=method)
+            _draw(scene, images[index], pixel_scale, method)
         yield images, shared if psfs is None else psfs  # type: ignore[misc]
+
+
+def _draw(scene: galsim.GSObject, image: NDArray[np.float32], pixel_scale: float, method: str) -> None:
+    """Draw on an image, in place.
+
+    Raises
+    ------
+    ConfigError
+        GalSim cannot: the smallest and the largest scale of the scene are too far apart.
+    """
+    try:
+        with warnings.catch_warnings():
+            # GalSim would go on, and take gigabytes.
+            warnings.simplefilter("error", galsim.GalSimFFTSizeWarning)
+            scene.drawImage(galsim.Image(image, scale=pixel_scale), method=method)
+    except (galsim.GalSimFFTSizeWarning, galsim.GalSimFFTSizeError) as error:
+        raise ConfigError(
+            f"populations: a stamp needs a Fourier transform of {error.size:.0f} pixels a side, and GalSim "
+            f"draws with at most {scene.gsparams.maximum_fft_size}. Give psf.fwhm_arcsec a larger lowest "
+            "value, or half_light_radius_arcsec, sersic_n or stamps.size_pixels a smaller highest one"
+        ) from error
 
 
 def _precise(psf: galsim.GSObject) -> galsim.GSObject:
@@ -146,16 +169,19 @@ def psf_images(path: str) -> NDArray[np.float32]:
     Raises
     ------
     ConfigError
-        No such images.
+        No such images, or a PSFEx model.
     """
+    check_images("psf.image_file", path)
     try:
         hdus = [hdu.data for hdu in galsim.fits.pyfits.open(path) if getattr(hdu, "data", None) is not None]
         planes = [plane for data in hdus for plane in (data if data.ndim == 3 else [data])]
         images = np.stack([np.asarray(plane, np.float64) for plane in planes])
+        if images.ndim != 3:
+            raise ValueError(f"their shape is {images.shape[1:]}, not (rows, columns)")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"psf.image_file: {path} holds no PSF images of equal size ({error})") from error
     sums = images.sum(axis=(1, 2))
-    if images.ndim != 3 or not np.isfinite(images).all() or (sums <= 0).any():
+    if not np.isfinite(images).all() or (sums <= 0).any():
         raise ConfigError(f"psf.image_file: {path}: every PSF image must be finite, of positive flux")
     return (images / sums[:, None, None]).astype(np.float32)
 

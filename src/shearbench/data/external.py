@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +53,10 @@ def external_files(name: str, population: Population) -> list[str]:
     at = f"populations.{name}"
     files = []
     if population.psf.image_file is not None:
-        files.append((f"{at}.psf.image_file", population.psf.image_file))
+        key = f"{at}.psf.image_file"
+        _readable(key, population.psf.image_file)
+        check_images(key, population.psf.image_file)
+        files.append((key, population.psf.image_file))
     if population.catalogue_file is not None:
         key = f"{at}.catalogue_file"
         files.append((key, population.catalogue_file))
@@ -63,6 +67,39 @@ def external_files(name: str, population: Population) -> list[str]:
     for key, path in files:
         _readable(key, path)
     return [path for _, path in files]
+
+
+def check_images(key: str, path: str) -> None:
+    """Raise a ConfigError where a FITS file has tables, such as a PSFEx model, in place of images.
+
+    Parameters
+    ----------
+    key : str
+        The key of the configuration that names the file.
+    path : str
+    """
+    kinds = []
+    try:
+        with _opened(path) as file:
+            while file.peek(1):
+                header = _header(file)
+                file.seek(file.tell() + -(-_data_bytes(header) // _BLOCK) * _BLOCK)
+                kinds.append(header.get("XTENSION", "IMAGE"))
+                if {"POLNAXIS", "PSFNAXIS"} <= {*header}:
+                    raise ConfigError(
+                        f"{key}: {path} is a PSFEx model, expected images of PSFs. Draw the model where the "
+                        "galaxies are (galsim.des.DES_PSFEx does) and save these images, all of one size, as "
+                        "a FITS cube"
+                    )
+                if kinds[-1] == "IMAGE" and int(header["NAXIS"]) >= 2:
+                    return
+    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{key}: {path} is no FITS file of PSF images ({error!r})") from None
+    raise ConfigError(f"{key}: {path} has no image, only {', '.join(kinds)}; expected images of PSFs")
+
+
+def _opened(path: str | os.PathLike[str]) -> Any:
+    return gzip.open(path) if os.fspath(path).endswith(".gz") else open(path, "rb")
 
 
 def _readable(key: str, path: str) -> None:
@@ -113,8 +150,7 @@ def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     ValueError
         It is not FITS, or its first extension is no binary table.
     """
-    opened: Callable[..., Any] = gzip.open if os.fspath(path).endswith(".gz") else open
-    with opened(path, "rb") as file:
+    with _opened(path) as file:
         header = _header(file)
         file.seek(file.tell() + -(-_data_bytes(header) // _BLOCK) * _BLOCK)
         header = _header(file)

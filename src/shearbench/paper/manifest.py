@@ -64,7 +64,9 @@ def make_manifest(
     """
     root = Path(root)
     entries = {}
-    for output in sorted(Path(output).resolve().relative_to(root.resolve()) for output in outputs):
+    # Links are not followed: a folder of the run may be one, to a disk with more room.
+    above = os.path.abspath(root)
+    for output in sorted(Path(os.path.abspath(output)).relative_to(above) for output in outputs):
         path = root / output
         entries[output.as_posix()] = {"sha256": file_digest(path), "bytes": path.stat().st_size}
     return {
