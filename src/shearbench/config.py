@@ -168,8 +168,8 @@ class Config(Options):
             sharpest = population.psf.fwhm_arcsec[0]
             if population.psf.profile != "image" and sharpest < side / 500:
                 raise ValueError(
-                    f"populations.{name}.psf.fwhm_arcsec: found {sharpest:g}, expected {side / 500:g} or more: "
-                    "a five-hundredth of the stamp's side is the sharpest PSF that GalSim draws"
+                    f"populations.{name}.psf.fwhm_arcsec: found {sharpest:g}, expected {side / 500:g} or "
+                    "more: a five-hundredth of the stamp's side is the sharpest PSF that GalSim draws"
                 )
             needed = 6 * population.extent_arcsec
             if side < needed:

@@ -16,6 +16,7 @@ from shearbench.data import external
 from shearbench.data.external import contents, external_files, text_columns
 from shearbench.errors import ConfigError
 from shearbench.populations import PRESETS, Population
+from shearbench.rendering import psf_images
 
 DATA = Path(__file__).parents[1] / "data/galsim"
 
@@ -170,3 +171,44 @@ def test_many_bytes_are_announced(tmp_path, monkeypatch):
     contents([str(path)], tmp_path / "cache", said.append)
     assert len(said) == 1
     assert "1 files" in said[0]
+
+
+PSFEX = [("EXTNAME", "PSF_DATA"), ("POLNAXIS", 2), ("POLGRP1", 1), ("PSF_FWHM", 3.2), ("PSF_SAMP", 0.5)]
+PSFEX += [("PSFNAXIS", 3), ("PSFAXIS1", 25), ("PSFAXIS2", 25), ("PSFAXIS3", 6)]
+
+
+def table(path, cards=()):
+    """Write a FITS file whose one extension is a table of numbers."""
+    fits = galsim.fits.pyfits
+    column = fits.Column("PSF_MASK", "625E", array=np.zeros((6, 625), np.float32))
+    extension = fits.BinTableHDU.from_columns([column])
+    extension.header.update(cards)
+    fits.HDUList([fits.PrimaryHDU(), extension]).writeto(path)
+
+
+def image_population(path):
+    return Population(psf={"profile": "image", "image_file": str(path)})
+
+
+def test_a_psfex_model_and_other_tables_are_no_images(tmp_path):
+    table(tmp_path / "model.psf", PSFEX)
+    with pytest.raises(ConfigError, match=r"populations.p.psf.image_file: .*model.psf is a PSFEx model"):
+        external_files("p", image_population(tmp_path / "model.psf"))
+    with pytest.raises(ConfigError, match="PSFEx model"):
+        psf_images(str(tmp_path / "model.psf"))
+    table(tmp_path / "table.fits")
+    with pytest.raises(ConfigError, match=r"table.fits has no image, only IMAGE, BINTABLE"):
+        external_files("p", image_population(tmp_path / "table.fits"))
+    (tmp_path / "text.fits").write_text("no FITS")
+    with pytest.raises(ConfigError, match=r"text.fits is no FITS file of PSF images"):
+        external_files("p", image_population(tmp_path / "text.fits"))
+
+
+def test_images_in_an_extension_in_a_cube_or_compressed_are_images(tmp_path):
+    fits = galsim.fits.pyfits
+    pixels = np.ones((2, 8, 8), np.float32)
+    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(pixels[0])]).writeto(tmp_path / "second.fits")
+    fits.PrimaryHDU(pixels).writeto(tmp_path / "cube.fits.gz")
+    for name, count in (("second.fits", 1), ("cube.fits.gz", 2)):
+        assert external_files("p", image_population(tmp_path / name)) == [str(tmp_path / name)]
+        assert psf_images(str(tmp_path / name)).shape == (count, 8, 8)

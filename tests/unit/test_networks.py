@@ -418,3 +418,12 @@ def test_errors_with_one_level():
     network = fitted(ShearNet(), per_galaxy_psf=False)
     network.calibrate([1e-3], [0.1 * torch.randn(4, 2)], [torch.tensor([5.0, 6.0, 7.0, 8.0])])
     assert torch.isfinite(errors_at(network, torch.tensor([1.0, 6.5, 100.0]), 1e-3)).all()
+
+
+def test_galaxies_that_are_all_round_and_in_the_middle_have_a_scaling():
+    network = ShearNetwork(architecture_kinds()["whitened"](), (SIDE, SIDE), SCALE, False)
+    images, psf, truth = stamps(8)
+    truth[:, [NAMES.index(name) for name in ("x", "y", "g1", "g2")]] = 0
+    network.fit_scaling(images, psf[0], wanted(truth, network))
+    assert (network.target_spread > 0).all()
+    assert network.shape_spread.isfinite()

@@ -453,6 +453,17 @@ class TestManifest:
         assert problems[0].startswith("b.txt: SHA-256 is ")
         assert problems[1] == "metrics/a.csv: missing"
 
+    def test_a_folder_of_the_run_may_be_a_link(self, tmp_path):
+        results, scratch = tmp_path / "quick", tmp_path / "scratch"
+        results.mkdir()
+        scratch.mkdir()
+        (results / "stamps").symlink_to(scratch)
+        (scratch / "0.h5").write_text("pixels")
+        manifest = make_manifest([results / "stamps/0.h5"], results, {})
+        assert list(manifest["outputs"]) == ["stamps/0.h5"]
+        write_manifest(results / "manifest.json", manifest)
+        assert verify(results / "manifest.json") == []
+
     def test_output_must_be_there_and_in_the_run(self, tmp_path):
         with pytest.raises(FileNotFoundError):
             make_manifest([tmp_path / "none"], tmp_path, {})

@@ -94,6 +94,12 @@ def test_psf_images_come_from_fits(tmp_path):
         )
 
 
+def test_a_stamp_too_large_for_galsim_is_refused_with_the_keys(tmp_path):
+    sharp = {"fwhm_arcsec": 0.05}
+    with pytest.raises(ConfigError, match=r"at most 8192.*psf\.fwhm_arcsec.*half_light_radius_arcsec"):
+        make(tmp_path, "sersic_moffat", 1, (0, 1), sersic_n=6, half_light_radius_arcsec=1.5, psf=sharp)
+
+
 @pytest.mark.parametrize("content", [b"no fits", None])
 def test_a_psf_file_that_is_none_is_a_clear_error(tmp_path, content):
     path = tmp_path / "psf.fits"
