@@ -218,6 +218,17 @@ def seeds_of(variant):
     return CONFIG.seeds
 
 
+def reason_of(study):
+    """Return a function of a rule's inputs that says why a study cannot be made."""
+
+    def refuse(_):
+        raise WorkflowError(
+            f"study_{study} cannot be made.\n{WRONG_STUDIES[study]}"
+        ) from None
+
+    return refuse
+
+
 def study_networks(study):
     """Return the networks of a study with their seeds."""
     return {variant: list(STUDIES[study].seeds) for variant in STUDY_VARIANTS[study]}

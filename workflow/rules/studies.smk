@@ -80,17 +80,6 @@ for study in STUDIES:
             study_outputs(study),
 
 
-def reason_of(study):
-    """Return a function of a rule's inputs that says why a study cannot be made."""
-
-    def refuse(_):
-        raise WorkflowError(
-            f"study_{study} cannot be made.\n{WRONG_STUDIES[study]}"
-        ) from None
-
-    return refuse
-
-
 for study in filter(is_name, WRONG_STUDIES):
 
     rule:
