@@ -12,7 +12,7 @@ CONDA := $(firstword $(foreach tool,conda mamba micromamba,$(if $(shell command 
 DEPLOY = $(shell $(BIN)/python -c "import importlib.util as u; print('' if u.find_spec('ngmix') else '$(if $(CONDA),--sdm conda)')")
 SNAKEMAKE = $(BIN)/python -m snakemake --cores $(CORES) $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
 LINTED = src scripts tests
-FIGURE_RULES = $(basename $(notdir $(wildcard scripts/figure_*.py)))
+FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue import entries; print(*(f'figure_{name}' for name in entries()))")
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 

@@ -6,7 +6,7 @@ import pandas as pd
 
 from shearbench.files import write_text
 from shearbench.job import logged
-from shearbench.paper.captions import captions
+from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
 from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.studies import Study
@@ -17,15 +17,18 @@ with logged(snakemake.log[0]):
     )
     folder = os.path.dirname(snakemake.output.main)
     results = os.path.dirname(folder)
-    caption = captions(accuracy, shear_bias)
-    figures = [(os.path.relpath(path, folder), caption[kind]) for path, kind in snakemake.params.figures]
+    figures = [
+        (os.path.relpath(path, folder), caption(text, reads, accuracy, shear_bias))
+        for path, text, reads in snakemake.params.figures
+    ]
     tables = [os.path.relpath(path, folder) for path in snakemake.input.tables]
     studies = []
     for name, options in snakemake.params.studies.items():
         study = Study(**options)
         studies.append((study, pd.read_csv(f"{results}/metrics/studies/{name}.csv")))
         with open(f"{results}/metrics/studies/{name}_verdict.txt", encoding="utf-8") as file:
-            figures.append((f"../figures/study_{name}.pdf", f"{study.question} {file.read().strip()}"))
+            answer = f"{study.question} {file.read().strip()} {plain(snakemake.params.study['caption'])}"
+        figures.append((f"../figures/study_{name}.pdf", answer))
         tables.append(f"../tables/study_{name}.tex")
     numbers = collect_numbers(accuracy, shear_bias, throughput, studies)
     write_text(snakemake.output.numbers, numbers_json(numbers))

@@ -19,8 +19,8 @@ from typing import Any
 
 _SOURCE = Path(__file__).parent
 # Logging, locks, names of temporary files, the ends of processes, the choice of a GPU and the measurement of
-# its use, the wording of errors and the checking of options leave no trace in a result (the options' values
-# are in the digests themselves).
+# its use, the wording of errors, the checking of options and the catalogue of figures leave no trace in a
+# result (the options' values are in the digests themselves).
 NO_RESULT = frozenset(
     {
         "shearbench.job",
@@ -31,6 +31,7 @@ NO_RESULT = frozenset(
         "shearbench.gpu_use",
         "shearbench.errors",
         "shearbench.options",
+        "shearbench.figures.catalogue",
     }
 )
 """Modules that no digest counts; a module that moves takes its entry along."""

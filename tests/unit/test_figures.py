@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +26,7 @@ from shearbench.errors import ContractError
 from shearbench.evaluation.gallery import Gallery, make_gallery, read_gallery, write_gallery
 from shearbench.figures import (
     accuracy,
+    catalogue,
     cost,
     decomposition,
     efficiency,
@@ -319,7 +324,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "decomposition": lambda: decomposition.draw(accuracy_table(), "exp_gauss"),
     "shear_bias": lambda: shear_bias.draw(shear_table(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
-    "gallery": lambda: gallery.draw(gallery_of()),
+    "gallery": lambda: gallery.draw_gallery(gallery_of()),
     "cost": lambda: cost.draw(accuracy_table()),
     "study": lambda: study.draw(*study_tables(), question=QUESTION, axis_label="down-sampling"),
 }
@@ -651,7 +656,7 @@ class TestGallery:
         read = read_gallery(tmp_path / "gallery.h5", "exp_gauss")
         for name, value in vars(found).items():
             np.testing.assert_array_equal(getattr(read, name), value)
-        figure = gallery.draw(read)
+        figure = gallery.draw_gallery(read)
         drawn(figure)
         assert "no fit" in texts(figure)
 
@@ -660,7 +665,7 @@ class TestGallery:
             make_gallery(stamps, self.catalog[1:], (1e-3,), 3, lambda batch: batch.images, "a model")
 
     def test_one_level_and_one_galaxy(self) -> None:
-        drawn(gallery.draw(gallery_of((1e-3,), 1)))
+        drawn(gallery.draw_gallery(gallery_of((1e-3,), 1)))
 
     def test_bad_files_are_named(self, tmp_path: Path) -> None:
         path = tmp_path / "gallery.h5"
@@ -676,19 +681,46 @@ class TestGallery:
             read_gallery(path, "exp_gauss")
 
 
-CAPTIONS = Path(__file__).parents[2] / "workflow" / "report"
+REPORT = Path(__file__).parents[2] / "workflow" / "report"
 
 
-@pytest.mark.parametrize("name", [*FIGURES, "workflow"])
+@pytest.mark.parametrize("name", [*catalogue.entries(), "workflow"])
 def test_captions_are_valid(name: str) -> None:
     docutils = pytest.importorskip("docutils.core")
     jinja2 = pytest.importorskip("jinja2")
-    text = (CAPTIONS / f"{name}.rst").read_text()
-
-    job = SimpleNamespace(wildcards=SimpleNamespace(study="downsampling"), config={})
+    entry = catalogue.entries().get(name)
+    text = (REPORT / ("workflow.rst" if entry is None else "figure.rst")).read_text()
+    # Of Snakemake's, both `get` and attributes are used; jinja takes an entry for an attribute.
+    wildcards = {"study": "downsampling"} if name == "study" else {}
+    params = SimpleNamespace(entry=None if entry is None else UserDict(asdict(entry)))
+    job = SimpleNamespace(wildcards=UserDict(wildcards), params=params, config={})
     rendered = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(snakemake=job)
     # A warning is an error at this level.
     docutils.publish_doctree(rendered, settings_overrides={"halt_level": 2, "report_level": 5})
+    assert ("downsampling" in rendered) == (name == "study")
     if name in ("accuracy", "efficiency"):
         assert "biased" in rendered
         assert "S/N" in rendered
+
+
+def test_the_catalogue_has_every_figure_as_its_module_says() -> None:
+    found = catalogue.entries()
+    assert set(FIGURES) <= set(found)
+    assert [entry.category for entry in found.values()] == sorted(entry.category for entry in found.values())
+    for name, entry in found.items():
+        module = importlib.import_module(f"shearbench.figures.{name}")
+        assert module.ENTRY == entry
+        further = {"run": 0, "population": 1, "study": 2}[entry.each]
+        taken = inspect.signature(module.draw).parameters.values()
+        needed = [p.name for p in taken if p.default is p.empty]
+        assert len(needed) == len(entry.reads) + further, name
+        assert len(taken) == len(needed) + len(entry.reads_if_made), name
+
+
+def test_a_new_file_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "catalogue.py").write_text("ENTRY = None\n")
+    (tmp_path / "mine.py").write_text(
+        "import matplotlib\nENTRY = Entry(category='0. Mine', caption='One.', reads=('a.csv',))\n1 / 0\n"
+    )
+    monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "catalogue.py"))
+    assert catalogue.entries() == {"mine": catalogue.Entry("0. Mine", "One.", ("a.csv",))}

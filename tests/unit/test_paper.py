@@ -18,7 +18,8 @@ from shearbench.evaluation.accuracy import ACCURACY
 from shearbench.evaluation.shear_bias import SHEAR_BIAS
 from shearbench.evaluation.study import study_table
 from shearbench.evaluation.throughput import throughput, throughput_table
-from shearbench.paper.captions import captions
+from shearbench.figures.catalogue import entries
+from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
 from shearbench.paper.manifest import git_state, machine, make_manifest, verify, write_manifest
@@ -107,7 +108,7 @@ class TestLatex:
     @given(st.text())
     def test_escaped_text_has_no_active_character(self, text):
         left = escape(text)
-        for command in (r"\\text[a-z]+\{\}", r"\\[{}&%$#_]", r"\$\\(pm|times|sigma)\$"):
+        for command in (r"\\text[a-z]+\{\}", r"\\[{}&%$#_]", r"\$(\\(pm|times|sigma|varphi|langle|rangle|hat g)|-)\$"):
             left = re.sub(command, "", left)
         assert not set(left) & set('\\{}&%$#_~^<>|"\n')
         assert all(ord(char) < 256 for char in left)
@@ -366,19 +367,32 @@ class TestNumbers:
         assert macro_names([parts]) == {parts: name}
 
 
+def captions(accuracy, shear_bias):
+    return {
+        name: caption(entry.caption, entry.reads, accuracy, shear_bias) for name, entry in entries().items()
+    }
+
+
 class TestDocument:
     def test_captions_quote_the_run(self, run):
         texts = captions(run["accuracy"], run["shear_bias"])
+        assert texts["accuracy"].startswith("Error against noise. Root mean square error")
         assert "2000 test galaxies of exp_gauss (median S/N 2e+04 to 2)" in texts["accuracy"]
         assert "500 galaxies of exp_gauss at sigma = 1e-05, with an error of m between" in texts["shear_bias"]
-        assert "ensembles" not in texts["accuracy"]
+        assert "Not shown" not in texts["accuracy"]
         assert "sigma = 1e-05" in texts["trends"]
         nothing = captions(run["accuracy"].iloc[:0], run["shear_bias"].iloc[:0])
         assert set(nothing) == set(texts)
 
+    def test_captions_are_plain_text_that_latex_prints(self, run):
+        for text in captions(run["accuracy"], run["shear_bias"]).values():
+            assert not re.search(r"\*\*|``|\\|\n|  |[{}]", text)
+            assert "?" not in escape(text.replace("?", ""))
+        assert plain("**A b.** |c| *all* of\n``d`` \\|e\\| 2 * 3 * 4") == "A b. |c| all of d |e| 2 * 3 * 4"
+
     def test_what_answers_for_ensembles_is_named(self, run):
         texts = captions(run["accuracy"], with_ensemble(run["shear_bias"]))
-        assert "ensembles only (FPFS)" in texts["accuracy"]
+        assert "ensembles only: FPFS" in texts["accuracy"]
         assert "FPFS: calibrated by a response of their own" in texts["shear_bias"]
         assert "(40 for the slowest estimator)" in texts["shear_bias"]
 

@@ -15,6 +15,8 @@ import pandas as pd
 import pytest
 from conftest import command, copy_workflow, planned, snakemake
 
+from shearbench.figures.catalogue import entries
+
 # What a run measures of itself differs from run to run; everything else must not.
 TIMED = ("seconds_per_stamp", "seconds", "stamps_per_second", "peak_mb", "gpu_mb", "gpu_percent")
 
@@ -69,7 +71,7 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_answers(finished, tmp
 def test_a_second_run_beside_the_first_is_turned_away_until_that_is_killed(run):
     lock = run / "results/tiny/.lock"
     lock.unlink()
-    drawn = [path.stem for path in (run / "scripts").glob("figure_*.py") if path.stem != "figure_study"]
+    drawn = [f"figure_{name}" for name in entries() if name != "study"]
     first = start(run, "--forcerun", *drawn, targets=["figures"])
     try:
         while not lock.exists() or not lock.read_text():
@@ -147,8 +149,8 @@ def test_a_model_of_another_variant_is_refused(run):
 
 
 def test_a_failing_job_is_shown_with_its_log_and_the_others_go_on(run):
-    script = run / "scripts/figure_cost.py"
-    script.write_text(script.read_text().replace("save(draw", "raise ValueError('no ink'); save(draw"))
+    module = run / "src/shearbench/figures/cost.py"
+    module.write_text(module.read_text() + "\ndef draw(*tables):\n    raise ValueError('no ink')\n")
     (run / "results/tiny/figures/accuracy.png").unlink()
     output = snakemake(run, "--forcerun", "figure_accuracy", check=False)
     assert "no ink" in output

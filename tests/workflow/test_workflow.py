@@ -17,6 +17,8 @@ import pytest
 import yaml
 from conftest import copy_workflow, planned, snakemake
 
+from shearbench.figures.catalogue import entries
+
 ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
@@ -136,16 +138,12 @@ def test_figures_are_redrawn_from_the_metrics_alone(finished, tmp_path):
     copy_workflow(tmp_path)
     kept = tmp_path / "results/tiny"
     shutil.copytree(finished / "results/tiny/metrics", kept / "metrics", copy_function=shutil.copyfile)
-    rules = [f"figure_{name}" for name in figure_rules()]
+    rules = [f"figure_{name}" for name in entries()]
     snakemake(tmp_path, "--forceall", "--allowed-rules", "figures", *rules, targets=["figures"])
     for name in FIGURES:
         drawn = (kept / f"figures/{name}.png").read_bytes()
         assert drawn == (finished / f"results/tiny/figures/{name}.png").read_bytes(), name
     assert not (kept / "stamps").exists()
-
-
-def figure_rules():
-    return [path.stem.removeprefix("figure_") for path in (ROOT / "scripts").glob("figure_*.py")]
 
 
 def test_chunks_do_not_change_a_pixel(finished, run):

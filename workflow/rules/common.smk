@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import re
+from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
 
@@ -13,6 +14,7 @@ from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.estimators import estimator_kinds
 from shearbench.evaluation.failures import sentences_of_run
 from shearbench.leftovers import remove_leftovers
+from shearbench.figures.catalogue import entries
 from shearbench.options import is_name
 from shearbench.runlock import hold_lock
 from shearbench.populations import SPLITS, stamp_count

@@ -1,39 +1,36 @@
 """Figures: each reads metrics and nothing else, so all are redrawn in seconds, wherever the metrics are."""
 
 METRICS = f"{RUN}/metrics"
-# What each figure reads, whether there is one for each population, and where the report shows it.
-FIGURE_SOURCES = {
-    "accuracy": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
-    "efficiency": ([f"{METRICS}/accuracy.csv", *BAYES_FLOOR], False, "1. Accuracy"),
-    "decomposition": ([f"{METRICS}/accuracy.csv"], True, "1. Accuracy"),
-    "truth": ([f"{METRICS}/residuals.parquet"], True, "2. Residuals"),
-    "residuals": ([f"{METRICS}/residuals.parquet"], True, "2. Residuals"),
-    "trends": ([f"{METRICS}/trends.csv"], True, "2. Residuals"),
-    "shear_bias": ([f"{METRICS}/shear_bias.csv"], True, "3. Shear bias"),
-    "shear_bias_bins": ([f"{METRICS}/shear_bias_bins.csv"], True, "3. Shear bias"),
-    "training": ([f"{METRICS}/training.csv"], False, "4. Networks"),
-    "networks": (
-        [f"{METRICS}/networks.csv", f"{METRICS}/network_layers.csv"],
-        False,
-        "4. Networks",
-    ),
-    "gallery": ([f"{METRICS}/gallery.h5"], True, "5. Stamps"),
-    "cost": ([f"{METRICS}/accuracy.csv"], False, "6. Cost"),
+ENTRIES = entries()
+# Metrics that a run without networks, or without a floor, has nothing for.
+EMPTY_METRICS = {
+    *([] if NETWORKS else ["training.csv", "networks.csv", "network_layers.csv"]),
+    *([] if BAYES_FLOOR else ["bayes_floor.csv"]),
 }
-# A run without networks has none to draw.
-if not NETWORKS:
-    del FIGURE_SOURCES["training"], FIGURE_SOURCES["networks"]
 
 FIGURES = []
+FIGURE_READS = {}
 FIGURE_FILES = {}
-FIGURE_CODE = {}
+FIGURE_CODE = {
+    figure: code_of("draw_figure", [f"shearbench.figures.{figure}"])
+    for figure in ENTRIES
+}
 
-for figure, (sources, per_population, category) in FIGURE_SOURCES.items():
-    names = [f"{figure}_{p}" for p in POPULATIONS] if per_population else [figure]
-    paths = [f"{RUN}/figures/{name}" for name in names]
+for figure, entry in ENTRIES.items():
+    if entry.each == "study" or EMPTY_METRICS & {*entry.reads}:
+        continue
+    sources = [
+        f"{METRICS}/{name}"
+        for name in (*entry.reads, *entry.reads_if_made)
+        if name not in EMPTY_METRICS
+    ]
+    names = POPULATIONS if entry.each == "population" else []
+    paths = [f"{RUN}/figures/{figure}_{name}" for name in names] or [
+        f"{RUN}/figures/{figure}"
+    ]
     FIGURES += [f"{path}.{suffix}" for path in paths for suffix in ("pdf", "png")]
+    FIGURE_READS[figure] = sources
     FIGURE_FILES[figure] = [f"{path}.pdf" for path in paths]
-    FIGURE_CODE[figure] = code_of(f"figure_{figure}")
 
     rule:
         name:
@@ -45,16 +42,14 @@ for figure, (sources, per_population, category) in FIGURE_SOURCES.items():
             png=[
                 report(
                     f"{path}.png",
-                    caption=f"../report/{figure}.rst",
-                    category=category,
+                    caption="../report/figure.rst",
+                    category=entry.category,
                     labels={
                         "figure": figure.replace("_", " "),
                         "population": population,
                     },
                 )
-                for path, population in zip(
-                    paths, POPULATIONS if per_population else ["all"]
-                )
+                for path, population in zip(paths, names or ["all"])
             ],
         log:
             f"{RUN}/logs/figure_{figure}.log",
@@ -64,14 +59,14 @@ for figure, (sources, per_population, category) in FIGURE_SOURCES.items():
             ENVIRONMENT
         params:
             figure=figure,
-            populations=POPULATIONS if per_population else [],
+            arguments=[[name] for name in names] or [[]],
+            entry=untracked(asdict(entry)),
             depends=digest(
                 [metrics_digest(path) for path in sources],
                 FIGURE_CODE[figure],
             ),
         script:
-            # Read when the job runs, when the loop has long ended: a name by way of params stays what it is.
-            "../../scripts/figure_{params.figure}.py"
+            "../../scripts/draw_figure.py"
 
 
 rule figures:

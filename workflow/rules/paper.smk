@@ -11,10 +11,16 @@ METRIC_TABLES = {
 METRIC_FILES = sorted(
     {
         *METRIC_TABLES.values(),
-        *(path for sources, *_ in FIGURE_SOURCES.values() for path in sources),
+        *(path for sources in FIGURE_READS.values() for path in sources),
         *rules.summarise_networks.output,
     }
 )
+# Each figure's file, its caption, and the metrics that tell on how much data it stands.
+CAPTIONED = [
+    (path, ENTRIES[figure].caption, ENTRIES[figure].reads)
+    for figure, paths in FIGURE_FILES.items()
+    for path in paths
+]
 METRICS_DIGEST = digest([metrics_digest(path) for path in METRIC_TABLES.values()])
 
 
@@ -53,16 +59,16 @@ rule paper:
         ENVIRONMENT
     params:
         run=CONFIG.run,
-        # Each figure's file and the kind whose caption it gets.
-        figures=untracked(
-            [(path, kind) for kind, paths in FIGURE_FILES.items() for path in paths]
-        ),
+        figures=untracked(CAPTIONED),
+        study=untracked(asdict(ENTRIES["study"])),
         studies=untracked(
             {study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies}
         ),
         depends=digest(
             METRICS_DIGEST,
             [study_digest(study) for study in CONFIG.studies],
+            CAPTIONED,
+            ENTRIES["study"].caption,
             code_of("paper"),
         ),
     script:
@@ -122,7 +128,7 @@ rule manifest:
         ENVIRONMENT
     params:
         seeds={"run": CONFIG.seed, "networks": list(CONFIG.seeds)},
-        inputs=[file for name in POPULATIONS for file in inputs_of(name)],
+        inputs=untracked([file for name in POPULATIONS for file in inputs_of(name)]),
         depends=digest(
             METRICS_DIGEST,
             FIGURE_CODE,

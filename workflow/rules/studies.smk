@@ -26,17 +26,18 @@ rule evaluate_study:
 
 rule figure_study:
     input:
-        table=rules.evaluate_study.output.table,
-        accuracy=rules.evaluate_study.output.accuracy,
-        verdict=rules.evaluate_study.output.verdict,
+        rules.evaluate_study.output.table,
+        rules.evaluate_study.output.accuracy,
     output:
-        pdf=f"{RUN}/figures/study_{{study}}.pdf",
-        png=report(
-            f"{RUN}/figures/study_{{study}}.png",
-            caption="../report/study.rst",
-            category="7. Studies",
-            labels={"figure": "study", "population": "{study}"},
-        ),
+        pdf=[f"{RUN}/figures/study_{{study}}.pdf"],
+        png=[
+            report(
+                f"{RUN}/figures/study_{{study}}.png",
+                caption="../report/figure.rst",
+                category=ENTRIES["study"].category,
+                labels={"figure": "study", "population": "{study}"},
+            )
+        ],
     log:
         f"{RUN}/logs/figure_study/{{study}}.log",
     benchmark:
@@ -44,10 +45,12 @@ rule figure_study:
     conda:
         ENVIRONMENT
     params:
-        study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
-        depends=lambda w: digest(study_digest(w.study), code_of("figure_study")),
+        figure="study",
+        arguments=lambda w: [[STUDIES[w.study].question, w.study.replace("_", " ")]],
+        entry=untracked(asdict(ENTRIES["study"])),
+        depends=lambda w: digest(study_digest(w.study), FIGURE_CODE["study"]),
     script:
-        "../../scripts/figure_study.py"
+        "../../scripts/draw_figure.py"
 
 
 rule table_study:

@@ -7,6 +7,31 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="1. Accuracy",
+    caption="""\
+**Error against noise.** Root mean square error of the estimated shape g (reduced shear, dimensionless;
+mean square over g1 and g2 and over all test galaxies not flagged as failed) against the standard
+deviation of the noise in a pixel, one panel per population. *n* in each panel is the number of test
+galaxies; every estimator gets the same pixels. Compared are estimates of g of single galaxies:
+re-Gaussianisation's distortion is converted, KSB's is a shear. What answers for ensembles only
+(metacalibration, AnaCal's FPFS) is in the shear-bias figure alone. The upper axis gives the median over
+galaxies of the matched-filter S/N, sqrt(sum I²)/σ with I the noiseless image. Points are means over
+training seeds; error bars are the bootstrap error over galaxies and, for networks trained more than
+once, the scatter of the seeds over the square root of their number, in quadrature (often smaller than
+the points). Thick grey line: Cramér–Rao bound, the least error of an unbiased estimator that fits flux,
+centroid, size and shape. Light shading: below the prior-limited bound, the least error of an estimator
+that knows the distribution of shapes. Dashed: the Bayes floor, the error of the posterior mean, found
+by importance sampling on part of the galaxies (its ratio to their bound, times the bound of all). At
+high noise an estimator using a prior goes below the Cramér–Rao bound because it is biased (towards
+round), not because it is better than possible. "Mismatched" marks fits of a model that is not the
+galaxies'. "NGMix" is the ngmix package; "mixture fit" is this project's own fit of the same models;
+where the ngmix package was not available its curves are absent.""",
+    reads=("accuracy.csv",),
+    reads_if_made=("bayes_floor.csv",),
+)
 
 
 @style.styled

@@ -7,6 +7,24 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="1. Accuracy",
+    caption="""\
+**Distance from the bound.** RMSE of g (as in the headline figure) divided by the Cramér–Rao bound of the
+same galaxies (root mean variance over the good ones), against noise per pixel: the whole range above, on a
+logarithmic axis, and close to the bound below, on a linear one (what lies outside is not drawn there). The
+upper axis is the median matched-filter S/N, sqrt(sum I²)/σ with I the noiseless image; *n* is the number of
+test galaxies. Error bars resample numerator and denominator together (bootstrap over galaxies) and include
+the scatter over training seeds. Points of different estimators are moved sideways by up to 0.08 dex so that
+their bars do not overlap. At high noise an estimator using a prior goes below the Cramér–Rao bound (values
+under 1) because it is biased; the light shading shows what the prior-limited bound forbids. Dashed: the
+Bayes floor, the root mean variance of the posterior of part of the galaxies, over their bound: the least
+RMSE that an estimator can have on average over the population, whatever it knows of it.""",
+    reads=("accuracy.csv",),
+    reads_if_made=("bayes_floor.csv",),
+)
 
 ZOOM = (0.6, 1.6)
 """Limits of the lower panels: close to the bound, where per cents matter."""

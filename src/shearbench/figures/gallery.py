@@ -11,14 +11,32 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from shearbench.evaluation.gallery import Gallery
+from shearbench.evaluation.gallery import Gallery, read_gallery
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="5. Stamps",
+    caption="""\
+**Stamps at each noise level**: two galaxies of the test split (at the upper and the lower quartile of the
+flux), the same in every row. Stamp with noise and fitted model share a grey scale (linear within twice the
+noise, logarithmic beyond); the residual, stamp minus model, is in units of the noise per pixel σ [flux
+units]. Structure in the residuals at low noise is the error of the model. S/N is the matched-filter ratio
+of each stamp, sqrt(sum I²)/σ with I the noiseless image. The bar is in arcsec.""",
+    reads=("gallery.h5",),
+    each="population",
+)
 
 _RANGE = 4.0  # of the residual images, in units of the noise
 
 
+def draw(path: str, population: str) -> Figure:
+    """Draw the gallery of one population of ``metrics/gallery.h5``."""
+    return draw_gallery(read_gallery(path, population))
+
+
 @style.styled
-def draw(gallery: Gallery) -> Figure:
+def draw_gallery(gallery: Gallery) -> Figure:
     """Draw stamp, model and residual of the gallery's galaxies, a row for each noise level.
 
     Parameters

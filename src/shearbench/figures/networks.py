@@ -15,6 +15,20 @@ from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="4. Networks",
+    caption="""\
+**The networks**, layer by layer, in the order in which a stamp goes through them. A layer's height is the
+side of its image, its width and its number are its channels; brackets are inputs added to the output of a
+block, or put beside it. Where the populations differ in whether each galaxy has a PSF of its own, one that
+has is drawn. On the right: parameters; floating-point operations of the convolutions and matrix products
+for one stamp (a multiplication and an addition are two); and the receptive field: how many pixels across
+one feature before the dense layers depends on, measured by where its gradient is not zero for random
+weights. It ends at the edges of the stamp, the dotted line.""",
+    reads=("networks.csv", "network_layers.csv"),
+)
 
 # What a layer is drawn as. Filling and colour say it twice, for print in grey.
 _FILLINGS: dict[str, dict[str, Any]] = {

@@ -7,6 +7,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="3. Shear bias",
+    caption="""\
+**Shear bias of selected galaxies**: multiplicative bias m, mean of both components, of galaxies weighted by
+what was observed of them: the estimator's own error of each stamp, which tells S/N and size. Bins 1 to 4
+are four overlapping quarters, from the largest errors to the smallest; *all* is every galaxy. Each stamp
+has the weight of how it is observed under its shear, so that selection bias is included. Top: as measured.
+Middle: divided by the response of all galaxies, which leaves faint galaxies with too little and bright ones
+with too much. Bottom: divided by the response at that observed error. Responses are those of other galaxies
+than are judged. Linear within 0.1, logarithmic beyond. Error bars are 1σ from a bootstrap over galaxies.""",
+    reads=("shear_bias_bins.csv",),
+    each="population",
+)
 
 _ROWS = (
     ("none", "uncalibrated"),

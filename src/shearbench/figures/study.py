@@ -12,6 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="7. Studies",
+    caption="""\
+RMSE of g over the Cramér–Rao bound for each value of what is varied, one line per noise level σ (per pixel,
+flux units); the title is the question. Large points are means over training seeds with their error (scatter
+of the seeds over the square root of their number, and bootstrap over test galaxies, in quadrature); small
+points beside them are the single seeds. Solid, filled: the noise level at which the verdict is given. Grey:
+the bound. At high noise networks go below the Cramér–Rao bound because they learn the distribution of
+shapes and are biased towards it.""",
+    reads=("studies/{study}.csv", "studies/{study}_accuracy.csv"),
+    each="study",
+)
 
 _MARKERS = "osDv^P<>"
 

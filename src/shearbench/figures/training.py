@@ -12,6 +12,18 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="4. Networks",
+    caption="""\
+**Training curves** of the networks: loss (above; solid: validation, dotted: training) and RMSE of g on the
+validation galaxies (below; dimensionless, per component) against the number of stamps seen, one column per
+population. Each seed is a line; the marker at its end tells the networks apart. There are no error bars:
+the spread of the lines is the scatter over seeds. Losses of different networks compare only where they are
+trained with the same loss and the same noise levels.""",
+    reads=("training.csv",),
+)
 
 
 @style.styled

@@ -7,6 +7,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="2. Residuals",
+    caption="""\
+**Residuals against the properties of the galaxies**, at the lowest noise level of the run. Galaxies are
+binned in true half-light radius [arcsec], flux [flux units], true \\|g\\|, distance of the centroid from
+the stamp's centre [arcsec], and Sérsic index where it varies, with equal numbers in each bin. Above: mean
+of the residual's component along the true shape over the RMSE in the same bin: the systematic part of the
+error, positive where galaxies come out too elongated. Below: RMSE of g, per component, with the Cramér–Rao
+bound of the same galaxies (thick grey). Error bars are standard errors over the galaxies of a bin and
+include the scatter over training seeds. Within a bin, estimators are moved sideways so that their bars do
+not overlap.""",
+    reads=("trends.csv",),
+    each="population",
+)
 
 PROPERTIES = {
     "hlr": "half-light radius [arcsec]",

@@ -12,6 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shearbench.figures import style
+from shearbench.figures.catalogue import Entry
+
+ENTRY = Entry(
+    category="2. Residuals",
+    caption="""\
+**Estimated against true shape**, at the lowest noise level of the run. For each estimator (of a network,
+its first seed), above: estimated against true g1 (blue circles) and g2 (red squares), with the identity in
+grey; below: residual, estimated minus true, in units of its own robust width (1.4826 times the median
+absolute residual of both components). Shapes are reduced shear and dimensionless. The RMSE of the galaxies
+shown and their number *n* (at most 2000), or how many were flagged as failed, are in each panel; failed
+ones are not drawn. Points beyond the frame are drawn on its edge. There are no error bars: each point is
+one galaxy. The bound differs from galaxy to galaxy, so an efficient estimator has heavier tails than a
+Gaussian.""",
+    reads=("residuals.parquet",),
+    each="population",
+)
 
 _COMPONENTS = (("g1", style.BLUE, "o"), ("g2", style.VERMILLION, "s"))
 _COLUMNS = 5

@@ -61,7 +61,7 @@ def main_tex(
     for path, caption in figures:
         lines += [
             r"\begin{figure}[p]\centering",
-            rf"\includegraphics[width=\textwidth,height=0.8\textheight,keepaspectratio]{{{path}}}",
+            rf"\includegraphics[width=\textwidth,height=0.6\textheight,keepaspectratio]{{{path}}}",
             rf"\caption{{{escape(caption)}}}",
             r"\end{figure}",
             r"\clearpage",

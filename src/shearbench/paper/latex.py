@@ -24,7 +24,13 @@ _SPECIAL = {
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "−": "$-$",
+    "²": r"\texttwosuperior{}",
     "σ": r"$\sigma$",
+    "φ": r"$\varphi$",
+    "⟨": r"$\langle$",
+    "⟩": r"$\rangle$",
+    "ĝ": r"$\hat g$",
     "–": "--",
     "—": "---",
 }
