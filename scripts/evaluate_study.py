@@ -2,8 +2,8 @@
 
 from shearbench.bounds import prior_limited, read_bounds
 from shearbench.catalog import read_catalog
-from shearbench.evaluation.accuracy import accuracy, accuracy_table
 from shearbench.estimators.base import Flag
+from shearbench.evaluation.accuracy import accuracy, accuracy_table
 from shearbench.evaluation.study import study_table, verdict
 from shearbench.files import write_csv, write_text
 from shearbench.job import logged
