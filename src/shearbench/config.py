@@ -535,7 +535,11 @@ def labels(config: Config) -> dict[str, str]:
             if one_gaussian and model != "spergel" and blurred:
                 label += f", wrong PSF{_where(blurred, config)}"
         named[name] = label
-    return named
+    # Two of one name in a figure could not be told apart.
+    shown_as = [*named.values(), *config.variants]
+    return {
+        name: f"{label} ({name})" if shown_as.count(label) > 1 else label for name, label in named.items()
+    }
 
 
 def _where(populations: list[str], config: Config) -> str:

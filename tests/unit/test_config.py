@@ -7,7 +7,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shearbench import docs
-from shearbench.config import MAX_JOBS, Config, load, main, plan_studies, planned_jobs, read_study, resolve
+from shearbench.config import (
+    MAX_JOBS,
+    Config,
+    labels,
+    load,
+    main,
+    plan_studies,
+    planned_jobs,
+    read_study,
+    resolve,
+)
 from shearbench.errors import ConfigError
 from shearbench.estimators import estimator_kinds
 from shearbench.networks import architecture_kinds
@@ -421,3 +431,10 @@ def test_networks_that_cannot_be_trained_are_named_before_any_job(changes, said)
     assert "\n" not in str(error.value)
     for part in said:
         assert part in str(error.value)
+
+
+def test_two_estimators_of_one_label_are_told_apart_by_their_names():
+    named = labels(quick(estimators={"mixture-exp": {}, "mine": {"base": "mixture-exp"}, "hsm-ksb": {}}))
+    assert named["mixture-exp"] == "mixture fit (exp), matched (mixture-exp)"
+    assert named["mine"] == "mixture fit (exp), matched (mine)"
+    assert named["hsm-ksb"] == "HSM KSB"
