@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,13 +261,14 @@ def test_sigterm_to_any_saves_the_state_of_all(splits, job, tmp_path, whom):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_takes_the_others_along_and_is_named(job):
+@pytest.mark.parametrize("whom", ["a process", "torchrun"])
+def test_a_process_that_dies_takes_the_others_along_and_is_named(job, whom):
     ranks = ranks_of(job)
-    ranks[1].kill()
+    (ranks[1] if whom == "a process" else ranks[1].parent()).kill()
     said = job.communicate(timeout=60)[0]
     assert job.returncode == 1
     assert said.splitlines()[-1].startswith("error: one of the 2 processes of this training died")
-    assert "Signal 9 (SIGKILL)" in said
+    assert whom == "torchrun" or "Signal 9 (SIGKILL)" in said
     assert gone(ranks)
 
 
@@ -275,8 +277,11 @@ def test_killed_it_leaves_no_process_behind(job):
     import psutil
 
     family = psutil.Process(job.pid).children(recursive=True)
+    folder = Path(ranks_of(job)[0].cmdline()[-2])
+    assert folder.is_dir()
     job.kill()
     assert gone(family)
+    assert not folder.exists()
 
 
 class Waits(TorchDispatchMode):

@@ -229,6 +229,17 @@ def test_killed_and_terminated_it_ends_with_the_same_model_file(job, tmp_path, t
     assert (tmp_path / "model.pt").read_bytes() == (tmp_path / "whole.pt").read_bytes()
 
 
+def test_ctrl_c_saves_the_state_and_says_so_in_a_line(job, tmp_path):
+    process = job("slowly")
+    assert "epoch 1/5" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].splitlines()
+    assert process.returncode == 130, said
+    assert said[-1] == "tiny seed 1: stopped; the next attempt goes on from here"
+    assert len(said) <= 6  # lines of epochs
+    assert torch.load(tmp_path / "c.pt", weights_only=True)["state"]["step"] >= 10
+
+
 @pytest.mark.parametrize(
     "harm", ["truncated", "foreign", "no checkpoint", "other fingerprint", "other recipe"]
 )
@@ -403,19 +414,28 @@ def test_settings_are_put_back_after_an_error():
     assert torch.get_num_threads() == threads
 
 
-def test_sigterm_is_noted_and_then_handled_as_before():
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_and_then_handled_as_before(signum, status):
     def mine(signum, frame):
         raise AssertionError
 
-    before = signal.signal(signal.SIGTERM, mine)
+    before = signal.signal(signum, mine)
     try:
         with termination() as event:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signum)
             assert event.wait(5)
-        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signum) is mine
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert Terminated().code == 143
+        signal.signal(signum, before)
+    assert Terminated(event.signal).code == status
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once():
+    with termination() as event:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert event.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
@@ -16,6 +15,7 @@ from typing import IO, Any
 
 from shearbench.devices import claim_gpus, visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError
+from shearbench.processes import end_with
 from shearbench.training.settings import Terminated, termination
 from shearbench.training.workers import joined
 
@@ -50,16 +50,14 @@ def launch(processes: int, arguments: dict[str, Any]) -> Any:
     ChildProcessError
         A process died.
     Terminated
-        SIGTERM came, to this process or another; they have saved their state.
+        SIGTERM or Ctrl-C came, to this process or another; they have saved their state.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(arguments["threads"]), **_gpus(processes)}
-    with tempfile.TemporaryDirectory() as folder, open(Path(folder, _ARGUMENTS), "wb") as file:
-        pickle.dump(arguments, file)
-        file.flush()
-        fcntl.flock(file, fcntl.LOCK_EX)  # as long as this process lives, see _end_with
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, _ARGUMENTS).write_bytes(pickle.dumps(arguments))
         with termination() as terminated:
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
-            module = [f"--nproc-per-node={processes}", "-m", __name__, folder]
+            module = [f"--nproc-per-node={processes}", "-m", __name__, folder, str(os.getpid())]
             process = subprocess.Popen(
                 [sys.executable, *torchrun, *module],
                 stdout=subprocess.PIPE,
@@ -67,6 +65,7 @@ def launch(processes: int, arguments: dict[str, Any]) -> Any:
                 text=True,
                 errors="replace",
                 env=environment,
+                start_new_session=True,  # Ctrl-C reaches this process alone, which asks the others to save
             )
             assert process.stdout is not None
             printer = threading.Thread(target=_print, args=(process.stdout,))
@@ -77,7 +76,7 @@ def launch(processes: int, arguments: dict[str, Any]) -> Any:
                     process.wait()
             printer.join()
         if terminated.is_set():
-            raise Terminated
+            raise Terminated(terminated.signal)
         try:
             result = pickle.loads(Path(folder, _RESULT).read_bytes())
         except FileNotFoundError:
@@ -104,19 +103,13 @@ def _print(lines: IO[str]) -> None:
         sys.stderr.write(line)
 
 
-def _end_with(path: Path) -> None:
-    """End this process when the one that holds a lock on a file has ended: the kernel drops the lock."""
-    with open(path, "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-    os._exit(1)
-
-
-def main(folder: Path) -> None:
+def main(folder: Path, launcher: int) -> None:
     """Be one of the processes."""
+    end_with(launcher, folder)
+    end_with(os.getppid())  # torchrun
     from shearbench.training.train import train_share
 
     arguments = folder / _ARGUMENTS
-    threading.Thread(target=_end_with, args=(arguments,), daemon=True).start()
     result: Any
     code = 0
     try:
@@ -141,4 +134,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

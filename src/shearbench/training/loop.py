@@ -165,7 +165,7 @@ class Training:
         Raises
         ------
         Terminated
-            SIGTERM came; the state is saved.
+            SIGTERM or Ctrl-C came; the state is saved.
         """
         self.workers.check_same(self.step, "checkpoint (steps)")
         recipe, steps = self.recipe, self.recipe.epochs * self.epoch_steps
@@ -179,7 +179,9 @@ class Training:
                     if self.workers.any(terminated.is_set()):
                         self.seconds = time.monotonic() - start
                         self._save(checkpoints)
-                        raise Terminated
+                        if self.workers.first:
+                            progress.note("stopped; the next attempt goes on from here")
+                        raise Terminated(terminated.signal)
                     self._step(slice(k * self.galaxies, (k + 1) * self.galaxies), steps)
                     if self.workers.first:
                         progress.step(self.views * self.models, self._status)

@@ -43,6 +43,12 @@ class ProgressLine:
         if self.live:
             self.stream.write("\n")
 
+    def note(self, text: str) -> None:
+        """Write a line below the others."""
+        end = "\n" if self.live else ""
+        self.stream.write(f"{end}{self.label}: {text}\n")
+        self.stream.flush()
+
     def _write(self, views: int, status: str) -> None:
         rate = (views - (self.first or 0)) / max(time.monotonic() - self.start, 1e-9)
         left = f"{(self.total - views) / rate:.0f} s left" if rate > 0 else "..."

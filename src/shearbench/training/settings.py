@@ -19,10 +19,22 @@ _memory: Any = torch.utils.deterministic  # its flag is a property that type che
 
 
 class Terminated(SystemExit):
-    """SIGTERM came, and what there was to save is saved; the process ends with status 143 (128 + 15)."""
+    """SIGTERM or Ctrl-C came, and the state is saved; the process ends with status 143 or 130.
 
-    def __init__(self) -> None:
-        super().__init__(128 + signal.SIGTERM)
+    Parameters
+    ----------
+    signum : int
+        The signal.
+    """
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(128 + signum)
+
+
+class Termination(threading.Event):
+    """Set when the process is asked to end; `signal` is the one that came."""
+
+    signal: int = signal.SIGTERM
 
 
 def pick_device() -> torch.device:
@@ -86,24 +98,29 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
 
 
 @contextlib.contextmanager
-def termination() -> Iterator[threading.Event]:
-    """Yield an event that is set when SIGTERM comes, instead of the process dying at once.
+def termination() -> Iterator[Termination]:
+    """Yield an event that is set when SIGTERM or Ctrl-C comes, instead of the process dying at once.
 
-    Outside the main thread, where Python takes no signals, the event is never set.
+    A second Ctrl-C is obeyed at once. Outside the main thread, where Python takes no signals, the event is
+    never set.
     """
-    event = threading.Event()
+    event = Termination()
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
 
     def note(signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT and event.is_set():
+            raise KeyboardInterrupt
+        event.signal = signum
         event.set()
 
-    before = signal.signal(signal.SIGTERM, note)
+    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield event
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:

@@ -107,7 +107,7 @@ def train(
     ConfigError
         See `architecture_for`; or PSFs are not what the forward model takes.
     Terminated
-        SIGTERM came; the checkpoint holds the state.
+        SIGTERM or Ctrl-C came; the checkpoint holds the state.
     ChildProcessError
         One of several processes died.
     """
