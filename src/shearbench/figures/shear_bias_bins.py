@@ -72,7 +72,8 @@ def draw(bins: pd.DataFrame, population: str) -> Figure:
                 style.errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
     for axis, level in zip(axes[0], levels):
         axis.set_title(f"noise {style.exact(level)}")
-    largest = float(np.nanmax(np.abs(table["m"].astype(float)), initial=3 * _LINEAR))
+    sizes = table["m"].abs().to_numpy(float)
+    largest = float(sizes[np.isfinite(sizes)].max(initial=3 * _LINEAR))
     style.signed_log(axes[0, 0], "y", _LINEAR, 2 * largest)
     for axis in axes[-1]:
         axis.set_xticks(list(places.values()), ["all" if k == 0 else str(k) for k in places])
