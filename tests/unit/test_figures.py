@@ -33,6 +33,7 @@ from shearbench.figures import (
     gallery,
     residuals,
     shear_bias,
+    shear_bias_bins,
     study,
     style,
     training,
@@ -724,3 +725,24 @@ def test_a_new_file_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
     monkeypatch.setattr(catalogue, "__file__", str(tmp_path / "catalogue.py"))
     assert catalogue.entries() == {"mine": catalogue.Entry("0. Mine", "One.", ("a.csv",))}
+
+
+@pytest.mark.parametrize("rows", ["none", "without a result"])
+def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path: Path) -> None:
+    """A table without rows has no types of its columns when it is read; one galaxy gives no bias in bins."""
+    read = {}
+    for name, table in (("accuracy", accuracy_table()), ("trends", trend_table()), ("bias", shear_table())):
+        table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")
+        table.to_csv(tmp_path / "table.csv", index=False)
+        read[name] = pd.read_csv(tmp_path / "table.csv")
+    bins = read["bias"].assign(bin=0)
+    for figure in (
+        accuracy.draw(read["accuracy"]),
+        efficiency.draw(read["accuracy"]),
+        decomposition.draw(read["accuracy"], "exp_gauss"),
+        cost.draw(read["accuracy"]),
+        trends.draw(read["trends"], "exp_gauss"),
+        shear_bias.draw(read["bias"], "exp_gauss"),
+        shear_bias_bins.draw(bins, "exp_gauss"),
+    ):
+        drawn(figure)

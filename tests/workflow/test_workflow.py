@@ -168,6 +168,10 @@ def test_chunks_do_not_change_a_pixel(finished, run):
         ("noise_levels: [-1]\n", "noise_levels.0"),
         ("populations: {cosmos: {catalogue_file: nowhere.fits}}\n", "nowhere.fits"),
         ("studies: [downsamplin]\n", "downsampling"),
+        (
+            "populations: {x: {base: exp_gauss}, bins_x: {base: exp_gauss}}\n",
+            "'bins_x' and 'x' would both have a figure called shear_bias_bins_x",
+        ),
     ],
 )
 def test_a_wrong_config_stops_before_any_job_without_a_traceback(tmp_path, text, says):

@@ -11,6 +11,7 @@ EMPTY_METRICS = {
 FIGURES = []
 FIGURE_READS = {}
 FIGURE_FILES = {}
+DRAWN = {}  # which population a figure is of
 FIGURE_CODE = {
     figure: code_of("draw_figure", [f"shearbench.figures.{figure}"])
     for figure in ENTRIES
@@ -28,6 +29,14 @@ for figure, entry in ENTRIES.items():
     paths = [f"{RUN}/figures/{figure}_{name}" for name in names] or [
         f"{RUN}/figures/{figure}"
     ]
+    for path, population in zip(paths, names):
+        if path in DRAWN:
+            raise WorkflowError(
+                "The configuration is wrong, and nothing was started.\n"
+                f"populations: '{DRAWN[path]}' and '{population}' would both have a figure called "
+                f"{os.path.basename(path)}; give one of them another name"
+            )
+        DRAWN[path] = population
     FIGURES += [f"{path}.{suffix}" for path in paths for suffix in ("pdf", "png")]
     FIGURE_READS[figure] = sources
     FIGURE_FILES[figure] = [f"{path}.pdf" for path in paths]

@@ -29,7 +29,7 @@ class Recipe(Options):
         description="Noise per pixel (flux units) of the training stamps, drawn anew at every step: one "
         "sigma, or the ends of the range over which log sigma is uniform. The network is told the level.",
     )
-    validation_noise: list[Sigma] | None = Field(
+    validation_noise: Annotated[list[Sigma], Field(min_length=1)] | None = Field(
         None,
         description="Noise levels (flux units per pixel) of validation and of the calibrated errors; null: "
         "those of `noise`, a level a decade.",

@@ -1,0 +1,66 @@
+"""Runs of which a part is left out: they end with what there is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from conftest import copy_workflow, planned, snakemake
+
+SMALL = {
+    "galaxies": {"train": 64, "validation": 16, "test": 8, "shear": 2},
+    "bayes_floor": {"galaxies": 2, "samples": 60},
+    "training": {"epochs": 1, "batch_size": 32, "noise": [1e-5, 1e-2]},
+    "bootstrap": 20,
+}
+NO_NETWORKS = {"shearnet": None, "whitened": None, "refined": None}
+ALL_ESTIMATORS = (
+    "ngmix-exp ngmix-gauss ngmix-metacal mixture-exp mixture-gauss hsm-regauss hsm-ksb anacal-fpfs "
+    "metacal-mixture-gauss metacal-shearnet"
+).split()
+
+
+def only(*names):
+    return {name: {} if name in names else None for name in ALL_ESTIMATORS}
+
+
+CASES = {
+    "no shear test, no networks": {
+        "shear_test": {"noise_levels": []},
+        "estimators": only("hsm-regauss"),
+        "variants": NO_NETWORKS,
+        "bayes_floor": {"galaxies": 0},
+    },
+    "estimators of ensembles alone": {
+        "estimators": only("metacal-mixture-gauss"),
+        "variants": NO_NETWORKS,
+    },
+    "nothing to judge": {"estimators": only(), "variants": NO_NETWORKS},
+    "networks alone, round galaxies in the middle": {
+        "estimators": only(),
+        "variants": {"shearnet": None, "refined": None},
+        "populations": {"exp_gauss": {"shape_sigma": 0, "centroid_shift_pixels": 0}},
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_run_ends_with_what_there_is(tmp_path, case):
+    copy_workflow(tmp_path)
+    path = tmp_path / "config/tiny.yaml"
+    config = yaml.safe_load(path.read_text())
+    for section, changes in {**SMALL, **CASES[case]}.items():
+        given = config.get(section)
+        config[section] = {**given, **changes} if isinstance(given, dict) else changes
+    config["noise_levels"], shear = [1e-5, 1e-2], config["shear_test"]["noise_levels"]
+    config["shear_test"] = {"noise_levels": [1e-5] if shear else []}
+    # metacal-shearnet is an entry of the tiny configuration and of no other.
+    config["estimators"] = {k: v for k, v in config["estimators"].items() if k != "metacal-shearnet"}
+    path.write_text(yaml.safe_dump(config))
+    snakemake(tmp_path)
+    assert planned(tmp_path) == {}
+    results = tmp_path / "results/tiny"
+    assert (results / "paper/main.tex").read_text()
+    assert json.loads((results / "manifest.json").read_text())["outputs"]
