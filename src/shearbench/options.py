@@ -201,7 +201,7 @@ def validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
 
 def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:
     """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
-    for found in error.errors():
+    for found in _of_the_branch_meant(error):
         location = found["loc"]
         key = ".".join(str(part) for part in (*where, *location))
         if found["type"] == "extra_forbidden":
@@ -210,13 +210,34 @@ def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, 
             yield f"{key}: there is no such key{close}. Allowed here: {', '.join(allowed)}"
             continue
         reason = _limit(found) or found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        if found["type"] == "value_error" and isinstance(found["input"], Mapping):
-            # A check of several options together; it starts with the name of the one to change.
-            yield ".".join(filter(None, [key, reason]))
+        if found["type"] == "value_error":
+            # A check of several options together starts with the name of the one to change.
+            together = isinstance(found["input"], Mapping)
+            yield (".".join if together else ": ".join)(filter(None, [key, reason]))
             continue
         choices = re.findall(r"'([^']*)'", reason) if found["type"] == "literal_error" else []
         close = nearest(shown(found["input"]).strip("'"), choices)
         yield f"{key}: found {shown(found['input'])}, expected {reason}{close}"
+
+
+_BRANCH = re.compile(r"constrained-\w+|float|int|str|(?:list|tuple)\[.*\]")
+
+
+def _of_the_branch_meant(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the findings; where an option may be of several types, those of the type that was meant."""
+    by_place: dict[Any, list[dict[str, Any]]] = {}
+    for number, found in enumerate(error.errors()):
+        location = found["loc"]
+        branches = [at for at, part in enumerate(location) if at and _BRANCH.fullmatch(str(part))]
+        plain = tuple(part for at, part in enumerate(location) if at not in branches)
+        place = location[: branches[0]] if branches else number
+        by_place.setdefault(place, []).append({**found, "loc": plain})
+    chosen = []
+    for findings in by_place.values():
+        # Of a number that is too large for one type, another says only that it expected a list.
+        meant = [found for found in findings if not found["type"].endswith(("_type", "_parsing"))]
+        chosen += meant or findings
+    return chosen
 
 
 _LIMITS = {
