@@ -31,6 +31,7 @@ from shearbench.figures import (
     decomposition,
     efficiency,
     gallery,
+    looks,
     residuals,
     shear_bias,
     shear_bias_bins,
@@ -410,7 +411,7 @@ def test_points_and_errors_are_those_of_the_table() -> None:
         for container in figure.axes[0].containers
         if isinstance(container, ErrorbarContainer)
     }
-    look = style.looks(table)["dilated"]
+    look = looks.looks(table)["dilated"]
     line, _, (bars,) = by_color[look.color].lines
     rows = table[(table["estimator"] == "dilated") & (table["noise"] == 1e-5)]
     assert line.get_ydata()[0] == pytest.approx(rows["rmse"].mean())
@@ -431,38 +432,38 @@ def test_signal_to_noise_axis_agrees_with_the_table() -> None:
 class TestLooks:
     def test_do_not_depend_on_the_order_of_rows_nor_on_the_figure(self) -> None:
         table = accuracy_table()
-        found = style.looks(table)
-        assert found == style.looks(table.sample(frac=1, random_state=0))
-        assert found == style.looks(residual_table())
-        assert found == style.looks(shear_table())
+        found = looks.looks(table)
+        assert found == looks.looks(table.sample(frac=1, random_state=0))
+        assert found == looks.looks(residual_table())
+        assert found == looks.looks(shear_table())
 
     def test_training_curves_look_like_their_networks(self) -> None:
-        found = style.looks(accuracy_table())
+        found = looks.looks(accuracy_table())
         lines = {line.get_color() for line in training.draw(training_table()).axes[0].lines}
         assert lines == {found[name].color for name in NETWORKS}
 
     def test_all_differ(self) -> None:
         many = {f"network-{i:02d}": (f"network {i}", 1e-3) for i in range(20)}
-        found = style.looks(accuracy_table(networks=many)).values()
+        found = looks.looks(accuracy_table(networks=many)).values()
         assert len({(look.color, look.marker, look.linestyle, look.filled) for look in found}) == 25
 
     def test_classical_estimators_keep_their_colours_beside_other_networks(self) -> None:
         few, many = accuracy_table(), accuracy_table(networks={"a": ("a", 1e-3)})
         for name in CLASSICAL:
-            assert style.looks(few)[name] == style.looks(many)[name]
+            assert looks.looks(few)[name] == looks.looks(many)[name]
 
     def test_unknown_kinds_are_not_networks(self) -> None:
         table = accuracy_table()
         table.loc[table["estimator"] == "hsm-regauss", "kind"] = "moments"
-        found = style.looks(table)
-        assert found["dilated"] == style.looks(accuracy_table())["dilated"]
+        found = looks.looks(table)
+        assert found["dilated"] == looks.looks(accuracy_table())["dilated"]
         assert found["hsm-regauss"].color not in {
             look.color for n, look in found.items() if n != "hsm-regauss"
         }
 
     def test_dollars_and_missing_labels(self) -> None:
         table = pd.DataFrame({"estimator": ["a", "b"], "label": ["5 $ and 6 $", np.nan], "kind": "network"})
-        found = style.looks(table)
+        found = looks.looks(table)
         assert found["b"].label == "b"
         assert found["a"].handle().get_label() == r"5 \$ and 6 \$"
 

@@ -6,8 +6,28 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import (
+    count,
+    draw_bounds,
+    draw_floor,
+    errorbar,
+    log_limits,
+    noise_axis,
+    note,
+    panels,
+    snr_axis,
+)
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import (
+    bound_handles,
+    failures,
+    floor_handle,
+    handles,
+    legend_below,
+    legend_height,
+)
+from shearbench.figures.looks import Look, looks, over_seeds, populations_of
+from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 
 ENTRY = Entry(
     category="1. Accuracy",
@@ -34,7 +54,7 @@ where the ngmix package was not available its curves are absent.""",
 )
 
 
-@style.styled
+@styled
 def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Figure:
     """Draw the RMSE of g (per component) against noise, one panel for each population.
 
@@ -50,17 +70,17 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
     -------
     matplotlib.figure.Figure
     """
-    names = style.populations_of(accuracy)
-    found = style.looks(accuracy)
+    names = populations_of(accuracy)
+    found = looks(accuracy)
     entries = [
-        *style.bound_handles(accuracy),
-        *([] if bayes_floor is None else [style.floor_handle()]),
-        *style.handles(found, found, style.failures(accuracy, "rmse")),
+        *bound_handles(accuracy),
+        *([] if bayes_floor is None else [floor_handle()]),
+        *handles(found, found, failures(accuracy, "rmse")),
     ]
     columns = min(max(len(names), 1), 2)
     rows = -(-len(names) // 2) or 1
-    width = style.SINGLE if columns == 1 else style.DOUBLE
-    figure, axes = style.panels(columns, rows, 3.0, True, style.legend_height(entries, width))
+    width = SINGLE if columns == 1 else DOUBLE
+    figure, axes = panels(columns, rows, 3.0, True, legend_height(entries, width))
     for i, axis in enumerate(axes.flat):
         if i >= len(names):
             axis.set_visible(False)
@@ -69,22 +89,22 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
         _panel(axis, table, found)
         if bayes_floor is not None:
             floor = bayes_floor[bayes_floor["population"] == names[i]]
-            style.draw_floor(axis, floor, table.groupby("noise")["crb"].median())
-        style.noise_axis(axis, accuracy["noise"], label=i >= len(names) - columns)
-        style.snr_axis(axis, table)
+            draw_floor(axis, floor, table.groupby("noise")["crb"].median())
+        noise_axis(axis, accuracy["noise"], label=i >= len(names) - columns)
+        snr_axis(axis, table)
         axis.tick_params(labelbottom=i >= len(names) - columns)
-        style.note(axis, f"{style.wrapped(names[i])}\n{style.count(table)}")
+        note(axis, f"{wrapped(names[i])}\n{count(table)}")
         if i % columns == 0:
             axis.set_ylabel("RMSE of $g$, per component")
     values = accuracy[["rmse", "crb", "prior_bound"]].clip(upper=1.0).to_numpy(float)
     # An RMSE above 1 means nothing for |g| < 1: the bound may leave the frame there.
-    style.log_limits(axes[0, 0], "y", values, pad=0.2)
-    style.legend_below(figure, entries)
+    log_limits(axes[0, 0], "y", values, pad=0.2)
+    legend_below(figure, entries)
     return figure
 
 
-def _panel(axis: Axes, table: pd.DataFrame, found: dict[str, style.Look]) -> None:
-    style.draw_bounds(axis, table)
+def _panel(axis: Axes, table: pd.DataFrame, found: dict[str, Look]) -> None:
+    draw_bounds(axis, table)
     for name, look in found.items():
-        points = style.over_seeds(table[table["estimator"] == name], "noise", "rmse", "rmse_err")
-        style.errorbar(axis, points["noise"], points["value"], points["error"], look)
+        points = over_seeds(table[table["estimator"] == name], "noise", "rmse", "rmse_err")
+        errorbar(axis, points["noise"], points["value"], points["error"], look)

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import errorbar, log_limits, panels
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import crb_handle, failures, handles, legend_below, legend_height
+from shearbench.figures.looks import looks, over_seeds, populations_of
+from shearbench.figures.style import BOUND, DOUBLE, SINGLE, SPACING, exact, styled, wrapped
 
 ENTRY = Entry(
     category="6. Cost",
@@ -22,7 +25,7 @@ it is biased.""",
 )
 
 
-@style.styled
+@styled
 def draw(accuracy: pd.DataFrame) -> Figure:
     """Draw RMSE over the bound against seconds per stamp, at the lowest noise and at the middle level.
 
@@ -37,35 +40,35 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
         Rows: populations; columns: the two noise levels (one where there is only one).
     """
-    names = style.populations_of(accuracy)
-    found = style.looks(accuracy)
+    names = populations_of(accuracy)
+    found = looks(accuracy)
     levels = np.unique(accuracy["noise"].dropna())
     shown = list(dict.fromkeys([levels[0], levels[len(levels) // 2]])) if len(levels) else []
-    points = style.handles(found, found, style.failures(accuracy, "rmse_over_crb"), line=False)
-    entries = [style.crb_handle(), *points]
-    width = style.SINGLE if len(shown) <= 1 else style.DOUBLE
+    points = handles(found, found, failures(accuracy, "rmse_over_crb"), line=False)
+    entries = [crb_handle(), *points]
+    width = SINGLE if len(shown) <= 1 else DOUBLE
     rows = max(len(names), 1)
-    figure, axes = style.panels(len(shown), rows, 2.3, "col", style.legend_height(entries, width))
+    figure, axes = panels(len(shown), rows, 2.3, "col", legend_height(entries, width))
     for i, name in enumerate(names):
         for j, noise in enumerate(shown):
             axis = axes[i, j]
             table = accuracy[(accuracy["population"] == name) & (accuracy["noise"] == noise)]
-            axis.axhline(1.0, color=style.BOUND, linewidth=3.5, zorder=1)
+            axis.axhline(1.0, color=BOUND, linewidth=3.5, zorder=1)
             for estimator, look in found.items():
                 rows_of = table[table["estimator"] == estimator]
-                mean = style.over_seeds(rows_of, "estimator", "rmse_over_crb", "rmse_over_crb_err")
+                mean = over_seeds(rows_of, "estimator", "rmse_over_crb", "rmse_over_crb_err")
                 if len(mean):
                     seconds = [rows_of["seconds_per_stamp"].median()]
-                    style.errorbar(axis, seconds, mean["value"], mean["error"], look, linestyle="none")
-            title = f"{style.wrapped(name)}, $\\sigma$ = {style.exact(noise)}"
-            axis.set_title(title, fontsize=7.5, loc="left", pad=3, linespacing=style.SPACING)
+                    errorbar(axis, seconds, mean["value"], mean["error"], look, linestyle="none")
+            title = f"{wrapped(name)}, $\\sigma$ = {exact(noise)}"
+            axis.set_title(title, fontsize=7.5, loc="left", pad=3, linespacing=SPACING)
             if j == 0:
                 axis.set_ylabel("RMSE / Cramér–Rao bound")
             if i == len(names) - 1:
                 axis.set_xlabel("seconds per stamp [s]")
-    style.log_limits(axes[0, 0], "x", accuracy["seconds_per_stamp"], pad=0.4)
+    log_limits(axes[0, 0], "x", accuracy["seconds_per_stamp"], pad=0.4)
     for axis, noise in zip(axes[0], shown):
         ratios = accuracy.loc[accuracy["noise"] == noise, "rmse_over_crb"].to_numpy(float)
-        style.log_limits(axis, "y", np.append(ratios, 1.0), pad=0.15)
-    style.legend_below(figure, entries)
+        log_limits(axis, "y", np.append(ratios, 1.0), pad=0.15)
+    legend_below(figure, entries)
     return figure

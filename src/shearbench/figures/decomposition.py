@@ -6,8 +6,20 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import (
+    count,
+    draw_bounds,
+    errorbar,
+    figure_title,
+    log_limits,
+    noise_axis,
+    sideways,
+    snr_axis,
+)
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import bound_handles, failures, handles, legend_below, legend_height
+from shearbench.figures.looks import looks, over_seeds
+from shearbench.figures.style import DOUBLE, styled
 
 ENTRY = Entry(
     category="1. Accuracy",
@@ -32,7 +44,7 @@ _PARTS = (
 )
 
 
-@style.styled
+@styled
 def draw(accuracy: pd.DataFrame, population: str) -> Figure:
     """Draw the offset, the error of the slope and the remaining scatter of each estimator.
 
@@ -58,25 +70,25 @@ def draw(accuracy: pd.DataFrame, population: str) -> Figure:
         slope_err=np.abs(table["slope_g1"] - table["slope_g2"]) / 2,
         scatter_err=table["scatter"] / np.sqrt(4 * good),
     )
-    found = style.looks(accuracy)
+    found = looks(accuracy)
     names = [name for name in found if name in set(table["estimator"])]
     entries = [
-        *style.bound_handles(table),
-        *style.handles(found, names, style.failures(table, "scatter")),
+        *bound_handles(table),
+        *handles(found, names, failures(table, "scatter")),
     ]
-    height = style.legend_height(entries, style.DOUBLE)
-    figure = Figure(figsize=(style.DOUBLE, 2.7 + height), layout="constrained")
+    height = legend_height(entries, DOUBLE)
+    figure = Figure(figsize=(DOUBLE, 2.7 + height), layout="constrained")
     for axis, (part, label) in zip(figure.subplots(1, 3), _PARTS):
         if part == "scatter":
-            style.draw_bounds(axis, table)
+            draw_bounds(axis, table)
         for i, name in enumerate(names):
-            points = style.over_seeds(table[table["estimator"] == name], "noise", part, f"{part}_err")
-            x = points["noise"] * style.sideways(i, len(names))
-            style.errorbar(axis, x, points["value"], points["error"], found[name])
-        style.noise_axis(axis, table["noise"])
-        style.snr_axis(axis, table)
-        style.log_limits(axis, "y", table[part].to_numpy(float))
+            points = over_seeds(table[table["estimator"] == name], "noise", part, f"{part}_err")
+            x = points["noise"] * sideways(i, len(names))
+            errorbar(axis, x, points["value"], points["error"], found[name])
+        noise_axis(axis, table["noise"])
+        snr_axis(axis, table)
+        log_limits(axis, "y", table[part].to_numpy(float))
         axis.set_ylabel(label)
-    style.title(figure, f"{population}, {style.count(table)}")
-    style.legend_below(figure, entries)
+    figure_title(figure, f"{population}, {count(table)}")
+    legend_below(figure, entries)
     return figure

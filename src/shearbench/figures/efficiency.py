@@ -6,8 +6,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import (
+    count,
+    draw_bounds,
+    draw_floor,
+    errorbar,
+    log_limits,
+    noise_axis,
+    note,
+    panels,
+    sideways,
+    snr_axis,
+)
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import (
+    bound_handles,
+    failures,
+    floor_handle,
+    handles,
+    legend_below,
+    legend_height,
+)
+from shearbench.figures.looks import looks, over_seeds, populations_of
+from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 
 ENTRY = Entry(
     category="1. Accuracy",
@@ -30,7 +51,7 @@ ZOOM = (0.6, 1.6)
 """Limits of the lower panels: close to the bound, where per cents matter."""
 
 
-@style.styled
+@styled
 def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Figure:
     """Draw RMSE over the bound against noise: the whole range above, close to the bound below.
 
@@ -47,35 +68,35 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
     matplotlib.figure.Figure
         One column of panels for each population.
     """
-    names = style.populations_of(accuracy)
-    found = style.looks(accuracy)
-    estimators = style.handles(found, found, style.failures(accuracy, "rmse_over_crb"))
-    floors = [] if bayes_floor is None else [style.floor_handle()]
-    entries = [*style.bound_handles(accuracy), *floors, *estimators]
-    width = style.SINGLE if len(names) <= 1 else style.DOUBLE
-    figure, axes = style.panels(len(names), 2, 2.1, "row", style.legend_height(entries, width))
+    names = populations_of(accuracy)
+    found = looks(accuracy)
+    estimators = handles(found, found, failures(accuracy, "rmse_over_crb"))
+    floors = [] if bayes_floor is None else [floor_handle()]
+    entries = [*bound_handles(accuracy), *floors, *estimators]
+    width = SINGLE if len(names) <= 1 else DOUBLE
+    figure, axes = panels(len(names), 2, 2.1, "row", legend_height(entries, width))
     for column, name in enumerate(names):
         table = accuracy[accuracy["population"] == name]
         unit = table.groupby("noise")["crb"].median()
         for axis in axes[:, column]:
-            style.draw_bounds(axis, table, unit)
+            draw_bounds(axis, table, unit)
             if bayes_floor is not None:
                 floor = bayes_floor[bayes_floor["population"] == name]
-                style.draw_floor(axis, floor, unit, over_unit=True)
+                draw_floor(axis, floor, unit, over_unit=True)
             for i, (estimator, look) in enumerate(found.items()):
                 rows = table[table["estimator"] == estimator]
-                points = style.over_seeds(rows, "noise", "rmse_over_crb", "rmse_over_crb_err")
-                x = points["noise"] * style.sideways(i, len(found), 0.16)
-                style.errorbar(axis, x, points["value"], points["error"], look)
+                points = over_seeds(rows, "noise", "rmse_over_crb", "rmse_over_crb_err")
+                x = points["noise"] * sideways(i, len(found), 0.16)
+                errorbar(axis, x, points["value"], points["error"], look)
         upper, lower = axes[:, column]
-        style.noise_axis(upper, accuracy["noise"], label=False)
-        style.noise_axis(lower, accuracy["noise"])
-        style.snr_axis(upper, table)
-        style.note(upper, f"{style.wrapped(name)}\n{style.count(table)}", "upper right")
-        style.note(lower, "close to the bound", "upper right")
-    style.log_limits(axes[0, 0], "y", np.append(accuracy["rmse_over_crb"].to_numpy(float), 1.0), pad=0.2)
+        noise_axis(upper, accuracy["noise"], label=False)
+        noise_axis(lower, accuracy["noise"])
+        snr_axis(upper, table)
+        note(upper, f"{wrapped(name)}\n{count(table)}", "upper right")
+        note(lower, "close to the bound", "upper right")
+    log_limits(axes[0, 0], "y", np.append(accuracy["rmse_over_crb"].to_numpy(float), 1.0), pad=0.2)
     axes[1, 0].set_ylim(*ZOOM)
     for axis in axes[:, 0]:
         axis.set_ylabel("RMSE / Cramér–Rao bound")
-    style.legend_below(figure, entries)
+    legend_below(figure, entries)
     return figure

@@ -12,8 +12,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from shearbench.evaluation.gallery import Gallery, read_gallery
-from shearbench.figures import style
+from shearbench.figures.axes import figure_title, note
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.style import DOUBLE, exact, power, styled
 
 ENTRY = Entry(
     category="5. Stamps",
@@ -35,7 +36,7 @@ def draw(path: str, population: str) -> Figure:
     return draw_gallery(read_gallery(path, population))
 
 
-@style.styled
+@styled
 def draw_gallery(gallery: Gallery) -> Figure:
     """Draw stamp, model and residual of the gallery's galaxies, a row for each noise level.
 
@@ -51,7 +52,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
     """
     levels, galaxies = gallery.snr.shape
     columns = 3 * galaxies
-    side = (style.DOUBLE - 1.25) / max(columns, 6)
+    side = (DOUBLE - 1.25) / max(columns, 6)
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
     figure = Figure(figsize=(side * columns + 1.25, (side + 0.03) * levels + 0.62), layout=layout)
     # A narrow empty column sets the galaxies apart.
@@ -76,11 +77,11 @@ def draw_gallery(gallery: Gallery) -> Figure:
                 extent=extent,
             )
             snr = gallery.snr[i, k]
-            text = f"S/N {style.power(snr)}"
-            style.note(stamp, text, color="white", fontsize=6.5, bbox=_BEHIND)
+            text = f"S/N {power(snr)}"
+            note(stamp, text, color="white", fontsize=6.5, bbox=_BEHIND)
             if not np.isfinite(gallery.model[i, k]).all():
-                style.note(model, "no fit", "center center", color="0.3")
-        axes[i, 0].set_ylabel(f"$\\sigma$ = {style.exact(sigma)}", fontsize=7.5, labelpad=3)
+                note(model, "no fit", "center center", color="0.3")
+        axes[i, 0].set_ylabel(f"$\\sigma$ = {exact(sigma)}", fontsize=7.5, labelpad=3)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -93,7 +94,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01, aspect=40)
         bar.set_label(r"residual / $\sigma$")
-    style.title(figure, f"{gallery.population}: {gallery.model_label}")
+    figure_title(figure, f"{gallery.population}: {gallery.model_label}")
     return figure
 
 

@@ -14,8 +14,20 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from shearbench.figures import style
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import legend_below, legend_height
+from shearbench.figures.style import (
+    BLUE,
+    DOUBLE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    SPACING,
+    VERMILLION,
+    styled,
+    wrapped,
+)
 
 ENTRY = Entry(
     category="4. Networks",
@@ -32,14 +44,14 @@ weights. It ends at the edges of the stamp, the dotted line.""",
 
 # What a layer is drawn as. Filling and colour say it twice, for print in grey.
 _FILLINGS: dict[str, dict[str, Any]] = {
-    "convolution": {"facecolor": style.BLUE},
-    "group convolution": {"facecolor": style.SKY, "hatch": "/////"},
-    "attention": {"facecolor": style.VERMILLION, "hatch": "xxxxx"},
+    "convolution": {"facecolor": BLUE},
+    "group convolution": {"facecolor": SKY, "hatch": "/////"},
+    "attention": {"facecolor": VERMILLION, "hatch": "xxxxx"},
     "pooling": {"facecolor": "white"},
-    "pixels to channels or back": {"facecolor": style.ORANGE, "hatch": "....."},
+    "pixels to channels or back": {"facecolor": ORANGE, "hatch": "....."},
     "dense": {"facecolor": "0.85"},
-    "principal components": {"facecolor": style.GREEN, "hatch": "-----"},
-    "other": {"facecolor": style.PURPLE, "hatch": "|||||"},
+    "principal components": {"facecolor": GREEN, "hatch": "-----"},
+    "other": {"facecolor": PURPLE, "hatch": "|||||"},
 }
 _PALE = ("pooling", "dense")  # a number can be read on these
 _KINDS = {
@@ -68,7 +80,7 @@ _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.25}
 _SMALL = 5.5  # size of the numbers in the layers, points
 
 
-@style.styled
+@styled
 def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     """Draw the layers of each network in order, and beside them parameters, FLOPs and receptive field.
 
@@ -95,8 +107,8 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
         *[Patch(label=name, **_edge(name)) for name in used],
         *[Line2D([], [], label=label, **line) for column, label, line in _SKIPS if drawn[column].any()],
     ]
-    height = _ROW * len(networks) + 0.6 + style.legend_height(entries, style.DOUBLE)
-    figure = Figure(figsize=(style.DOUBLE, height))
+    height = _ROW * len(networks) + 0.6 + legend_height(entries, DOUBLE)
+    figure = Figure(figsize=(DOUBLE, height))
     figure.set_layout_engine("constrained", wspace=0.01)
     axes = figure.subplots(1, 4, sharey=True, width_ratios=[5.2, 1, 1, 1])
     widest = max(_width(own) for _, own in drawn.groupby("variant"))
@@ -108,16 +120,16 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
             widest = max(widest, end + 9)
     axes[0].set_xlim(-0.5, widest + 0.5)
     axes[0].set_ylim(len(networks) - 0.45, -0.55)
-    axes[0].set_yticks(range(len(networks)), [style.wrapped(name, 14) for name in networks["variant"]])
+    axes[0].set_yticks(range(len(networks)), [wrapped(name, 14) for name in networks["variant"]])
     axes[0].xaxis.set_major_locator(NullLocator())
     axes[0].tick_params(axis="y", length=0, right=False)
     axes[0].spines[:].set_visible(False)
-    of = f" (as for {style.wrapped(population)})" if several else ""
+    of = f" (as for {wrapped(population)})" if several else ""
     axes[0].set_xlabel(f"layers{of}: height, pixels; width and number, channels")
     _numbers(axes[1], networks["parameters"].to_numpy(float), "parameters")
     _numbers(axes[2], networks["flops"].to_numpy(float), "FLOPs\nper stamp")
     _views(axes[3], networks["receptive_field"].to_numpy(float), side)
-    style.legend_below(figure, entries)
+    legend_below(figure, entries)
     return figure
 
 
@@ -198,21 +210,21 @@ def _numbers(axis: Axes, values: NDArray[np.float64], label: str) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     for row, value in enumerate(values):
         axis.axhline(row, color="0.85", linewidth=0.5, zorder=1)
-        axis.plot(value, row, "o", color=style.BLUE, zorder=3)
+        axis.plot(value, row, "o", color=BLUE, zorder=3)
         _beside(axis, _short(value), value, row, 4)
-    axis.set_xlabel(label, linespacing=style.SPACING)
+    axis.set_xlabel(label, linespacing=SPACING)
     axis.tick_params(axis="y", length=0, labelleft=False)
 
 
 def _views(axis: Axes, values: NDArray[np.float64], side: float) -> None:
     """Draw receptive fields as bars, beside the stamp's side."""
-    axis.barh(range(len(values)), values, height=0.3, color=style.BLUE, zorder=2)
+    axis.barh(range(len(values)), values, height=0.3, color=BLUE, zorder=2)
     axis.axvline(side, color="black", linewidth=0.6, linestyle=":", zorder=3)
     for row, value in enumerate(values):
         _beside(axis, f"{value:.0f}", side, row, 3)
     axis.set_xlim(0, 1.6 * side)
     axis.set_xticks([0, side], ["0", f"{side:.0f}"])
-    axis.set_xlabel("receptive\nfield [pixels]", linespacing=style.SPACING)
+    axis.set_xlabel("receptive\nfield [pixels]", linespacing=SPACING)
     axis.tick_params(axis="y", length=0, labelleft=False)
 
 

@@ -12,8 +12,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from shearbench.figures import style
+from shearbench.figures.axes import figure_title, log_limits, note, positive
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.looks import Look, looks
+from shearbench.figures.style import BOUND, DOUBLE, SPACING, exact, power, styled, wrapped
 
 ENTRY = Entry(
     category="2. Residuals",
@@ -33,7 +35,7 @@ failures are counted beside the name and not drawn.""",
 _SPAN = 5.0  # of the left panels, in robust widths
 
 
-@style.styled
+@styled
 def draw(residuals: pd.DataFrame, population: str) -> Figure:
     """Draw, one row for each estimator, the residuals in units of their own width, and their size.
 
@@ -53,14 +55,14 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
     matplotlib.figure.Figure
     """
     table = residuals[residuals["population"] == population]
-    found = style.looks(residuals)
+    found = looks(residuals)
     names = [name for name in found if name in set(table["estimator"])]
     rows = max(len(names), 1)
     layout = ConstrainedLayoutEngine(hspace=0.0, h_pad=0.005, w_pad=0.02)
-    figure = Figure(figsize=(style.DOUBLE, 0.42 * rows + 0.75), layout=layout)
+    figure = Figure(figsize=(DOUBLE, 0.42 * rows + 0.75), layout=layout)
     axes = figure.subplots(rows, 3, squeeze=False, sharex="col", sharey="col", width_ratios=[1, 1, 1.5])
     sizes = np.abs(np.concatenate([_residual(table, name) for name in ("g1", "g2")]))
-    bound = style.positive(table[["crb_g1", "crb_g2"]])
+    bound = positive(table[["crb_g1", "crb_g2"]])
     low, high = _range(sizes, bound)
     bins = np.geomspace(low, high, 61)
     for row, name in zip(axes, names):
@@ -71,7 +73,7 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
         axis.spines[["left", "right", "top"]].set_visible(False)
         if i < 3 * (rows - 1):
             axis.tick_params(axis="x", which="both", length=0)
-    style.log_limits(axes[0, 2], "x", [low, high], pad=0.0)
+    log_limits(axes[0, 2], "x", [low, high], pad=0.0)
     for axis in axes[0, :2]:
         axis.set_xlim(-_SPAN, _SPAN)
         axis.set_xticks([-4, -2, 0, 2, 4])
@@ -85,8 +87,8 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
         axes[0], ("dotted: unit Gaussian", "", "grey: unbiased, on the Cramér–Rao bound")
     ):
         axis.set_title(meaning, fontsize=7, pad=4)
-    noise = f", $\\sigma$ = {style.exact(table['noise'].min())}" if len(table) else ""
-    style.title(figure, f"{population}{noise}")
+    noise = f", $\\sigma$ = {exact(table['noise'].min())}" if len(table) else ""
+    figure_title(figure, f"{population}{noise}")
     return figure
 
 
@@ -97,21 +99,21 @@ def _residual(table: pd.DataFrame, component: str) -> NDArray[np.float64]:
 
 
 def _range(sizes: NDArray[np.float64], bound: NDArray[np.float64]) -> tuple[float, float]:
-    found = style.positive(np.concatenate([sizes, bound]))
+    found = positive(np.concatenate([sizes, bound]))
     if not found.size:
         return 1e-5, 1e-1
     low, high = np.quantile(found, [0.01, 0.999])
     return 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high * 1.01))
 
 
-def _row(row: NDArray[np.object_], table: pd.DataFrame, look: style.Look, bins: NDArray[np.float64]) -> None:
+def _row(row: NDArray[np.object_], table: pd.DataFrame, look: Look, bins: NDArray[np.float64]) -> None:
     form = np.linspace(-_SPAN, _SPAN, 41)
     x = np.linspace(-_SPAN, _SPAN, 201)
     fill = {"color": look.color, "alpha": 0.35}
     line = {"color": look.color, "linewidth": 0.9}
     for axis, component in zip(row[:2], ("g1", "g2")):
         residual = _residual(table, component)
-        axis.axvline(0, color=style.BOUND, linewidth=0.8, zorder=1)
+        axis.axvline(0, color=BOUND, linewidth=0.8, zorder=1)
         axis.plot(
             x,
             np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi),
@@ -126,16 +128,16 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: style.Look, bins: 
             axis.stairs(density, form, fill=True, zorder=2, **fill)
             axis.stairs(density, form, zorder=3, **line)
             beyond = int((np.abs(residual / width) > _SPAN).sum())
-            style.note(axis, f"width {style.power(width)}", "upper left", fontsize=6.5)
+            note(axis, f"width {power(width)}", "upper left", fontsize=6.5)
             if beyond:
-                style.note(axis, f"{beyond} beyond", "upper right", fontsize=6.5)
-    label = style.wrapped(look.label, 22)
+                note(axis, f"{beyond} beyond", "upper right", fontsize=6.5)
+    label = wrapped(look.label, 22)
     bad = int((table["flag"] != 0).sum())
     if not _residual(table, "g1").size:
         label += "\n(no result)"
     elif bad:
         label += f"\n({bad} of {len(table)} failed)"
-    row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7.5, linespacing=style.SPACING)
+    row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7.5, linespacing=SPACING)
     sizes = np.abs(np.concatenate([_residual(table, name) for name in ("g1", "g2")]))
     _expected(row[2], table, bins)
     if sizes.size:
@@ -146,7 +148,7 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: style.Look, bins: 
 
 def _expected(axis: Axes, table: pd.DataFrame, bins: NDArray[np.float64]) -> None:
     """Draw the sizes that unbiased Gaussian estimates on each galaxy's own bound would have."""
-    bound = style.positive(table[["crb_g1", "crb_g2"]])
+    bound = positive(table[["crb_g1", "crb_g2"]])
     if bound.size:
         below = 2 * ndtr(bins[:, None] / bound).mean(axis=1) - 1
         axis.stairs(np.diff(below), bins, fill=True, color="0.85", zorder=1)

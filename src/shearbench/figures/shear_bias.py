@@ -7,8 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from shearbench.figures import style
+from shearbench.figures.axes import errorbar, figure_title, noise_axis, positive, sideways, signed_log
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import failures, handles, legend_below, legend_height
+from shearbench.figures.looks import looks, over_seeds
+from shearbench.figures.style import DOUBLE, exact, styled
 
 ENTRY = Entry(
     category="3. Shear bias",
@@ -44,7 +47,7 @@ _ROWS = (("none", "uncalibrated"), ("response", "calibrated"))
 _COLUMNS = ("m1", "m2", "c1", "c2")
 
 
-@style.styled
+@styled
 def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
     """Draw m1, m2, c1, c2 against noise, before and after calibration, on signed logarithmic axes.
 
@@ -61,15 +64,15 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
         Rows: calibration; columns: m1, m2, c1, c2.
     """
     table = shear_bias[shear_bias["population"] == population]
-    found = style.looks(shear_bias)
+    found = looks(shear_bias)
     names = [name for name in found if name in set(table["estimator"])]
     bands: list[Patch] = []
     for letter in "mc":
         for survey, limit, grey in REQUIREMENTS[letter]:
-            bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {style.exact(limit)}"))
-    entries = [*bands, *style.handles(found, names, style.failures(table, "m1"), line=False)]
-    height = style.legend_height(entries, style.DOUBLE)
-    figure = Figure(figsize=(style.DOUBLE, 4.1 + height), layout="constrained")
+            bands.append(Patch(color=grey, label=f"{survey}: $|{letter}|$ < {exact(limit)}"))
+    entries = [*bands, *handles(found, names, failures(table, "m1"), line=False)]
+    height = legend_height(entries, DOUBLE)
+    figure = Figure(figsize=(DOUBLE, 4.1 + height), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True)
     for bottom, (calibration, title), row in zip((False, True), _ROWS, axes):
         part = table[table["calibration"] == calibration]
@@ -80,15 +83,15 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
             axis.axhline(0, color="0.4", linewidth=0.5, zorder=1)
             for i, name in enumerate(names):
                 own = part[part["estimator"] == name]
-                points = style.over_seeds(own, "noise", quantity, f"{quantity}_err")
-                x = points["noise"] * style.sideways(i, len(names), 0.55)
+                points = over_seeds(own, "noise", quantity, f"{quantity}_err")
+                x = points["noise"] * sideways(i, len(names), 0.55)
                 # A line between noise levels would cross the bands where nothing was measured.
-                style.errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
-            values = style.positive(np.abs(table[[f"{letter}1", f"{letter}2"]].to_numpy(float)))
+                errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
+            values = positive(np.abs(table[[f"{letter}1", f"{letter}2"]].to_numpy(float)))
             largest = float(values.max()) if values.size else 0.0
             smallest = REQUIREMENTS[letter][-1][1]
-            style.signed_log(axis, "y", smallest, max(2 * largest, 10 * smallest))
-            style.noise_axis(axis, table["noise"], label=bottom, pad=0.45)
+            signed_log(axis, "y", smallest, max(2 * largest, 10 * smallest))
+            noise_axis(axis, table["noise"], label=bottom, pad=0.45)
             axis.set_ylabel(f"${letter}_{quantity[1]}$", labelpad=0)
             if quantity == "m1":
                 n = part["n_pairs"].dropna().astype(int)
@@ -97,6 +100,6 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
                 above = f"{title}, {upto}{n.max()} galaxies" if len(n) else title
                 axis.set_title(above, loc="left", fontsize="medium")
             axis.tick_params(axis="y", labelsize=7)
-    style.title(figure, population)
-    style.legend_below(figure, entries)
+    figure_title(figure, population)
+    legend_below(figure, entries)
     return figure

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import errorbar, figure_title, signed_log
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import handles, legend_below, legend_height
+from shearbench.figures.looks import looks, over_seeds
+from shearbench.figures.style import DOUBLE, exact, styled
 
 ENTRY = Entry(
     category="3. Shear bias",
@@ -31,7 +34,7 @@ _ROWS = (
 _LINEAR = 0.1  # where the axis of m becomes logarithmic
 
 
-@style.styled
+@styled
 def draw(bins: pd.DataFrame, population: str) -> Figure:
     """Draw m, the mean of both components, in bins of the estimator's own error.
 
@@ -50,13 +53,13 @@ def draw(bins: pd.DataFrame, population: str) -> Figure:
     table = bins[bins["population"] == population]
     error = np.hypot(table["m1_err"], table["m2_err"]) / 2
     table = table.assign(m=table[["m1", "m2"]].mean(axis=1), m_err=error)
-    found = style.looks(bins)
+    found = looks(bins)
     names = [name for name in found if name in set(table["estimator"])]
     levels = sorted(table["noise"].unique())
     places = {k: k for k in sorted(set(table["bin"]) - {0})} | {0: table["bin"].max() + 1.4}
-    entries = style.handles(found, names, {}, line=False)
-    height = style.legend_height(entries, style.DOUBLE)
-    figure = Figure(figsize=(style.DOUBLE, 5.4 + height), layout="constrained")
+    entries = handles(found, names, {}, line=False)
+    height = legend_height(entries, DOUBLE)
+    figure = Figure(figsize=(DOUBLE, 5.4 + height), layout="constrained")
     axes = figure.subplots(3, max(len(levels), 1), sharex=True, sharey=True, squeeze=False)
     for row, (calibration, title) in zip(axes, _ROWS):
         for column, axis in enumerate(row):
@@ -67,17 +70,17 @@ def draw(bins: pd.DataFrame, population: str) -> Figure:
                 continue
             part = table[(table["noise"] == levels[column]) & (table["calibration"] == calibration)]
             for i, name in enumerate(names):
-                points = style.over_seeds(part[part["estimator"] == name], "bin", "m", "m_err")
+                points = over_seeds(part[part["estimator"] == name], "bin", "m", "m_err")
                 x = points["bin"].map(places) + (i - (len(names) - 1) / 2) * 0.8 / max(len(names), 1)
-                style.errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
+                errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
     for axis, level in zip(axes[0], levels):
-        axis.set_title(f"noise {style.exact(level)}")
+        axis.set_title(f"noise {exact(level)}")
     sizes = table["m"].abs().to_numpy(float)
     largest = float(sizes[np.isfinite(sizes)].max(initial=3 * _LINEAR))
-    style.signed_log(axes[0, 0], "y", _LINEAR, 2 * largest)
+    signed_log(axes[0, 0], "y", _LINEAR, 2 * largest)
     for axis in axes[-1]:
         axis.set_xticks(list(places.values()), ["all" if k == 0 else str(k) for k in places])
         axis.set_xlabel("bin, from large errors to small")
-    style.title(figure, population)
-    style.legend_below(figure, entries)
+    figure_title(figure, population)
+    legend_below(figure, entries)
     return figure

@@ -11,8 +11,10 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from shearbench.figures import style
+from shearbench.figures.axes import log_limits
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import legend_below
+from shearbench.figures.style import BOUND, SINGLE, SPACING, exact, styled, wrapped
 
 ENTRY = Entry(
     category="7. Studies",
@@ -30,7 +32,7 @@ shapes and are biased towards it.""",
 _MARKERS = "osDv^P<>"
 
 
-@style.styled
+@styled
 def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label: str) -> Figure:
     """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
@@ -66,12 +68,12 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     levels = np.unique(table["noise"].dropna())
     colors = colormaps["viridis"](np.linspace(0.0, 0.8, max(len(levels), 1)))
     judged = set(table.loc[table["judged"].astype(bool), "noise"])
-    entries = [Line2D([], [], color=style.BOUND, linewidth=3.0, label="Cramér–Rao bound")]
+    entries = [Line2D([], [], color=BOUND, linewidth=3.0, label="Cramér–Rao bound")]
     height = 0.17 * len(values) + 0.8 if listed else 2.5
     height += 0.13 * title.count("\n") + 0.14 * (2 + len(levels) // 3)
-    figure = Figure(figsize=(style.SINGLE, height), layout="constrained")
+    figure = Figure(figsize=(SINGLE, height), layout="constrained")
     axis = figure.subplots()
-    (axis.axvline if listed else axis.axhline)(1.0, color=style.BOUND, linewidth=3.0, zorder=1)
+    (axis.axvline if listed else axis.axhline)(1.0, color=BOUND, linewidth=3.0, zorder=1)
     for k, (noise, color) in enumerate(zip(levels, colors)):
         chosen = noise in judged
         look = {
@@ -81,7 +83,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
             "linestyle": "none" if listed else "-" if chosen else (0, (3, 1.5)),
             "markersize": 4.5,
         }
-        label = f"$\\sigma$ = {style.exact(noise)}"
+        label = f"$\\sigma$ = {exact(noise)}"
         entries.append(Line2D([], [], label=label, **look))
         rows = table[table["noise"] == noise]
         x = rows["value"].astype(str).map(place).to_numpy(float)
@@ -114,7 +116,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
                 zorder=2,
             )
     both = [table["rmse_over_crb"].to_numpy(float), np.array([1.0])]
-    style.log_limits(axis, "x" if listed else "y", np.concatenate(both), pad=0.2)
+    log_limits(axis, "x" if listed else "y", np.concatenate(both), pad=0.2)
     if listed:
         axis.set_yticks(range(len(values)), values)
         axis.tick_params(axis="y", which="both", right=False, left=False)
@@ -122,20 +124,20 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
         axis.grid(axis="y", linewidth=0.3, color="0.85")
         axis.set_axisbelow(True)
     elif numbers is None:
-        axis.set_xticks(range(len(values)), [style.wrapped(value, 12) for value in values])
+        axis.set_xticks(range(len(values)), [wrapped(value, 12) for value in values])
         for tick in axis.get_xticklabels():
-            tick.set_linespacing(style.SPACING)
+            tick.set_linespacing(SPACING)
         axis.tick_params(axis="x", which="both", top=False, length=0)
         axis.set_xlim(-0.5, max(len(values), 1) - 0.5)
     elif max(numbers) >= 8 * min(numbers):
-        style.log_limits(axis, "x", numbers, pad=0.1)
+        log_limits(axis, "x", numbers, pad=0.1)
         if len(numbers) <= 8:
             axis.set_xticks(numbers, values)
     labels = [axis_label, "RMSE / Cramér–Rao bound"]
     axis.set_xlabel(labels[1] if listed else labels[0])
     axis.set_ylabel("" if listed else labels[1])
-    axis.set_title(title, fontsize=8, loc="left", linespacing=style.SPACING)
-    style.legend_below(figure, entries)
+    axis.set_title(title, fontsize=8, loc="left", linespacing=SPACING)
+    legend_below(figure, entries)
     return figure
 
 

@@ -11,8 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from shearbench.figures import style
+from shearbench.figures.axes import log_limits, note, panels
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import legend_below, legend_height
+from shearbench.figures.looks import Look, looks, populations_of
+from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 
 ENTRY = Entry(
     category="4. Networks",
@@ -26,7 +29,7 @@ trained with the same loss and the same noise levels.""",
 )
 
 
-@style.styled
+@styled
 def draw(training: pd.DataFrame) -> Figure:
     """Draw loss and validation RMSE against the stamps seen, one column of panels for each population.
 
@@ -41,15 +44,15 @@ def draw(training: pd.DataFrame) -> Figure:
     matplotlib.figure.Figure
         A line for each seed.
     """
-    names = style.populations_of(training)
+    names = populations_of(training)
     named = training.rename(columns={"variant": "estimator"}).assign(kind="network")
-    found = style.looks(named)
+    found = looks(named)
     entries: list[Line2D] = [
-        Line2D([], [], label=style.wrapped(look.label), **_line(look)) for look in found.values()
+        Line2D([], [], label=wrapped(look.label), **_line(look)) for look in found.values()
     ]
     entries.append(Line2D([], [], color="0.4", linewidth=0.6, linestyle=(0, (1, 1)), label="training loss"))
-    width = style.SINGLE if len(names) <= 1 else style.DOUBLE
-    figure, axes = style.panels(len(names), 2, 1.9, "row", style.legend_height(entries, width))
+    width = SINGLE if len(names) <= 1 else DOUBLE
+    figure, axes = panels(len(names), 2, 1.9, "row", legend_height(entries, width))
     for column, name in enumerate(names):
         table = named[named["population"] == name]
         upper, lower = axes[:, column]
@@ -62,18 +65,18 @@ def draw(training: pd.DataFrame) -> Figure:
                 last = {**_line(look), "markevery": [len(rows) - 1]}
                 upper.plot(rows["views"], rows["validation_loss"], **last)
                 lower.plot(rows["views"], rows["validation_rmse"], **last)
-        style.note(upper, style.wrapped(name), "upper right")
+        note(upper, wrapped(name), "upper right")
         lower.set_xlabel("stamps seen")
-    style.log_limits(axes[0, 0], "x", training["views"], pad=0.08)
+    log_limits(axes[0, 0], "x", training["views"], pad=0.08)
     _loss_axis(axes[0, 0], training[["train_loss", "validation_loss"]].to_numpy(float))
     axes[0, 0].set_ylabel("loss")
-    style.log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
+    log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
     axes[1, 0].set_ylabel("validation RMSE of $g$")
-    style.legend_below(figure, entries)
+    legend_below(figure, entries)
     return figure
 
 
-def _line(look: style.Look) -> dict[str, Any]:
+def _line(look: Look) -> dict[str, Any]:
     return {**look.line, "linewidth": 0.9, "markersize": 3.5}
 
 
@@ -81,6 +84,6 @@ def _loss_axis(axis: Axes, losses: np.ndarray) -> None:
     """Logarithmic where all losses are positive; a log-likelihood may be negative, and is drawn as it is."""
     found = losses[np.isfinite(losses)]
     if found.size and found.min() > 0:
-        style.log_limits(axis, "y", found, pad=0.1)
+        log_limits(axis, "y", found, pad=0.1)
         if found.max() / found.min() > 100:
             axis.yaxis.set_major_locator(LogLocator(numticks=6))

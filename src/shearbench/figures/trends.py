@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from shearbench.figures import style
+from shearbench.figures.axes import errorbar, figure_title, log_limits
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import crb_handle, failures, handles, legend_below, legend_height
+from shearbench.figures.looks import looks, over_seeds
+from shearbench.figures.style import BOUND, DOUBLE, exact, styled
 
 ENTRY = Entry(
     category="2. Residuals",
@@ -34,7 +37,7 @@ PROPERTIES = {
 """Properties a trend can be against, with the labels of their axes."""
 
 
-@style.styled
+@styled
 def draw(trends: pd.DataFrame, population: str) -> Figure:
     """Draw the mean residual (in units of the RMSE) and the RMSE in bins of each property.
 
@@ -55,28 +58,28 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
     """
     table = trends[trends["population"] == population]
     table = table.assign(part=table["bias"] / table["rmse"], part_err=table["bias_err"] / table["rmse"])
-    found = style.looks(trends)
+    found = looks(trends)
     names = [name for name in found if name in set(table["estimator"])]
     properties = [name for name in PROPERTIES if name in set(table["property"])]
-    entries = [style.crb_handle(), *style.handles(found, names, style.failures(table, "rmse"))]
-    height = style.legend_height(entries, style.DOUBLE)
-    figure = Figure(figsize=(style.DOUBLE, 3.9 + height), layout="constrained")
+    entries = [crb_handle(), *handles(found, names, failures(table, "rmse"))]
+    height = legend_height(entries, DOUBLE)
+    figure = Figure(figsize=(DOUBLE, 3.9 + height), layout="constrained")
     axes = figure.subplots(2, max(len(properties), 1), squeeze=False, sharey="row", sharex="col")
     for column, name in enumerate(properties):
         rows = table[table["property"] == name]
         upper, lower = axes[:, column]
-        upper.axhline(0, color=style.BOUND, linewidth=1.5, zorder=1)
+        upper.axhline(0, color=BOUND, linewidth=1.5, zorder=1)
         bound = rows.groupby("centre")["crb"].median().dropna()
-        lower.plot(bound.index, bound.to_numpy(), color=style.BOUND, linewidth=3.5, zorder=2)
+        lower.plot(bound.index, bound.to_numpy(), color=BOUND, linewidth=3.5, zorder=2)
         # Bins hold equal numbers and differ in width: the narrowest one must hold all estimators.
         width = float((rows["high"] - rows["low"]).min())
         for i, estimator in enumerate(names):
             own = rows[rows["estimator"] == estimator]
             shift = 0.7 * width * (i / (len(names) - 1) - 0.5) if len(names) > 1 else 0.0
             for axis, value in ((upper, "part"), (lower, "rmse")):
-                points = style.over_seeds(own, "centre", value, f"{value}_err")
+                points = over_seeds(own, "centre", value, f"{value}_err")
                 x, look = points["centre"] + shift, found[estimator]
-                style.errorbar(
+                errorbar(
                     axis,
                     x,
                     points["value"],
@@ -92,9 +95,9 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
             upper.set_xlim(low - 0.04 * (high - low), high + 0.04 * (high - low))
         lower.set_xlabel(PROPERTIES[name])
     _vertical(axes, table)
-    noise = f", $\\sigma$ = {style.exact(table['noise'].min())}" if len(table) else ""
-    style.title(figure, f"{population}{noise}")
-    style.legend_below(figure, entries)
+    noise = f", $\\sigma$ = {exact(table['noise'].min())}" if len(table) else ""
+    figure_title(figure, f"{population}{noise}")
+    legend_below(figure, entries)
     return figure
 
 
@@ -102,6 +105,6 @@ def _vertical(axes: np.ndarray, table: pd.DataFrame) -> None:
     reach = (np.abs(table["part"]) + table["part_err"].fillna(0)).replace(np.inf, np.nan).max()
     reach = 1.1 * reach if reach > 0 else 1.0
     axes[0, 0].set_ylim(-reach, reach)
-    style.log_limits(axes[1, 0], "y", table[["rmse", "crb"]].to_numpy(float), pad=0.2)
+    log_limits(axes[1, 0], "y", table[["rmse", "crb"]].to_numpy(float), pad=0.2)
     axes[0, 0].set_ylabel("mean residual along shape / RMSE")
     axes[1, 0].set_ylabel("RMSE of $g$, per component")

@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from shearbench.figures import style
+from shearbench.figures.axes import figure_title, note
 from shearbench.figures.catalogue import Entry
+from shearbench.figures.looks import looks
+from shearbench.figures.style import BLUE, BOUND, DOUBLE, SPACING, VERMILLION, exact, power, styled, wrapped
 
 ENTRY = Entry(
     category="2. Residuals",
@@ -29,12 +31,12 @@ Gaussian.""",
     each="population",
 )
 
-_COMPONENTS = (("g1", style.BLUE, "o"), ("g2", style.VERMILLION, "s"))
+_COMPONENTS = (("g1", BLUE, "o"), ("g2", VERMILLION, "s"))
 _COLUMNS = 5
 _SPAN = 6.0  # of the residuals, in robust widths
 
 
-@style.styled
+@styled
 def draw(residuals: pd.DataFrame, population: str) -> Figure:
     """Draw estimated against true g1 and g2, and below the residuals in units of their own robust width.
 
@@ -51,11 +53,11 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
         A pair of panels for each estimator.
     """
     table = residuals[residuals["population"] == population]
-    found = style.looks(residuals)
+    found = looks(residuals)
     names = [name for name in found if name in set(table["estimator"])]
     columns = min(max(len(names), 1), _COLUMNS)
     rows = -(-len(names) // columns) or 1
-    figure = Figure(figsize=(style.DOUBLE, rows * 2.35 + 0.45), layout="constrained")
+    figure = Figure(figsize=(DOUBLE, rows * 2.35 + 0.45), layout="constrained")
     axes = figure.subplots(
         2 * rows, columns, squeeze=False, sharex=True, sharey="row", height_ratios=[1.45, 1.0] * rows
     )
@@ -84,9 +86,9 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
         for name, color, marker in _COMPONENTS
     ]
     noise = table["noise"].min()
-    title = f"{population}, $\\sigma$ = {style.exact(noise)}" if len(table) else population
+    title = f"{population}, $\\sigma$ = {exact(noise)}" if len(table) else population
     figure.legend(handles=entries, loc="outside upper right", ncols=2)
-    style.title(figure, title)
+    figure_title(figure, title)
     return figure
 
 
@@ -98,9 +100,9 @@ def _residual(table: pd.DataFrame) -> np.ndarray:
 
 def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: float) -> None:
     good = table[table["flag"] == 0]
-    upper.set_title(style.wrapped(label, 24), fontsize=7.5, pad=3, linespacing=style.SPACING)
-    upper.plot([-1, 1], [-1, 1], color=style.BOUND, linewidth=2, zorder=1)
-    lower.axhline(0, color=style.BOUND, linewidth=2, zorder=1)
+    upper.set_title(wrapped(label, 24), fontsize=7.5, pad=3, linespacing=SPACING)
+    upper.plot([-1, 1], [-1, 1], color=BOUND, linewidth=2, zorder=1)
+    lower.axhline(0, color=BOUND, linewidth=2, zorder=1)
     residual = _residual(table)
     width = 1.4826 * float(np.median(np.abs(residual))) if residual.size else 0.0
     width = width if width > 0 else 1.0
@@ -125,8 +127,6 @@ def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: flo
             **points,
         )
     rmse = math.sqrt(float(np.mean(residual**2))) if residual.size else math.nan
-    style.note(upper, f"RMSE {style.power(rmse)}", fontsize=7)
+    note(upper, f"RMSE {power(rmse)}", fontsize=7)
     bad = int((table["flag"] != 0).sum())
-    style.note(
-        upper, f"{bad} of {len(table)} failed" if bad else f"$n = {len(table)}$", "lower right", fontsize=7
-    )
+    note(upper, f"{bad} of {len(table)} failed" if bad else f"$n = {len(table)}$", "lower right", fontsize=7)
