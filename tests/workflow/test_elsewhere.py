@@ -23,6 +23,12 @@ use rule * from shearbench{prefixed}
 rule mine:
     default_target: True
     input: rules.{prefix}all.input
+
+onstart:
+    shearbench.onstart()
+
+onsuccess:
+    shearbench.onsuccess()
 """
 
 
@@ -73,3 +79,4 @@ def test_another_workflow_uses_it_as_a_module(checkout, tmp_path, prefix):
         status, words = run_in(tmp_path, checkout, "results/tiny/config.yaml", f"{prefix}save_config")
         assert status == 0, words[-4000:]
         assert (tmp_path / "results/tiny/config.yaml").is_file()
+        assert (tmp_path / "results/tiny/.lock").is_file()

@@ -40,8 +40,8 @@ def failing(rows: Iterable[Mapping[Any, Any]]) -> list[Failing]:
     counted: dict[tuple[str, float, str, str], dict[str, tuple[int, int]]] = {}
     for row in rows:
         key = (str(row["population"]), float(row["noise"]), str(row["estimator"]), str(row["label"]))
-        n_failed = int(row["n_failed"])
-        n = int(row["n"]) if "n" in row else n_failed + int(row["n_pairs"])
+        n_failed = int(float(row["n_failed"]))
+        n = int(float(row["n"])) if "n" in row else n_failed + int(float(row["n_pairs"]))
         counted.setdefault(key, {}).setdefault(str(row["seed"]), (n_failed, n))
     found = []
     for key, seeds in counted.items():
