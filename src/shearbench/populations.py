@@ -23,7 +23,8 @@ def stamp_count(split: str, galaxies: int, rotations: int) -> int:
 
 
 def _as_range(value: Any) -> Any:
-    return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    # A workflow that has this one as a module may read 1e0 as text.
+    return (value, value) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_as_range)]
@@ -60,7 +61,9 @@ class Psf(Options):
         None,
         description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random",
     )
-    image_pixel_scale_arcsec: float = Field(0.2, gt=0, description="pixel scale of these images [arcsec]")
+    image_pixel_scale_arcsec: float = Field(
+        0.2, ge=1e-3, le=10, description="pixel scale of these images [arcsec]"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Psf:
@@ -92,13 +95,14 @@ class Population(Options):
     sersic_n: Range = Field((0.7, 3.5), description="Sersic index, where the profile has one")
     sersic_n_step: float = Field(
         0.05,
-        gt=0,
+        ge=1e-3,
+        le=6,
         description="the index is drawn on a grid of this step, because GalSim tabulates each index anew",
     )
     shape_sigma: float = Field(
         0.2, ge=0, le=1, description="standard deviation of each component of the intrinsic g"
     )
-    shape_max: float = Field(0.6, gt=0, lt=1, description="intrinsic shapes are kept within |g| < this")
+    shape_max: float = Field(0.6, ge=0.01, lt=1, description="intrinsic shapes are kept within |g| < this")
     shear_max: float = Field(
         0.0,
         ge=0,
@@ -108,6 +112,7 @@ class Population(Options):
     centroid_shift_pixels: float = Field(
         0.5,
         ge=0,
+        le=256,
         description="centroids are uniform within this of the stamp's centre, along each axis [pixels]",
     )
     catalogue_file: str | None = Field(
@@ -118,7 +123,7 @@ class Population(Options):
     @model_validator(mode="after")
     def _check(self) -> Population:
         _check_range("half_light_radius_arcsec", self.half_light_radius_arcsec, low=0)
-        _check_range("flux", self.flux, low=0)
+        _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
         if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
             raise ValueError("catalogue_file: belongs to the cosmos profiles, and they need it")
