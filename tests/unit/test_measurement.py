@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 
 from shearbench.errors import ContractError, ShearbenchError
+from shearbench.estimators import make_estimator
 from shearbench.estimators.base import Estimator, Flag, Shapes
 from shearbench.files import write_table
 from shearbench.measurement import measure_stamps, read_estimates, write_estimates
@@ -143,6 +145,29 @@ def test_processes_do_not_matter_and_have_one_thread_each(stamps, monkeypatch):
     assert shared.attrs["seconds"] > 0
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert sys.modules["__main__"] is main
+
+
+@pytest.mark.parametrize("options", [{"kind": "hsm"}, {"kind": "anacal"}], ids=str)
+def test_estimators_answer_the_same_to_the_last_bit_with_any_batches_and_threads(tmp_path, options):
+    rng = np.random.default_rng(3)
+    x = np.arange(24) - 11.5
+    psf = np.exp(-(x[:, None] ** 2 + x**2) / 2 / 1.5**2).astype(np.float32)
+    psf /= psf.sum()
+    images = np.exp(-(x[:, None] ** 2 + x**2) / 2 / rng.uniform(2, 3, (9, 1, 1)) ** 2).astype(np.float32)
+    attributes = {"population": "p", "split": "test", "pixel_scale": 0.3, "catalog_digest": "d"}
+    ids = np.arange(len(images))
+    write_stamps(tmp_path / "0.h5", iter([(images, psf)]), ids, ids, psf.shape, False, attributes)
+    stamps, estimator = StampSet([tmp_path / "0.h5"]), make_estimator(options)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        whole = measure_stamps(estimator, stamps, 1e-3, 2)
+        torch.set_num_threads(2)
+        parts = measure_stamps(estimator, stamps, 1e-3, 2, batch=2)
+    finally:
+        torch.set_num_threads(threads)
+    assert (whole["flag"] == 0).any()
+    pd.testing.assert_frame_equal(whole, parts, check_exact=True)
 
 
 def test_a_killed_process_is_an_error_and_not_a_hang(stamps):

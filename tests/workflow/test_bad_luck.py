@@ -121,6 +121,10 @@ def test_damaged_stamps_are_named_with_the_rule_to_run_again(run, damage):
     assert path in output
     assert field in output
     assert f"rule '{rule}'" in output
+    # It is told once; its traceback is for developers, in a file beside the log.
+    assert output.count("error: ") == 1
+    assert "Traceback (most recent call last)" not in output
+    assert len(list((run / "results/tiny/logs").rglob("*.traceback"))) == 1
     # What the message says is what mends it.
     (run / path).unlink()
     snakemake(run, "--forcerun", rule, "measure", targets=[ESTIMATES])
