@@ -77,9 +77,12 @@ def logged(log: str) -> Iterator[None]:
         root.addHandler(handler)
 
         def fail(text: str) -> None:
+            data = text.encode()
             try:
-                file.write(text)
+                whole = raw.write(data) == len(data)
             except OSError:
+                whole = False
+            if not whole:  # the log's disk is full
                 stderr.write(text)
             sys.exit(1)
 
