@@ -16,16 +16,18 @@ from shearbench.stamps import StampBatch
 SCALE = 0.2
 
 
-def _batch(shifts, size=48, sigma=1e-6, psf=None):
+def _batch(shifts, size=(48, 48), sigma=1e-6, psf=None, psf_shift=(0, 0)):
+    ny, nx = size
     psf = psf or galsim.Moffat(beta=3.5, fwhm=0.65).shear(g1=0.02, g2=-0.03)
+    psf = psf.shift(SCALE * psf_shift[0], SCALE * psf_shift[1])
     galaxy = galsim.Exponential(half_light_radius=0.7, flux=2.0).shear(g1=0.2, g2=-0.1)
     images = [
-        galsim.Convolve(galaxy.shift(*shift), psf).drawImage(nx=size, ny=size, scale=SCALE).array
+        galsim.Convolve(galaxy.shift(*shift), psf).drawImage(nx=nx, ny=ny, scale=SCALE).array
         for shift in shifts
     ]
-    images = np.array(images) + sigma * np.random.default_rng(0).standard_normal((len(shifts), size, size))
+    images = np.array(images) + sigma * np.random.default_rng(0).standard_normal((len(shifts), ny, nx))
     ids = np.arange(len(images))
-    psf_image = psf.drawImage(nx=size, ny=size, scale=SCALE).array
+    psf_image = psf.drawImage(nx=nx, ny=ny, scale=SCALE).array
     return StampBatch(images.astype(np.float32), psf_image, sigma, SCALE, ids, ids)
 
 
@@ -71,6 +73,21 @@ def test_failures_are_flagged_and_touch_nobody_else():
     assert alone.g1[0] == result.g1[2]
 
 
-def test_stamps_must_be_square_and_even():
-    with pytest.raises(ValueError, match="even"):
-        AnacalFpfs().measure(_batch([(0, 0)], size=47))
+@pytest.mark.parametrize("shift", [(0.2, 0.0), (0.0, -0.2), (0.5, 0.5)])
+def test_the_psf_image_may_be_off_centre(shift):
+    centred, shifted = (
+        AnacalFpfs().measure(_batch([(0, 0), (0.05, 0.1)], psf_shift=s)) for s in ((0, 0), shift)
+    )
+    assert (shifted.flag == 0).all()
+    for name in ("R11", "R22"):
+        np.testing.assert_allclose(shifted.extra[name], centred.extra[name], atol=1e-4)
+    np.testing.assert_allclose(shifted.g1, centred.g1, atol=1e-4)
+    np.testing.assert_allclose(shifted.g2, centred.g2, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(47, 47), (48, 40), (41, 47)])
+def test_stamps_may_have_odd_sides_and_need_not_be_square(size):
+    even, other = AnacalFpfs().measure(_batch([(0, 0)])), AnacalFpfs().measure(_batch([(0, 0)], size=size))
+    assert other.flag[0] == 0
+    np.testing.assert_allclose([other.g1, other.g2], [even.g1, even.g2], atol=1e-4)
+    np.testing.assert_allclose(other.extra["R11"], even.extra["R11"], atol=1e-4)

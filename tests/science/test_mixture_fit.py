@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shearbench.catalog import sample_catalog
+from shearbench.estimators import make_estimator
+from shearbench.estimators.base import Flag
 from shearbench.mixture.fit import fit_galaxies, fit_psf
 from shearbench.mixture.models import model_image
+from shearbench.populations import Population
+from shearbench.rendering import draw_stamps
+from shearbench.stamps import StampBatch
 
 REFERENCE = Path(__file__).parents[1] / "data" / "ngmix_reference.h5"
 SCALE = 0.2
@@ -209,3 +215,27 @@ def test_agrees_with_ngmix_on_galaxies_of_free_gaussians():
         np.testing.assert_allclose(pars[:4], result["pars"][:4], atol=2e-6)
         np.testing.assert_allclose(pars[4:], result["pars"][4:], rtol=1e-5)
         np.testing.assert_allclose(np.sqrt(np.diag(covariance)), result["pars_err"], rtol=5e-3)
+
+
+@pytest.mark.parametrize("kind", ["mixture", pytest.param("ngmix", marks=pytest.mark.ngmix)])
+@pytest.mark.parametrize("model", ["exp", "gauss"])
+def test_without_a_prior_a_negative_size_is_flagged(tmp_path, kind, model):
+    options = Population(profile="exponential", half_light_radius_arcsec=(0.02, 0.15))
+    galaxies = 40 if kind == "ngmix" else 300
+    catalog = sample_catalog(options, "small", "test", galaxies, 1, 0.2)
+    ((images, psf),) = draw_stamps(catalog, options, (48, 48), 0.2, block=galaxies)
+    noise = 1e-2 * np.random.default_rng(1).standard_normal(images.shape)
+    ids = np.arange(galaxies)
+    batch = StampBatch((images + noise).astype(np.float32), psf, 1e-2, 0.2, ids, ids)
+    free, held = (
+        make_estimator({"kind": kind, "model": model, "prior": prior}).measure(batch)
+        for prior in ("none", "standard" if kind == "ngmix" else "ba")
+    )
+    flagged = free.flag == Flag.OUT_OF_RANGE
+    assert 0.02 < flagged.mean() < 0.3
+    assert (free.extra["T"][free.flag == 0] > 0).all()
+    # With the prior these galaxies get a shape near zero, and keep it.
+    assert (held.flag == 0).all()
+    narrow = held.extra["T"] <= 0
+    assert narrow.any()
+    assert np.hypot(held.g1, held.g2)[narrow].mean() < 0.25

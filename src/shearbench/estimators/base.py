@@ -24,7 +24,7 @@ class Flag(enum.IntFlag):
     BAD_PIXELS = 1  # NaN or infinite pixels
     NOT_CONVERGED = 2
     SINGULAR = 4  # no usable covariance
-    OUT_OF_RANGE = 8  # |g| >= 1, a size or flux that cannot be
+    OUT_OF_RANGE = 8  # |g| >= 1, a size or flux that cannot be: T <= 0 without a prior, too
     FAILED = 16  # the peer's code gave up, or raised
     DIVERGED = 32  # the network's training did not stay finite
 

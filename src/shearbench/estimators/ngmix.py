@@ -44,7 +44,8 @@ class Ngmix(Estimator):
     prior: Literal["standard", "none"] = Field(
         "standard",
         description="standard: a Gaussian on the centroid, Bernstein & Armstrong on the shape, flat in size "
-        "and flux; none: likelihood alone",
+        "(T from -1 arcsec^2: unresolved galaxies may get a negative T, and a shape near 0) and flux; none: "
+        "likelihood alone, and a fit with T <= 0 is flagged",
     )
     prior_centroid_arcsec: float = Field(
         0.2, ge=1e-4, le=100, description="width of the centroid prior, about the stamp's centre [arcsec]"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.devices import visible_gpus
-from shearbench.estimators.base import Shapes
+from shearbench.estimators.base import Flag, Shapes
 from shearbench.mixture.kernels import fit_coelliptical, fit_stamps
 from shearbench.mixture.models import Model, components, model_image, parts
 from shearbench.stamps import StampBatch
@@ -225,6 +225,10 @@ def measure_shapes(
 ) -> Shapes:
     """Fit the stamps of a batch; see `fit_psf` and `fit_galaxies`.
 
+    Without a prior, a fit of no positive size is flagged ``OUT_OF_RANGE``: the model is narrower than the PSF
+    and its shape turned by 90 degrees. With ngmix's prior, flat in T from -1 arcsec^2, it is kept, as ngmix
+    keeps it: its shape is near 0, the mean of the prior.
+
     Returns
     -------
     Shapes
@@ -236,6 +240,8 @@ def measure_shapes(
     (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
     count = parts(model)
     sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
+    narrow = (fit.flag == Flag.GOOD) & (sizes <= 0).all(1) & (prior == "none")
+    flag = fit.flag | np.where(narrow, int(Flag.OUT_OF_RANGE), 0)
     flux = fluxes.sum(1)
     size = (fluxes * sizes).sum(1) / flux
     by_size = np.concatenate([fluxes, sizes - size[:, None]], axis=1) / flux[:, None]
@@ -245,7 +251,7 @@ def measure_shapes(
         g2,
         error[2],
         error[3],
-        fit.flag,
+        flag,
         {
             "flux": flux,
             "flux_err": np.sqrt(rest[:, count:, count:].sum((1, 2))),

@@ -64,6 +64,7 @@ def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
             flag[index] = Flag.FAILED
             continue
         flag[index] = cause_of(result["flags"])
+        flag[index] |= fitter.flag_of_size(result)
         if not flag[index]:
             values[index] = result["pars"]
             errors[index] = np.sqrt(np.diag(result["pars_cov"])[2:4])
@@ -110,7 +111,7 @@ def fit_metacal(batch: StampBatch, fitter: GalaxyFitter, reconvolution: str, ste
             flag[index] = Flag.FAILED
             continue
         for result in results.values():
-            flag[index] |= cause_of(result["flags"])
+            flag[index] |= cause_of(result["flags"]) | fitter.flag_of_size(result)
         if not flag[index]:
             none, g = results["noshear"], {name: result["g"] for name, result in results.items()}
             response = np.stack([g["1p"] - g["1m"], g["2p"] - g["2m"]], axis=1) / (2 * step)
@@ -224,6 +225,14 @@ class GalaxyFitter:
         )
         results, _ = bootstrapper.go(observation)
         return results
+
+    def flag_of_size(self, result: Any) -> Flag:
+        """Return the flag of a result that has no positive size and no prior, where the shape is turned.
+
+        With a prior, flat in T from -1 arcsec^2, such a shape is near 0, the mean of the prior, and is kept.
+        """
+        negative = self.prior is None and self.model != "spergel" and not result["flags"] and result["T"] <= 0
+        return Flag.OUT_OF_RANGE if negative else Flag.GOOD
 
     def _seed(self, noise_id: int) -> None:
         noise_id = max(noise_id, ~noise_id)  # guesses need not differ where the noise has another sign
