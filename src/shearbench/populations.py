@@ -61,7 +61,7 @@ class Psf(Options):
         None,
         description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random. "
         "They hold the pixel's response, are interpolated as band-limited, may be off centre, and need a "
-        "FWHM of 2 of their pixels or more",
+        "FWHM of 2.2 of their pixels or more",
     )
     image_pixel_scale_arcsec: float = Field(
         0.2, ge=1e-3, le=10, description="pixel scale of these images [arcsec]"

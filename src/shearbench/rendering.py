@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # GalSim's default, a quintic polynomial, leaves 1% of the PSF beyond the image's Nyquist frequency and takes
 # 0.6% away at half of it where the FWHM is two pixels: m is -1.4e-2 for half-light radii of 1.5 to 3 pixels.
 _BAND_LIMITED = galsim.Lanczos(15)
-_LEAST_FWHM = 2.0  # pixels
+_LEAST_FWHM = 2.2  # pixels
 
 
 def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
@@ -191,8 +191,8 @@ def psf_images(path: str) -> NDArray[np.float32]:
     sums = images.sum(axis=(1, 2))
     if not np.isfinite(images).all() or (sums <= 0).any():
         raise ConfigError(f"psf.image_file: {path}: every PSF image must be finite, of positive flux")
-    # Of the Gaussian with the same peak; adaptive moments do not converge for so few pixels.
-    width = float((2.355 / np.sqrt(2 * np.pi * images.max(axis=(1, 2)) / sums)).min())
+    # Of the Gaussian with the same sum of squares; adaptive moments do not converge for so few pixels.
+    width = float((2.355 * sums / np.sqrt(4 * np.pi * (images**2).sum(axis=(1, 2)))).min())
     if width < _LEAST_FWHM:
         log.warning(
             "psf.image_file: %s: the FWHM of a PSF is about %.1f pixels of its image. Below %g pixels the "
