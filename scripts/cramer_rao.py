@@ -4,13 +4,14 @@ from shearbench.bounds import cramer_rao
 from shearbench.catalog import read_catalog
 from shearbench.files import write_table
 from shearbench.job import logged
-from shearbench.stamps import StampSet, read_index
+from shearbench.stamps import read_stamps
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     shape = (snakemake.params.size, snakemake.params.size)
-    catalog = read_catalog(snakemake.input.catalog)
+    catalog = read_catalog(snakemake.input.catalog, origins[snakemake.input.catalog])
     # PSFs that are images are taken from the stamps, as every estimator sees them.
     index = snakemake.input.stamps
-    images = StampSet(read_index(index)).noiseless()[1] if index else None
+    images = read_stamps(index, origins[index]).noiseless()[1] if index else None
     table = cramer_rao(catalog, snakemake.params.pixel_scale, shape, psf_images=images)
-    write_table(snakemake.output[0], table, table.attrs)
+    write_table(snakemake.output[0], table, table.attrs, origins[snakemake.output[0]])

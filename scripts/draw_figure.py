@@ -1,18 +1,25 @@
 """Draw one of the figures of `shearbench.figures`."""
 
 import importlib
-from pathlib import Path
 
-import pandas as pd
-
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.figures.style import save
 from shearbench.job import logged
+from shearbench.origin import read_origin
 
-READERS = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".h5": str}
+
+def read(path):
+    """Return a table, or the path of a file that the figure opens itself."""
+    expected = snakemake.params.origins[path]
+    if not path.endswith(".h5"):
+        return read_metrics(path, expected)
+    expected.check(path, read_origin(path))
+    return path
+
 
 with logged(snakemake.log[0]):
     draw = importlib.import_module(f"shearbench.figures.{snakemake.params.figure}").draw
-    tables = [READERS[Path(path).suffix](path) for path in snakemake.input]
+    tables = [read(path) for path in snakemake.input]
     # One drawing for each list of further arguments: a population, or a study's question and name.
     outputs = zip(snakemake.params.arguments, snakemake.output.pdf, snakemake.output.png, strict=True)
     for arguments, pdf, png in outputs:

@@ -6,13 +6,17 @@ from shearbench.catalog import read_catalog
 from shearbench.evaluation.gallery import make_gallery, write_gallery
 from shearbench.job import logged
 from shearbench.mixture.fit import fitted_images
-from shearbench.stamps import StampSet, read_index
+from shearbench.stamps import read_stamps
 
 with logged(snakemake.log[0]):
-    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
+    origins = snakemake.params.origins
+    catalogs = {
+        table.attrs["population"]: table
+        for table in (read_catalog(path, origins[path]) for path in snakemake.input.catalogs)
+    }
     galleries = []
     for index in snakemake.input.stamps:
-        stamps = StampSet(read_index(index))
+        stamps = read_stamps(index, origins[index])
         galleries.append(
             make_gallery(
                 stamps,
@@ -23,4 +27,4 @@ with logged(snakemake.log[0]):
                 "NGMix's exponential model, mixture fit",
             )
         )
-    write_gallery(snakemake.output[0], galleries)
+    write_gallery(snakemake.output[0], galleries, origins[snakemake.output[0]])

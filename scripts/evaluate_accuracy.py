@@ -8,12 +8,19 @@ from shearbench.job import logged
 from shearbench.measurement import read_estimates
 
 with logged(snakemake.log[0]):
-    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
-    bounds = {table.attrs["population"]: table for table in map(read_bounds, snakemake.input.bounds)}
+    origins = snakemake.params.origins
+    catalogs = {
+        table.attrs["population"]: table
+        for table in (read_catalog(path, origins[path]) for path in snakemake.input.catalogs)
+    }
+    bounds = {
+        table.attrs["population"]: table
+        for table in (read_bounds(path, origins[path]) for path in snakemake.input.bounds)
+    }
     priors: dict = {}
     rows = []
     for path in snakemake.input.estimates:
-        estimates = read_estimates(path)
+        estimates = read_estimates(path, origins[path])
         population, sigma = estimates.attrs["population"], estimates.attrs["sigma"]
         if (population, sigma) not in priors:
             priors[population, sigma] = prior_limited(bounds[population], catalogs[population], sigma)
@@ -28,4 +35,4 @@ with logged(snakemake.log[0]):
                 source=path,
             )
         )
-    write_csv(snakemake.output[0], accuracy_table(rows))
+    write_csv(snakemake.output[0], accuracy_table(rows), origins[snakemake.output[0]])

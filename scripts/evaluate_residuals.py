@@ -8,16 +8,24 @@ from shearbench.job import logged
 from shearbench.measurement import read_estimates
 
 with logged(snakemake.log[0]):
-    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
-    bounds = {table.attrs["population"]: table for table in map(read_bounds, snakemake.input.bounds)}
+    origins = snakemake.params.origins
+    catalogs = {
+        table.attrs["population"]: table
+        for table in (read_catalog(path, origins[path]) for path in snakemake.input.catalogs)
+    }
+    bounds = {
+        table.attrs["population"]: table
+        for table in (read_bounds(path, origins[path]) for path in snakemake.input.bounds)
+    }
     single, binned = [], []
     for path in snakemake.input.estimates:
-        estimates = read_estimates(path)
+        estimates = read_estimates(path, origins[path])
         population = estimates.attrs["population"]
         label = snakemake.params.labels.get(estimates.attrs["estimator"])
         tables = estimates, catalogs[population], bounds[population]
         if estimates.attrs["seed"] in (None, snakemake.params.first_seed):
             single.append(residuals(*tables, label=label, source=path))
         binned.append(trends(*tables, label=label, source=path))
-    write_table(snakemake.output.residuals, together(single, RESIDUALS))
-    write_csv(snakemake.output.trends, together(binned, TRENDS))
+    of_residuals, of_trends = origins[snakemake.output.residuals], origins[snakemake.output.trends]
+    write_table(snakemake.output.residuals, together(single, RESIDUALS), origin=of_residuals)
+    write_csv(snakemake.output.trends, together(binned, TRENDS), of_trends)

@@ -12,10 +12,14 @@ from shearbench.job import logged
 from shearbench.measurement import read_estimates
 
 with logged(snakemake.log[0]):
-    catalogs = {table.attrs["population"]: table for table in map(read_catalog, snakemake.input.catalogs)}
+    origins = snakemake.params.origins
+    catalogs = {
+        table.attrs["population"]: table
+        for table in (read_catalog(path, origins[path]) for path in snakemake.input.catalogs)
+    }
     rows, bins = [], []
     for path in snakemake.input.estimates:
-        estimates = read_estimates(path)
+        estimates = read_estimates(path, origins[path])
         # A slow estimator measured the first galaxies only.
         catalog = catalogs[estimates.attrs["population"]].head(len(estimates))
         how = {
@@ -25,5 +29,5 @@ with logged(snakemake.log[0]):
         }
         rows += shear_bias(estimates, catalog, **how)
         bins += shear_bias_bins(estimates, catalog, **how)
-    write_csv(snakemake.output.table, shear_bias_table(rows))
-    write_csv(snakemake.output.bins, shear_bias_bins_table(bins))
+    write_csv(snakemake.output.table, shear_bias_table(rows), origins[snakemake.output.table])
+    write_csv(snakemake.output.bins, shear_bias_bins_table(bins), origins[snakemake.output.bins])

@@ -11,11 +11,13 @@ from shearbench.measurement import read_estimates
 from shearbench.studies import Study
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     study = Study(**snakemake.params.study)
-    catalog, bounds = read_catalog(snakemake.input.catalog), read_bounds(snakemake.input.bounds)
+    catalog = read_catalog(snakemake.input.catalog, origins[snakemake.input.catalog])
+    bounds = read_bounds(snakemake.input.bounds, origins[snakemake.input.bounds])
     rows, diverged = [], set()
     for path in snakemake.input.estimates:
-        estimates = read_estimates(path)
+        estimates = read_estimates(path, origins[path])
         if (estimates["flag"] == Flag.DIVERGED).all():
             diverged.add((estimates.attrs["estimator"], estimates.attrs["seed"]))
         prior = prior_limited(bounds, catalog, estimates.attrs["sigma"])
@@ -23,6 +25,6 @@ with logged(snakemake.log[0]):
             accuracy(estimates, catalog, bounds, prior, resamples=snakemake.params.resamples, source=path)
         )
     table = study_table(study, judged := accuracy_table(rows), diverged)
-    write_csv(snakemake.output.accuracy, judged)
-    write_csv(snakemake.output.table, table)
-    write_text(snakemake.output.verdict, verdict(study, table) + "\n")
+    write_csv(snakemake.output.accuracy, judged, origins[snakemake.output.accuracy])
+    write_csv(snakemake.output.table, table, origins[snakemake.output.table])
+    write_text(snakemake.output.verdict, verdict(study, table) + "\n", origins[snakemake.output.verdict])

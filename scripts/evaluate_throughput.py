@@ -3,8 +3,7 @@
 import math
 from pathlib import Path
 
-import pandas as pd
-
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.throughput import (
     measurement_throughput,
     read_benchmark,
@@ -21,11 +20,12 @@ def job(*parts: str) -> dict[str, float]:
     """Return seconds, peak memory and use of the GPU of a job; NaN for one made before this folder was."""
     *folders, name = parts
     path = Path(snakemake.params.benchmarks, *folders, f"{name}.tsv")
-    times = read_benchmark(path) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
+    times = read_benchmark(path, folders[0]) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
     return times | read_gpu_use(path.with_name(f"{name}.gpu.csv"))
 
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     rows = []
     for population in snakemake.params.populations:
         chunks = snakemake.params.chunks
@@ -56,7 +56,7 @@ with logged(snakemake.log[0]):
         )
     histories = []
     for (population, variant, seed), path in zip(snakemake.params.models, snakemake.input.histories):
-        history = pd.read_csv(path)
+        history = read_metrics(path, origins[path])
         made_by = job("train", population, variant, f"seed{seed}")
         histories.append((population, variant, seed, history))
         rows.append(
@@ -71,13 +71,13 @@ with logged(snakemake.log[0]):
             )
         )
     attributes, jobs = [], []
-    for path in map(Path, snakemake.input.estimates):
-        attributes.append(read_table(path, (), "measure", rows=False).attrs)
-        population, split, noise = path.parts[-4:-1]
+    for path in snakemake.input.estimates:
+        attributes.append(read_table(path, (), "measure", rows=False, expected=origins[path]).attrs)
+        population, split, noise = Path(path).parts[-4:-1]
         # One job measures one noise level, or with all networks of a variant all of them.
         network = attributes[-1]["seed"] is not None
         made_by = ["predict", population] if network else ["measure", population, split, noise]
         jobs.append(job(*made_by, attributes[-1]["estimator"]))
     rows += measurement_throughput(attributes, snakemake.params.labels, jobs)
-    write_csv(snakemake.output.throughput, throughput_table(rows))
-    write_csv(snakemake.output.training, training_table(histories))
+    write_csv(snakemake.output.throughput, throughput_table(rows), origins[snakemake.output.throughput])
+    write_csv(snakemake.output.training, training_table(histories), origins[snakemake.output.training])

@@ -4,4 +4,4 @@ from shearbench.job import logged
 from shearbench.stamps import write_index
 
 with logged(snakemake.log[0]):
-    write_index(snakemake.output[0], snakemake.input)
+    write_index(snakemake.output[0], snakemake.input, snakemake.params.origins[snakemake.output[0]])

@@ -3,18 +3,26 @@
 from shearbench.estimators import make_estimator
 from shearbench.job import logged
 from shearbench.measurement import measure_stamps, write_estimates
-from shearbench.stamps import StampSet, read_index
+from shearbench.origin import read_origin
+from shearbench.stamps import read_stamps
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     options = snakemake.params.options
     if snakemake.input.get("network"):
+        origins[snakemake.input.network].check(snakemake.input.network, read_origin(snakemake.input.network))
         options = {**options, "network_file": snakemake.input.network}
     table = measure_stamps(
         make_estimator(options),
-        StampSet(read_index(snakemake.input.stamps)),
+        read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps]),
         snakemake.params.sigma,
         snakemake.params.seed,
         processes=snakemake.threads,
         stamps=snakemake.params.stamps,
     )
-    write_estimates(snakemake.output[0], table, snakemake.wildcards.estimator)
+    write_estimates(
+        snakemake.output[0],
+        table,
+        snakemake.wildcards.estimator,
+        origin=origins[snakemake.output[0]],
+    )

@@ -2,9 +2,8 @@
 
 import os
 
-import pandas as pd
-
-from shearbench.files import write_text
+from shearbench.evaluation.metrics import read_metrics
+from shearbench.files import read_text, write_text
 from shearbench.job import logged
 from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
@@ -12,8 +11,10 @@ from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, n
 from shearbench.studies import Study
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     accuracy, shear_bias, throughput = (
-        pd.read_csv(snakemake.input[name]) for name in ("accuracy", "shear_bias", "throughput")
+        read_metrics(snakemake.input[name], origins[snakemake.input[name]])
+        for name in ("accuracy", "shear_bias", "throughput")
     )
     folder = os.path.dirname(snakemake.output.main)
     results = os.path.dirname(folder)
@@ -25,14 +26,15 @@ with logged(snakemake.log[0]):
     studies = []
     for name, options in snakemake.params.studies.items():
         study = Study(**options)
-        studies.append((study, pd.read_csv(f"{results}/metrics/studies/{name}.csv")))
-        with open(f"{results}/metrics/studies/{name}_verdict.txt", encoding="utf-8") as file:
-            answer = f"{study.question} {file.read().strip()} {plain(snakemake.params.study['caption'])}"
+        table, verdict = (f"{results}/metrics/studies/{name}{end}" for end in (".csv", "_verdict.txt"))
+        studies.append((study, read_metrics(table, origins[table])))
+        said = read_text(verdict, origins[verdict]).strip()
+        answer = f"{study.question} {said} {plain(snakemake.params.study['caption'])}"
         figures.append((f"../figures/study_{name}.pdf", answer))
         tables.append(f"../tables/study_{name}.tex")
     numbers = collect_numbers(accuracy, shear_bias, throughput, studies)
-    write_text(snakemake.output.numbers, numbers_json(numbers))
-    write_text(snakemake.output.macros, macros_tex(numbers))
+    write_text(snakemake.output.numbers, numbers_json(numbers), origins[snakemake.output.numbers])
+    write_text(snakemake.output.macros, macros_tex(numbers), origins[snakemake.output.macros])
     write_text(
         snakemake.output.main,
         main_tex(
@@ -43,4 +45,5 @@ with logged(snakemake.log[0]):
             macro_names(item.key for item in numbers),
             list(snakemake.params.studies),
         ),
+        origins[snakemake.output.main],
     )

@@ -5,19 +5,20 @@ from itertools import product
 from shearbench.gpu_use import gpu_use
 from shearbench.job import logged
 from shearbench.measurement import estimates_table, write_estimates
-from shearbench.stamps import StampSet, read_index
+from shearbench.stamps import read_stamps
 from shearbench.training.model_file import load_model
 from shearbench.training.prediction import predict
 
 with logged(snakemake.log[0]), gpu_use(snakemake.params.gpu_use):
+    origins = snakemake.params.origins
     population, variant = snakemake.wildcards.population, snakemake.wildcards.variant
-    stamps = StampSet(read_index(snakemake.input.stamps))
+    stamps = read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps])
     models = [
-        load_model(path, variant, population, seed)
+        load_model(path, variant, population, seed, origins[path])
         for seed, path in zip(snakemake.params.seeds, snakemake.input.models)
     ]
     wanted = product(zip(snakemake.params.seeds, models), snakemake.params.sigmas)
     for ((seed, model), sigma), path in zip(wanted, snakemake.output):
         shapes, seconds = predict(model, stamps, sigma, snakemake.params.seed, threads=snakemake.threads)
         table = estimates_table(shapes, stamps, sigma, "network", seconds)
-        write_estimates(path, table, variant, seed)
+        write_estimates(path, table, variant, seed, origins[path])

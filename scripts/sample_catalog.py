@@ -16,4 +16,4 @@ with logged(snakemake.log[0]):
         snakemake.params.shear,
         snakemake.params.rotations,
     )
-    write_table(snakemake.output[0], table, table.attrs)
+    write_table(snakemake.output[0], table, table.attrs, snakemake.params.origins[snakemake.output[0]])

@@ -7,13 +7,14 @@ from shearbench.files import write_table
 from shearbench.job import logged
 from shearbench.populations import Population
 from shearbench.posterior import sample_posterior
-from shearbench.stamps import StampSet, read_index
+from shearbench.stamps import read_stamps
 from shearbench.training.settings import torch_settings
 
 with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device("cpu")):
-    catalog = read_catalog(snakemake.input.catalog)
+    origins = snakemake.params.origins
+    catalog = read_catalog(snakemake.input.catalog, origins[snakemake.input.catalog])
     table = sample_posterior(
-        StampSet(read_index(snakemake.input.stamps)),
+        read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps]),
         catalog,
         Population(**snakemake.params.population),
         snakemake.params.sigmas,
@@ -21,4 +22,9 @@ with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device
         snakemake.params.samples,
         snakemake.params.seed,
     )
-    write_table(snakemake.output[0], table, {"population": catalog.attrs["population"]})
+    write_table(
+        snakemake.output[0],
+        table,
+        {"population": catalog.attrs["population"]},
+        origins[snakemake.output[0]],
+    )

@@ -5,4 +5,5 @@ from shearbench.job import logged
 from shearbench.plain_yaml import dump
 
 with logged(snakemake.log[0]):
-    write_text(snakemake.output[0], dump(dict(snakemake.params.config)))
+    text = dump(dict(snakemake.params.config))
+    write_text(snakemake.output[0], text, snakemake.params.origins[snakemake.output[0]])

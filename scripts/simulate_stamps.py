@@ -7,8 +7,11 @@ from shearbench.rendering import draw_stamps, versions
 from shearbench.stamps import write_stamps
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     population = Population(**snakemake.params.population)
-    rows = read_catalog_rows(snakemake.input.catalog, *snakemake.params.rows)
+    rows = read_catalog_rows(
+        snakemake.input.catalog, *snakemake.params.rows, origins[snakemake.input.catalog]
+    )
     shape = (snakemake.params.size, snakemake.params.size)
     write_stamps(
         snakemake.output[0],
@@ -24,4 +27,5 @@ with logged(snakemake.log[0]):
             "catalog_digest": rows.attrs["digest"],
             **versions(),
         },
+        origin=origins[snakemake.output[0]],
     )

@@ -6,6 +6,7 @@ from shearbench.job import logged
 from shearbench.networks import architecture_kinds
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     kinds = architecture_kinds()
     networks, layers = summarise_networks(
         {name: kinds[kind](**options) for name, (kind, options) in snakemake.params.variants.items()},
@@ -13,6 +14,6 @@ with logged(snakemake.log[0]):
         (snakemake.params.size, snakemake.params.size),
         snakemake.params.pixel_scale,
     )
-    write_csv(snakemake.output.networks, networks)
-    write_csv(snakemake.output.layers, layers)
-    write_text(snakemake.output.listing, listing(networks, layers))
+    write_csv(snakemake.output.networks, networks, origins[snakemake.output.networks])
+    write_csv(snakemake.output.layers, layers, origins[snakemake.output.layers])
+    write_text(snakemake.output.listing, listing(networks, layers), origins[snakemake.output.listing])

@@ -1,7 +1,6 @@
 """Write the metrics as LaTeX tables."""
 
-import pandas as pd
-
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.files import write_text
 from shearbench.job import logged
 from shearbench.paper.tables import (
@@ -13,10 +12,17 @@ from shearbench.paper.tables import (
 )
 
 with logged(snakemake.log[0]):
-    accuracy = pd.read_csv(snakemake.input.accuracy)
-    shear_bias = pd.read_csv(snakemake.input.shear_bias)
-    write_text(snakemake.output.accuracy, accuracy_tex(accuracy))
-    write_text(snakemake.output.shear_bias, shear_bias_tex(shear_bias))
-    write_text(snakemake.output.estimators, estimators_tex(accuracy, shear_bias))
-    write_text(snakemake.output.throughput, throughput_tex(pd.read_csv(snakemake.input.throughput)))
-    write_text(snakemake.output.networks, networks_tex(pd.read_csv(snakemake.input.networks)))
+    origins = snakemake.params.origins
+    accuracy, shear_bias, throughput, networks = (
+        read_metrics(snakemake.input[name], origins[snakemake.input[name]])
+        for name in ("accuracy", "shear_bias", "throughput", "networks")
+    )
+    written = {
+        snakemake.output.accuracy: accuracy_tex(accuracy),
+        snakemake.output.shear_bias: shear_bias_tex(shear_bias),
+        snakemake.output.estimators: estimators_tex(accuracy, shear_bias),
+        snakemake.output.throughput: throughput_tex(throughput),
+        snakemake.output.networks: networks_tex(networks),
+    }
+    for path, text in written.items():
+        write_text(path, text, origins[path])

@@ -7,7 +7,7 @@ from shearbench.files import write_csv
 from shearbench.job import logged
 from shearbench.networks import Variant
 from shearbench.populations import Population
-from shearbench.stamps import StampSet, read_index
+from shearbench.stamps import read_stamps
 from shearbench.training.model_file import fingerprint_of, save_model
 from shearbench.training.train import train
 
@@ -23,13 +23,14 @@ def untrained():
 
 
 with logged(snakemake.log[0]):
+    origins = snakemake.params.origins
     together = snakemake.resources.together
     others = list(untrained()) if together > 1 else []
     model, history = train(
-        StampSet(read_index(snakemake.input.train)),
-        StampSet(read_index(snakemake.input.validation)),
-        read_catalog(snakemake.input.train_catalog),
-        read_catalog(snakemake.input.validation_catalog),
+        read_stamps(snakemake.input.train, origins[snakemake.input.train]),
+        read_stamps(snakemake.input.validation, origins[snakemake.input.validation]),
+        read_catalog(snakemake.input.train_catalog, origins[snakemake.input.train_catalog]),
+        read_catalog(snakemake.input.validation_catalog, origins[snakemake.input.validation_catalog]),
         Variant(**snakemake.params.variant),
         population=Population(**snakemake.params.population),
         name=snakemake.wildcards.variant,
@@ -43,5 +44,5 @@ with logged(snakemake.log[0]):
         gpu_use=snakemake.params.gpu_use,
         may_diverge=snakemake.params.may_diverge,
     )
-    write_csv(snakemake.output.history, history)
-    save_model(snakemake.output.model, model)
+    write_csv(snakemake.output.history, history, origins[snakemake.output.history])
+    save_model(snakemake.output.model, model, origins[snakemake.output.model])

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from shearbench.catalog import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
 from shearbench.files import read_table
+from shearbench.origin import Origin
 
 RULE = "cramer_rao"
 
@@ -75,15 +76,21 @@ def cramer_rao(
     return table
 
 
-def read_bounds(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
     """Read a table of `cramer_rao` and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
 
     Raises
     ------
     ContractError
-        Unreadable, or a column or an attribute is missing.
+        Damaged or of another origin, a column or an attribute is missing, or a bound is not positive.
     """
-    table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE)
+    table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE, expected=expected)
     for name in ("parameters", "population", "split", "digest"):
         if name not in table.attrs:
             raise ContractError.of(
@@ -92,6 +99,13 @@ def read_bounds(path: str | os.PathLike[str]) -> pd.DataFrame:
     for name in _upper_triangle(table.attrs["parameters"]):
         if name not in table:
             raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)
+    # NaN is a bound that is not known.
+    impossible = {"snr": ~(np.isfinite(table["snr"]) & (table["snr"] >= 0))}
+    impossible |= {name: (table[name] <= 0) | np.isinf(table[name]) for name in ("crb_g1", "crb_g2")}
+    for name, bad in impossible.items():
+        if bad.any():
+            first = table.loc[bad, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
     return table
 
 

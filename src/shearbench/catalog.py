@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from shearbench.errors import ConfigError, ContractError
 from shearbench.files import read_table
+from shearbench.origin import Origin
 from shearbench.populations import SPLITS, Population
 
 RULE = "sample_catalog"
@@ -143,15 +142,22 @@ def sample_catalog(
     return table
 
 
-def read_catalog(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
     """Read a catalog and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
 
     Raises
     ------
     ContractError
-        Unreadable, a column or attribute is missing, ids repeat, or rows are not as they were written.
+        Damaged or of another origin, a column or attribute is missing, ids repeat, rows are not as they were
+        written, or a galaxy cannot be.
     """
-    table = read_table(path, COLUMNS, RULE)
+    table = read_table(path, COLUMNS, RULE, expected=expected)
     for name in ("population", "split", "psf", "digest"):
         if name not in table.attrs:
             raise ContractError.of(
@@ -161,38 +167,35 @@ def read_catalog(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
     if _content_digest(table) != table.attrs["digest"]:
         raise ContractError.of(path, "rows", "other values", "those it was written with", RULE)
+    _check_plausible(path, table)
     return table
 
 
-def read_catalog_rows(path: str | os.PathLike[str], start: int, stop: int) -> pd.DataFrame:
-    """Read rows `start` to `stop` of a catalog, without reading the others into memory.
+def read_catalog_rows(
+    path: str | os.PathLike[str], start: int, stop: int, expected: Origin | None = None
+) -> pd.DataFrame:
+    """Read rows `start` to `stop` of a catalog, without keeping the others in memory.
 
     The attributes are there; the digest is not checked, because that takes every row.
     """
-    head = read_table_attributes(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            groups: list[int] = []
-            first, at = 0, 0
-            for index in range(file.num_row_groups):
-                rows = file.metadata.row_group(index).num_rows
-                if at < stop and at + rows > start:
-                    first = at if not groups else first
-                    groups.append(index)
-                at += rows
-            if stop > at:
-                raise ContractError.of(path, "rows", at, f"at least {stop}", RULE)
-            table = file.read_row_groups(groups).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise ContractError.of(path, "file", f"unreadable ({error})", "a Parquet table", RULE) from error
-    table = table.iloc[start - first : stop - first].reset_index(drop=True)
-    table.attrs = head
+    table = read_table(path, COLUMNS, RULE, (start, stop), expected)
+    _check_plausible(path, table)
     return table
 
 
-def read_table_attributes(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the attributes of a catalog without reading its rows."""
-    return {str(name): value for name, value in read_table(path, (), RULE, rows=False).attrs.items()}
+def _check_plausible(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Refuse galaxies that cannot be: |g| >= 1, no size, a flux or place that is no number."""
+    good = {
+        "e1, e2": np.hypot(table["e1"], table["e2"]) < 1,
+        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
+        "hlr": (table["hlr"] > 0) & np.isfinite(table["hlr"]),
+        "flux": (table["flux"] > 0) & np.isfinite(table["flux"]),
+        "dx, dy": np.isfinite(table["dx"] + table["dy"]),
+    }
+    for name, possible in good.items():
+        if not possible.all():
+            first = table.loc[~possible, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
 
 
 def _content_digest(table: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -22,7 +23,7 @@ class ContractError(ShearbenchError):
     """A file does not hold what its reader was promised."""
 
     @classmethod
-    def of(cls, path: object, field: str, found: object, expected: object, rule: str) -> ContractError:
+    def of(cls, path: object, field: str, found: object, expected: object, rule: str | None) -> ContractError:
         """Build the message every reader uses.
 
         Parameters
@@ -33,12 +34,17 @@ class ContractError(ShearbenchError):
             The column, dataset or attribute at fault.
         found, expected : object
             What is there and what should have been.
-        rule : str
-            The rule to run again.
+        rule : str or None
+            The rule to run again; None where it is not known.
         """
+        text = str(path)
+        # Snakemake knows a file by its path within the working directory, and makes this one alone again.
+        known = os.sep in text and " " not in text and not os.path.isabs(text)
+        target = text if known or rule is None else rule
+        named = f"rule '{rule}'" if rule else "the rule that makes it"
         return cls(
             f"{path}: {field}: found {found}, expected {expected}. "
-            f"Delete the file and run rule '{rule}' again (snakemake --forcerun {rule})."
+            f"Run {named} again: snakemake --forcerun {target}"
         )
 
 

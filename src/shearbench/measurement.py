@@ -22,6 +22,7 @@ import pandas as pd
 from shearbench.errors import ContractError, ShearbenchError
 from shearbench.estimators.base import Flag, Shapes
 from shearbench.files import read_table, write_table
+from shearbench.origin import Origin
 from shearbench.processes import deaf_to_interrupts, end_with
 from shearbench.stamps import StampBatch, StampSet
 
@@ -148,7 +149,11 @@ def _labelled(
 
 
 def write_estimates(
-    path: str | os.PathLike[str], table: pd.DataFrame, estimator: str, seed: int | None = None
+    path: str | os.PathLike[str],
+    table: pd.DataFrame,
+    estimator: str,
+    seed: int | None = None,
+    origin: Origin | None = None,
 ) -> None:
     """Write what `measure_stamps` returned.
 
@@ -160,13 +165,21 @@ def write_estimates(
         The estimator's (or network variant's) name in the configuration.
     seed : int, optional
         A network's seed; None for everything else.
+    origin : Origin, optional
+        What the file is.
     """
     attributes = {str(name): value for name, value in table.attrs.items()}
-    write_table(path, table, attributes | {"estimator": estimator, "seed": seed})
+    write_table(path, table, attributes | {"estimator": estimator, "seed": seed}, origin)
 
 
-def read_estimates(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_estimates(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
     """Read estimates and check them.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
 
     Returns
     -------
@@ -176,29 +189,44 @@ def read_estimates(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises
     ------
     ContractError
-        Unreadable, a column or attribute is missing, rows are missing or repeat, or an estimate that is
-        flagged good is not a number.
+        Damaged or of another origin, a column or attribute is missing, rows are missing or repeat, or an
+        estimate that is flagged good cannot be: a shape that is no number or has |g| >= 1 (unless it is an
+        ensemble estimator's), an error that is not positive.
     """
-    table = read_table(path, COLUMNS, RULE)
+    table = read_table(path, COLUMNS, RULE, expected=expected)
+    rule = expected.rule if expected else "predict" if table.attrs.get("kind") == "network" else RULE
     for name in _ATTRIBUTES:
         if name not in table.attrs:
             found = ", ".join(map(str, table.attrs))
-            raise ContractError.of(path, f"attribute '{name}'", f"only {found}", "the attribute", RULE)
+            raise ContractError.of(path, f"attribute '{name}'", f"only {found}", "the attribute", rule)
     for name in COLUMNS:
         if not pd.api.types.is_numeric_dtype(table[name]):
-            raise ContractError.of(path, name, f"type {table[name].dtype}", "numbers", RULE)
+            raise ContractError.of(path, name, f"type {table[name].dtype}", "numbers", rule)
     if len(table) != table.attrs["n"]:
-        raise ContractError.of(path, "rows", len(table), table.attrs["n"], RULE)
+        raise ContractError.of(path, "rows", len(table), table.attrs["n"], rule)
     if not table["galaxy_id"].is_unique:
-        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", rule)
     good = table["flag"] == 0
     for name in ("g1", "g2"):
         bad = int((~np.isfinite(table.loc[good, name])).sum())
         if bad:
-            raise ContractError.of(path, name, f"{bad} values that are no numbers with flag 0", "none", RULE)
+            raise ContractError.of(path, name, f"{bad} values that are no numbers with flag 0", "none", rule)
+    if "R11" not in table:  # else ellipticities, to be divided by a response
+        bad = int((~(np.hypot(table.loc[good, "g1"], table.loc[good, "g2"]) < 1)).sum())
+        if bad:
+            raise ContractError.of(path, "g1, g2", f"{bad} shapes of |g| >= 1 with flag 0", "none", rule)
+    for name in ("g1_err", "g2_err"):
+        bad = int(_impossible_error(table.loc[good, name]).sum())
+        if bad:
+            raise ContractError.of(path, name, f"{bad} errors that cannot be with flag 0", "none", rule)
     if not table.attrs["seconds"] >= 0:
-        raise ContractError.of(path, "attribute 'seconds'", table.attrs["seconds"], "a time >= 0", RULE)
+        raise ContractError.of(path, "attribute 'seconds'", table.attrs["seconds"], "a time >= 0", rule)
     return table
+
+
+def _impossible_error(error: pd.Series) -> pd.Series:
+    """Return where an error is zero, negative or infinite; NaN is that of an estimator that has none."""
+    return (error <= 0) | np.isinf(error)
 
 
 @dataclass
@@ -332,6 +360,8 @@ def _measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
     with np.errstate(invalid="ignore"):
         possible = np.isfinite(g1) & np.isfinite(g2) & (~bounded | (np.hypot(g1, g2) < 1))
     measured.loc[(measured["flag"] == 0) & ~possible, "flag"] = int(Flag.OUT_OF_RANGE)
+    wrong = _impossible_error(measured["g1_err"]) | _impossible_error(measured["g2_err"])
+    measured.loc[(measured["flag"] == 0) & wrong, "flag"] = int(Flag.SINGULAR)
     if good.all():
         table = measured
     else:

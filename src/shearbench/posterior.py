@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,10 +28,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shearbench.catalog import PARAMETER_COLUMNS, shear_shape
+from shearbench.errors import ContractError
+from shearbench.files import read_table
 from shearbench.fourier import Extremes, Psfs, Renderer, choose_grid, parameter_names
+from shearbench.origin import Origin
 from shearbench.populations import Population
 from shearbench.stamps import StampSet
 
+RULE = "sample_posterior"
 POSTERIOR = ("galaxy_id", "noise", "g1", "g2", "sd_g1", "sd_g2", "mc_g1", "mc_g2", "ess")
 
 # Of a rendered pixel: of the flux, and of its noise for the brightest galaxy.
@@ -361,6 +366,35 @@ def sample_posterior(
                     u, weight = _sample(of_stamp, mean, covariance, samples, generator)
                     found.append((galaxy, sigma, *_summary(prior.parameters(u)[:, 3:5], weight)))
     return pd.DataFrame(found, columns=list(POSTERIOR))
+
+
+def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
+    """Read a table of `sample_posterior` and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
+
+    Raises
+    ------
+    ContractError
+        Damaged or of another origin, a column is missing, or a mean or deviation cannot be.
+    """
+    table = read_table(path, POSTERIOR, RULE, expected=expected)
+    good = {
+        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
+        "sd_g1, sd_g2": (table["sd_g1"] >= 0)
+        & (table["sd_g2"] >= 0)
+        & np.isfinite(table["sd_g1"] + table["sd_g2"]),
+        "ess": table["ess"] > 0,
+    }
+    for name, possible in good.items():
+        if not possible.all():
+            first = table.loc[~possible, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+    return table
 
 
 def _summary(shapes: Tensor, weight: Tensor) -> tuple[float, ...]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from shearbench.config import Config, load, plan_studies
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.networks import Variant
 from shearbench.populations import SPLITS, stamp_count
 
@@ -175,7 +176,7 @@ def main(run: str, page: str, *configs: str) -> None:
     *configs : str
         Configurations, each laid over ``config/config.yaml``.
     """
-    throughput = pd.read_csv(Path(run, "metrics/throughput.csv"))
+    throughput = read_metrics(Path(run, "metrics/throughput.csv"))
     parts = {
         "rates": rates_table(throughput),
         "needs": "\n".join(needs_table(load("config/config.yaml", one), throughput) for one in configs),

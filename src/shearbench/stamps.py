@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shearbench.errors import ContractError
-from shearbench.files import atomic, write_text
+from shearbench.files import add_dataset, create_hdf5, open_hdf5, read_text, write_text
 from shearbench.noise import unit_noise
+from shearbench.origin import Origin
 
 RULE = "simulate_stamps"
 INDEX_RULE = "index_stamps"
+_WHAT = "an HDF5 file of stamps"
 _ATTRIBUTES = ("population", "split", "pixel_scale", "catalog_digest")
 
 
@@ -83,6 +85,7 @@ def write_stamps(
     shape: tuple[int, int],
     per_galaxy_psf: bool,
     attributes: dict[str, Any],
+    origin: Origin | None = None,
 ) -> None:
     """Write one chunk of a split, whole or not at all, in memory that does not grow with its length.
 
@@ -98,15 +101,17 @@ def write_stamps(
         Whether each stamp has a PSF of its own.
     attributes : dict
         At least ``population, split, pixel_scale, catalog_digest``.
+    origin : Origin, optional
+        What the file is.
     """
     n = len(galaxy_id)
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        rows = max(1, min(n, 64))
-        images = file.create_dataset("images", (n, *shape), np.float32, chunks=(rows, *shape))
-        psf_shape = (n, *shape) if per_galaxy_psf else shape
-        psf = file.create_dataset(
-            "psf", psf_shape, np.float32, chunks=(rows, *shape) if per_galaxy_psf else None
-        )
+    with create_hdf5(path, origin) as file:
+        chunk = (max(1, min(n, 64)), *shape)
+        images = add_dataset(file, "images", None, (n, *shape), np.float32, chunk)
+        if per_galaxy_psf:
+            psf = add_dataset(file, "psf", None, (n, *shape), np.float32, chunk)
+        else:
+            psf = add_dataset(file, "psf", None, shape, np.float32)
         at = 0
         for block, block_psf in blocks:
             images[at : at + len(block)] = block
@@ -117,12 +122,14 @@ def write_stamps(
             at += len(block)
         if at != n:
             raise ValueError(f"{at} stamps were drawn for {n} galaxies")
-        file["galaxy_id"] = np.asarray(galaxy_id, np.int64)
-        file["noise_id"] = np.asarray(noise_id, np.int64)
+        add_dataset(file, "galaxy_id", np.asarray(galaxy_id, np.int64))
+        add_dataset(file, "noise_id", np.asarray(noise_id, np.int64))
         file.attrs.update(attributes)
 
 
-def write_index(path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike[str]]) -> None:
+def write_index(
+    path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike[str]], origin: Origin | None = None
+) -> None:
     """Write the index of a split: its chunk files in order, with the size of each, as JSON.
 
     What uses a split depends on this one file, however many chunks there are.
@@ -132,25 +139,29 @@ def write_index(path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike
     path : path-like
         In the folder of the chunks or above it.
     chunks : sequence of path-like
+    origin : Origin, optional
+        What the split is.
 
     Raises
     ------
     ContractError
         A chunk is damaged, or does not go with the first: nothing is written.
     """
-    StampSet(chunks)
+    StampSet(chunks, origin)
     folder = Path(path).parent
     entries = [{"file": os.path.relpath(chunk, folder), "bytes": os.stat(chunk).st_size} for chunk in chunks]
-    write_text(path, json.dumps({"chunks": entries}, indent=1) + "\n")
+    write_text(path, json.dumps({"chunks": entries}, indent=1) + "\n", origin)
 
 
-def read_index(path: str | os.PathLike[str]) -> list[Path]:
+def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> list[Path]:
     """Return the chunk files of a split, in order.
 
     Parameters
     ----------
     path : path-like
         What `write_index` wrote.
+    expected : Origin, optional
+        What the split must be.
 
     Returns
     -------
@@ -159,21 +170,41 @@ def read_index(path: str | os.PathLike[str]) -> list[Path]:
     Raises
     ------
     ContractError
-        It is no such index, or a chunk is not there, or not of the size it had.
+        It is no such index, or a chunk is not there, not of the size it had, or in another folder.
     """
     path = Path(path)
     try:
         entries = [
-            (path.parent / entry["file"], int(entry["bytes"]))
-            for entry in json.loads(path.read_text(encoding="utf-8"))["chunks"]
+            (path.parent / str(entry["file"]), int(entry["bytes"]))
+            for entry in json.loads(read_text(path, expected))["chunks"]
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ContractError.of(path, "chunks", repr(error), "an index of stamps", INDEX_RULE) from error
     for chunk, size in entries:
+        if not chunk.is_relative_to(path.parent) or ".." in chunk.relative_to(path.parent).parts:
+            raise ContractError.of(path, "chunks", chunk, f"files below {path.parent}", INDEX_RULE)
         found = f"{chunk.stat().st_size} bytes" if chunk.is_file() else "nothing"
         if found != f"{size} bytes":
             raise ContractError.of(chunk, "file", found, f"{size} bytes, as in {path}", RULE)
     return [chunk for chunk, _ in entries]
+
+
+def read_stamps(path: str | os.PathLike[str], expected: Origin | None = None) -> StampSet:
+    """Return the stamps of a split from its index.
+
+    Parameters
+    ----------
+    path : path-like
+        What `write_index` wrote.
+    expected : Origin, optional
+        What the split must be.
+
+    Raises
+    ------
+    ContractError
+        See `read_index` and `StampSet`.
+    """
+    return StampSet(read_index(path, expected), expected)
 
 
 class StampSet:
@@ -183,22 +214,25 @@ class StampSet:
     ----------
     paths : sequence of path-like
         The chunk files, in order.
+    expected : Origin, optional
+        What the split must be: the origin of its index.
 
     Raises
     ------
     ContractError
-        A file cannot be read, lacks a dataset or an attribute, or belongs to another split than the first.
+        A file is damaged, lacks a dataset or an attribute, or belongs to another split than the first.
     """
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], expected: Origin | None = None) -> None:
         if not paths:
             raise ValueError("a stamp set needs at least one file")
         self.paths = [Path(path) for path in paths]
         lengths: list[int] = []
         galaxy_id: list[NDArray[np.int64]] = []
         noise_id: list[NDArray[np.int64]] = []
-        for path in self.paths:
-            with _open(path) as file:
+        for number, path in enumerate(self.paths):
+            origin = expected and Origin(RULE, expected.depends, expected.names | {"chunk": number})
+            with open_hdf5(path, _WHAT, RULE, origin) as file:
                 _check(file, path)
                 found = {name: file.attrs[name] for name in _ATTRIBUTES}
                 found["shape"] = tuple(file["images"].shape[1:])
@@ -243,7 +277,7 @@ class StampSet:
             a, b = max(start, low), min(stop, high)
             if a >= b:
                 continue
-            with _open(path) as file:
+            with open_hdf5(path, _WHAT, RULE, seen=True) as file:
                 file["images"].read_direct(images, np.s_[a - low : b - low], np.s_[a - start : b - start])
                 if self.constant_psf:
                     file["psf"].read_direct(psf)
@@ -280,15 +314,6 @@ class StampSet:
                 galaxy_id=self.galaxy_id[low:high],
                 noise_id=self.noise_id[low:high],
             )
-
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise ContractError.of(
-            path, "file", f"unreadable ({error})", "an HDF5 file of stamps", RULE
-        ) from error
 
 
 def _check(file: h5py.File, path: Path) -> None:

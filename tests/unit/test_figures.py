@@ -679,7 +679,7 @@ class TestGallery:
             read_gallery(path, "cosmos")
         with h5py.File(path, "a") as file:
             del file["exp_gauss/0.001/model"]
-        with pytest.raises(ContractError, match=r"group 'exp_gauss'.*model"):
+        with pytest.raises(ContractError, match=r"dataset 'exp_gauss/0.001/model'"):
             read_gallery(path, "exp_gauss")
 
 

@@ -21,6 +21,7 @@ from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps, psf_object
 from shearbench.shear_network import Answer, ShearNetwork
 from shearbench.training import loop
+from shearbench.training.checkpoint import save
 from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.training.model_file import load_model, save_model
 from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at
@@ -666,15 +667,15 @@ def test_a_foreign_model_file_is_refused_in_plain_words(trained, tmp_path):
     refused("unreadable")
     path.write_text("hello")
     refused("unreadable")
-    torch.save({"a": 1}, path)
+    save(path, {"a": 1})
     refused("format")
-    torch.save(trained[0] | {"architecture": "nothing"}, path)
+    save(path, trained[0] | {"architecture": "nothing"})
     refused("nothing")
-    torch.save(trained[0] | {"options": trained[0]["options"] | {"width": 9}}, path)
+    save(path, trained[0] | {"options": trained[0]["options"] | {"width": 9}})
     refused("state")
-    torch.save({key: value for key, value in trained[0].items() if key != "pixel_scale"}, path)
+    save(path, {key: value for key, value in trained[0].items() if key != "pixel_scale"})
     refused("pixel_scale")
-    torch.save(trained[0] | {"versions": print}, path)  # code is never loaded
+    save(path, trained[0] | {"versions": print})  # code is never loaded
     refused("unreadable")
 
 

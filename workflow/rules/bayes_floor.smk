@@ -22,6 +22,7 @@ rule sample_posterior:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         population=lambda w: untracked(
             CONFIG.populations[w.population].model_dump(mode="json")
         ),
@@ -58,6 +59,7 @@ rule evaluate_bayes_floor:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
+from snakemake.persistence import RECORD_FORMAT_VERSION
 
 from shearbench.config import DEFAULT, labels, load, noise_label, plan_studies, resolve
 from shearbench.data.external import contents, external_files
@@ -17,6 +18,8 @@ from shearbench.leftovers import remove_leftovers
 from shearbench.figures.catalogue import entries
 from shearbench.options import is_name
 from shearbench.runlock import hold_lock
+from shearbench.origin import Origin
+from shearbench.plan.records import record_others
 from shearbench.populations import SPLITS, stamp_count
 from shearbench.provenance import code_digest, digest
 

@@ -153,19 +153,108 @@ def study_digest(study):
     )
 
 
+MADE_BY = {
+    "accuracy.csv": "evaluate_accuracy",
+    "shear_bias.csv": "evaluate_shear_bias",
+    "shear_bias_bins.csv": "evaluate_shear_bias",
+    "bayes_floor.csv": "evaluate_bayes_floor",
+    "residuals.parquet": "evaluate_residuals",
+    "trends.csv": "evaluate_residuals",
+    "throughput.csv": "evaluate_throughput",
+    "training.csv": "evaluate_throughput",
+    "gallery.h5": "draw_gallery",
+    "networks.csv": "summarise_networks",
+    "network_layers.csv": "summarise_networks",
+    "networks.txt": "summarise_networks",
+}
+
+
 def metrics_digest(path):
     """Return what a table of metrics depends on: that of the rule that makes it."""
-    made_by = {
-        "accuracy.csv": rules.evaluate_accuracy,
-        "shear_bias.csv": rules.evaluate_shear_bias,
-        "shear_bias_bins.csv": rules.evaluate_shear_bias,
-        "bayes_floor.csv": rules.evaluate_bayes_floor,
-        "residuals.parquet": rules.evaluate_residuals,
-        "trends.csv": rules.evaluate_residuals,
-        "throughput.csv": rules.evaluate_throughput,
-        "training.csv": rules.evaluate_throughput,
-        "gallery.h5": rules.draw_gallery,
-        "networks.csv": rules.summarise_networks,
-        "network_layers.csv": rules.summarise_networks,
-    }
-    return made_by[os.path.basename(path)].params.depends
+    return getattr(rules, MADE_BY[os.path.basename(path)]).params.depends
+
+
+@functools.lru_cache(maxsize=None)
+def origin(path):
+    """Return what a file of the run is, or None for one that carries no origin."""
+    *folders, name = path.partition(f"{RUN}/")[2].split("/")
+    stem = name.rpartition(".")[0]
+    match folders:
+        case [] if name == "config.yaml":
+            return Origin("save_config", digest(CONFIG.dump()), {})
+        case ["catalogs", population]:
+            names = {"population": population, "split": stem}
+            return Origin("sample_catalog", catalog_digest(population, stem), names)
+        case ["stamps", population, split]:
+            names = {"population": population, "split": split}
+            depends = stamps_digest(population, split)
+            if name == "index.json":
+                return Origin("index_stamps", depends, names)
+            return Origin("simulate_stamps", depends, {**names, "chunk": int(stem)})
+        case ["bounds", population] if stem == "posterior":
+            names = {"population": population, "split": "test"}
+            return Origin("sample_posterior", posterior_digest(population), names)
+        case ["bounds", population]:
+            names = {"population": population, "split": stem}
+            return Origin("cramer_rao", bounds_digest(population, stem), names)
+        case ["estimates", population, split, noise]:
+            names = {"population": population, "split": split, "noise": noise}
+            variant, is_network, seed = stem.rpartition(".seed")
+            if not is_network:
+                depends = measure_digest(population, split, noise, stem)
+                return Origin("measure", depends, {**names, "estimator": stem})
+            rule_name = (
+                "predict_shear"
+                if split == "shear"
+                else "predict" if variant in NETWORKS else "predict_study"
+            )
+            return Origin(
+                rule_name,
+                predict_digest(population, split, variant, int(seed)),
+                {**names, "estimator": variant, "seed": int(seed)},
+            )
+        case ["models", population, variant, seed]:
+            return Origin(
+                "train",
+                train_digest(population, variant),
+                {
+                    "population": population,
+                    "variant": variant,
+                    "seed": int(seed.removeprefix("seed")),
+                    "content": stem,
+                },
+            )
+        case ["metrics"] if name in MADE_BY:
+            return Origin(MADE_BY[name], metrics_digest(name), {"table": stem})
+        case ["metrics", "studies"]:
+            study = next(
+                s for s in STUDIES if stem in (s, f"{s}_accuracy", f"{s}_verdict")
+            )
+            names = {"study": study, "table": stem}
+            return Origin("evaluate_study", study_digest(study), names)
+        case ["tables"] if stem.startswith("study_"):
+            study = stem.removeprefix("study_")
+            depends = digest(study_digest(study), code_of("table_study"))
+            return Origin("table_study", depends, {"study": study})
+        case ["tables"]:
+            return Origin("tables", rules.tables.params.depends, {"table": stem})
+        case ["paper"]:
+            return Origin("paper", rules.paper.params.depends, {"content": stem})
+    return None
+
+
+def origins(*files):
+    """Return what each file of a job's inputs and outputs is, by its path.
+
+    As a parameter that is derived from inputs and outputs it is none that Snakemake compares.
+    """
+    paths = [str(path) for some in files for path in some]
+    return {path: found for path in paths if (found := origin(path)) is not None}
+
+
+def origin_if_any(path):
+    """Return the origin of a file, or None also where this configuration knows of no such file."""
+    try:
+        return origin(path)
+    except (KeyError, ValueError, StopIteration):
+        return None

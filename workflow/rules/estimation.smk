@@ -20,6 +20,7 @@ rule measure:
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         options=lambda w: untracked(measuring_options(w.estimator)),
         stamps=lambda w: stamps_measured(w.split, w.estimator),
         sigma=lambda w: SIGMA[w.noise],
@@ -57,6 +58,7 @@ rule train:
         * gpus_per_training()
         * (8000 + 2 * stamps_mb("train") + stamps_mb("validation")),
     params:
+        origins=lambda w, input, output: origins(input, output),
         population=lambda w: untracked(
             CONFIG.populations[w.population].model_dump(mode="json")
         ),
@@ -94,6 +96,7 @@ rule predict:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         gpu_use=f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
         sigmas=[SIGMA[noise] for noise in NOISE["test"]],
@@ -120,6 +123,7 @@ use rule predict as predict_shear with:
     benchmark:
         f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
     params:
+        origins=lambda w, input, output: origins(input, output),
         gpu_use=f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
         sigmas=[SIGMA[noise] for noise in NOISE["shear"]],
@@ -146,6 +150,7 @@ use rule predict as predict_study with:
     wildcard_constraints:
         variant=any_of({*VARIANTS} - {*CONFIG.variants}),
     params:
+        origins=lambda w, input, output: origins(input, output),
         gpu_use=f"{RUN}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
         seeds=lambda w: [int(w.seed)],
         sigmas=[SIGMA[noise] for noise in NOISE["test"]],

@@ -32,6 +32,7 @@ rule evaluate_accuracy:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
@@ -55,6 +56,7 @@ rule evaluate_shear_bias:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         labels=untracked(LABELS),
         resamples=CONFIG.bootstrap,
         depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
@@ -81,6 +83,7 @@ rule evaluate_residuals:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         labels=untracked(LABELS),
         first_seed=CONFIG.seeds[0],
         depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
@@ -107,6 +110,7 @@ rule evaluate_throughput:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         labels=untracked(LABELS),
         benchmarks=f"{RUN}/benchmarks",
         populations=POPULATIONS,
@@ -136,6 +140,7 @@ rule draw_gallery:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         sigmas=sorted(CONFIG.noise_levels),
         seed=CONFIG.seed,
         depends=digest(

@@ -67,6 +67,7 @@ for figure, entry in ENTRIES.items():
         conda:
             ENVIRONMENT
         params:
+            origins=lambda w, input, output: origins(input, output),
             figure=figure,
             arguments=[[name] for name in names] or [[]],
             entry=untracked(asdict(entry)),

@@ -23,6 +23,7 @@ rule summarise_networks:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         variants=untracked(ARCHITECTURES),
         channels=untracked(CHANNELS),
         size=CONFIG.stamps.size_pixels,

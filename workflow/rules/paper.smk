@@ -36,6 +36,7 @@ rule tables:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         depends=digest(METRICS_DIGEST, code_of("tables")),
     script:
         "../../scripts/tables.py"
@@ -58,6 +59,7 @@ rule paper:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         run=CONFIG.run,
         figures=untracked(CAPTIONED),
         study=untracked(asdict(ENTRIES["study"])),
@@ -92,6 +94,7 @@ rule save_config:
         ENVIRONMENT
     params:
         **SECTIONS,
+        origins=lambda w, input, output: origins(input, output),
         config=untracked(CONFIG.dump()),
     script:
         "../../scripts/save_config.py"

@@ -11,6 +11,7 @@ rule sample_catalog:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         population=lambda w: untracked(
             CONFIG.populations[w.population].model_dump(mode="json")
         ),
@@ -36,6 +37,7 @@ rule simulate_stamps:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         population=lambda w: untracked(
             CONFIG.populations[w.population].model_dump(mode="json")
         ),
@@ -62,6 +64,7 @@ rule index_stamps:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         depends=lambda w: stamps_digest(w.population, w.split),
     script:
         "../../scripts/index_stamps.py"
@@ -85,6 +88,7 @@ rule cramer_rao:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         size=CONFIG.stamps.size_pixels,
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,
         depends=lambda w: bounds_digest(w.population, w.split),

@@ -17,6 +17,7 @@ rule evaluate_study:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         resamples=CONFIG.bootstrap,
         depends=lambda w: study_digest(w.study),
@@ -45,6 +46,7 @@ rule figure_study:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         figure="study",
         arguments=lambda w: [[STUDIES[w.study].question, w.study.replace("_", " ")]],
         entry=untracked(asdict(ENTRIES["study"])),
@@ -66,6 +68,7 @@ rule table_study:
     conda:
         ENVIRONMENT
     params:
+        origins=lambda w, input, output: origins(input, output),
         study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         depends=lambda w: digest(study_digest(w.study), code_of("table_study")),
     script:

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import h5py
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.errors import ContractError
-from shearbench.files import atomic
+from shearbench.files import add_dataset, create_hdf5, open_hdf5
 from shearbench.noise import unit_noise
+from shearbench.origin import Origin
 from shearbench.stamps import StampBatch, StampSet
 
 RULE = "draw_gallery"
@@ -137,7 +137,9 @@ def make_gallery(
     )
 
 
-def write_gallery(path: str | os.PathLike[str], galleries: Iterable[Gallery]) -> None:
+def write_gallery(
+    path: str | os.PathLike[str], galleries: Iterable[Gallery], origin: Origin | None = None
+) -> None:
     """Write ``metrics/gallery.h5``, whole or not at all.
 
     One group for each population (attributes ``model``, ``pixel_scale``; dataset ``galaxy_id``), in it one
@@ -149,27 +151,31 @@ def write_gallery(path: str | os.PathLike[str], galleries: Iterable[Gallery]) ->
     path : path-like
     galleries : iterable of Gallery
         One for each population.
+    origin : Origin, optional
+        What the file is.
     """
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with create_hdf5(path, origin) as file:
         for gallery in galleries:
             group = file.create_group(gallery.population)
             group.attrs["model"] = gallery.model_label
             group.attrs["pixel_scale"] = gallery.pixel_scale
-            group["galaxy_id"] = gallery.galaxy_id
+            add_dataset(group, "galaxy_id", gallery.galaxy_id)
             for i, sigma in enumerate(gallery.sigma.tolist()):
                 level = group.create_group(f"{sigma:g}")
                 level.attrs["sigma"] = sigma
                 for name in _DATASETS:
-                    level[name] = getattr(gallery, name)[i]
+                    add_dataset(level, name, getattr(gallery, name)[i])
 
 
-def read_gallery(path: str | os.PathLike[str], population: str) -> Gallery:
+def read_gallery(path: str | os.PathLike[str], population: str, expected: Origin | None = None) -> Gallery:
     """Read one population of ``metrics/gallery.h5``.
 
     Parameters
     ----------
     path : path-like
     population : str
+    expected : Origin, optional
+        What the file must be.
 
     Returns
     -------
@@ -178,13 +184,9 @@ def read_gallery(path: str | os.PathLike[str], population: str) -> Gallery:
     Raises
     ------
     ContractError
-        The file cannot be read, or lacks the population, an attribute or a dataset.
+        The file is damaged or of another origin, or lacks the population, an attribute or a dataset.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ContractError.of(path, "file", f"unreadable ({error})", "an HDF5 gallery", RULE) from error
-    with file:
+    with open_hdf5(path, "an HDF5 gallery", RULE, expected) as file:
         if population not in file:
             raise ContractError.of(
                 path, f"group '{population}'", f"only {sorted(file)}", "the population", RULE

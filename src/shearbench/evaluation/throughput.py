@@ -19,7 +19,7 @@ TRAINING = (
 ).split()
 
 
-def read_benchmark(path: str | os.PathLike[str], rule: str = "benchmark") -> dict[str, float]:
+def read_benchmark(path: str | os.PathLike[str], rule: str | None = None) -> dict[str, float]:
     """Return wall time and peak memory from a benchmark file of Snakemake.
 
     Parameters
@@ -27,7 +27,7 @@ def read_benchmark(path: str | os.PathLike[str], rule: str = "benchmark") -> dic
     path : path-like
         Tab-separated, with the columns ``s`` and ``max_rss`` [MB]; with several rows (repeats) the mean time
         and the highest peak are taken.
-    rule : str
+    rule : str, optional
         The rule it belongs to, named in errors.
 
     Returns

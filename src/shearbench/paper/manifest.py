@@ -18,7 +18,7 @@ from shearbench import __version__
 from shearbench.errors import ContractError
 from shearbench.files import file_digest, write_text
 
-RULE = "write_manifest"
+RULE = "manifest"
 _GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 PACKAGES = (
     "anacal galsim h5py matplotlib ngmix numba numpy pandas pyarrow pydantic scipy snakemake torch"

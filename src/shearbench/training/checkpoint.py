@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 
-from shearbench.files import atomic
+from shearbench.errors import ContractError
+from shearbench.files import read_sealed, write_sealed
 from shearbench.locks import lock
+from shearbench.origin import Origin
 
 
 class Checkpoint:
@@ -41,10 +45,12 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            content = torch.load(self.path, map_location=device, weights_only=True)
+            content = load(self.path, "train", device=device)
             identity, state = content["identity"], content["state"]
+        except OSError:
+            raise
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
-            cause = f"it cannot be read ({type(error).__name__})"
+            cause = f"it cannot be read ({error})"
         else:
             if identity == self.identity:
                 return state
@@ -107,8 +113,42 @@ def _lock_file(path: Path) -> IO[bytes]:
     return open(path.with_name(f"{path.name}.lock"), "ab")
 
 
-def save(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+def save(path: str | os.PathLike[str], content: dict[str, Any], origin: Origin | None = None) -> None:
     """Write a torch file whole or not at all; equal content gives equal bytes."""
-    # Through a handle: given a path, torch writes the (temporary) file name into the archive.
-    with atomic(path) as temporary, open(temporary, "wb") as handle:
-        torch.save(content, handle)
+    # Into memory: given a path, torch writes the (temporary) file name into the archive.
+    archive = io.BytesIO()
+    torch.save(content, archive)
+    write_sealed(path, archive.getvalue(), origin)
+
+
+def load(
+    path: str | os.PathLike[str],
+    rule: str,
+    expected: Origin | None = None,
+    device: torch.device | str = "cpu",
+) -> Any:
+    """Read what `save` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+    rule : str
+        The rule that makes the file, named in errors.
+    expected : Origin, optional
+        What the file must be.
+    device : torch.device or str
+        Where tensors are put.
+
+    Raises
+    ------
+    ContractError
+        It is not as it was written, of another origin, or would take more memory than its size.
+    OSError
+        It cannot be read.
+    """
+    data = read_sealed(path, rule, expected)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > len(data):  # torch compresses nothing
+        raise ContractError.of(path, "size", f"{size} bytes once read", f"at most {len(data)}", rule)
+    return torch.load(io.BytesIO(data), map_location=device, weights_only=True)

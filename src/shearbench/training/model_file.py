@@ -10,10 +10,11 @@ import torch
 from pydantic import ValidationError
 
 import shearbench
-from shearbench.errors import ContractError
+from shearbench.errors import ContractError, ShearbenchError
 from shearbench.networks import Variant, architecture_kinds
+from shearbench.origin import Origin
 from shearbench.shear_network import ShearNetwork
-from shearbench.training.checkpoint import save
+from shearbench.training.checkpoint import load, save
 
 RULE = "train"
 FORMAT = "shearbench network 1"
@@ -91,15 +92,15 @@ def model_content(
     }
 
 
-def save_model(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
+def save_model(path: str | os.PathLike[str], content: dict[str, Any], origin: Origin | None = None) -> None:
     """Write a model file whole or not at all; equal content gives equal bytes."""
-    save(path, content)
+    save(path, content, origin)
 
 
 def fingerprint_of(path: str | os.PathLike[str]) -> str | None:
     """Return what a model's training depended on, or None where there is no model to be read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)["fingerprint"]
+        return load(path, RULE)["fingerprint"]
     except Exception:  # as in `load_model`
         return None
 
@@ -109,6 +110,7 @@ def load_model(
     expect_variant: str | None = None,
     expect_population: str | None = None,
     expect_seed: int | None = None,
+    expected: Origin | None = None,
 ) -> TrainedNetwork:
     """Read a model file.
 
@@ -119,6 +121,8 @@ def load_model(
         What the model must be of.
     expect_seed : int, optional
         The seed it must be trained with.
+    expected : Origin, optional
+        What the file must be.
 
     Returns
     -------
@@ -127,17 +131,19 @@ def load_model(
     Raises
     ------
     ContractError
-        The file cannot be read, is no model, or is another model than expected.
+        The file is damaged or of another origin, is no model, or is another model than expected.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load(path, RULE, expected)
+    except (ShearbenchError, OSError):
+        raise
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
         raise ContractError.of(path, "file", f"unreadable ({error})", "a model", RULE) from error
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
         raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
-    expected = {"variant": expect_variant, "population": expect_population, "seed": expect_seed}
-    for field, value in expected.items():
+    wanted = {"variant": expect_variant, "population": expect_population, "seed": expect_seed}
+    for field, value in wanted.items():
         if value is not None and content.get(field) != value:
             raise ContractError.of(path, field, repr(content.get(field)), repr(value), RULE)
     try:

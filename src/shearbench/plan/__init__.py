@@ -1,0 +1,1 @@
+"""What the workflow asks while it plans: nothing here needs more than the standard library."""

@@ -1,0 +1,88 @@
+"""Results of which Snakemake has no record: copied from another checkout, or their ``.snakemake`` was lost.
+
+Snakemake takes such files as they are, whatever they were made with. But each carries its `Origin`: where
+that is not the one expected, Snakemake is given a record that says so, and makes the file again if needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+from shearbench.origin import Origin, read_origin
+
+FOLDERS = ("catalogs", "stamps", "bounds", "estimates", "models", "metrics", "tables", "paper")
+"""The folders of a run whose files have an origin."""
+
+
+def record_others(
+    run: str,
+    expected: Callable[[str], Origin | None],
+    version: int,
+    state: str | os.PathLike[str] = ".snakemake",
+) -> list[str]:
+    """Record the results of a run that were made with other options or code and have no record yet.
+
+    Parameters
+    ----------
+    run : str
+        The run's folder, as the workflow names it.
+    expected : callable
+        Takes a path and returns its origin, or None for a file that is none of the run's.
+    version : int
+        Snakemake's version of its records.
+    state : path-like
+        Snakemake's folder.
+
+    Returns
+    -------
+    list of str
+        The files that a record was written for.
+    """
+    unknown = [
+        os.path.join(folder, name)
+        for top in FOLDERS
+        for folder, _, names in os.walk(os.path.join(run, top), followlinks=True)
+        for name in sorted(names)
+        if not name.startswith(".")
+    ]
+    unknown += [path] if os.path.exists(path := os.path.join(run, "config.yaml")) else []
+    unknown = [path for path in unknown if not _record_file(path, state).exists()]
+    jobs: dict[str, list[str]] = defaultdict(list)
+    others: set[str] = set()
+    found: dict[str, str] = {}
+    for path in unknown:
+        wanted = expected(path)
+        if wanted is None:
+            continue
+        own = read_origin(path)
+        job = _job(wanted)
+        jobs[job].append(path)
+        found[path] = own.depends if own else "not known"
+        if own != wanted:
+            others.add(job)
+    written = [path for job in sorted(others) for path in jobs[job]]
+    for path in written:
+        # Snakemake compares the files of a job only if all of them have records.
+        content = {"rule": None, "params": [found[path]], "record_format_version": version}
+        target = _record_file(path, state)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps({**content, "incomplete": False}), encoding="utf-8")
+    return written
+
+
+def _job(origin: Origin) -> str:
+    """Return a name of the job that makes a file, the same for all files that it makes."""
+    parts = {"content", "table", *(["seed", "noise"] if origin.rule.startswith("predict") else [])}
+    return json.dumps([origin.rule, {k: v for k, v in origin.names.items() if k not in parts}])
+
+
+def _record_file(path: str, state: str | os.PathLike[str]) -> Path:
+    """Return where Snakemake keeps its record of a file."""
+    name = base64.urlsafe_b64encode(path.encode()).decode()
+    pieces = [name[start : start + 254] for start in range(0, len(name), 254)]
+    return Path(state, "metadata", *(f"@{piece}" for piece in pieces[:-1]), pieces[-1])
