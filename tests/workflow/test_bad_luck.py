@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -150,6 +151,29 @@ def test_a_model_of_another_variant_is_refused(run):
     assert "variant" in output
     assert "rule 'train'" in output
     assert not (run / target).exists()
+
+
+def test_files_of_another_level_estimator_or_run_are_refused(run):
+    estimates = run / "results/tiny/estimates/exp_gauss"
+    for one, other in (
+        ("test/0.01/shearnet", "test/1e-05/shearnet"),
+        ("shear/1e-05/whitened", "shear/1e-05/refined"),
+    ):
+        shutil.copyfile(estimates / f"{other}.seed1.parquet", estimates / f"{one}.seed1.parquet")
+    table = run / "results/tiny/metrics/trends.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[:4]))
+    wanted = [f"results/tiny/{name}" for name in ("metrics/accuracy.csv", "metrics/shear_bias.csv")]
+    wanted.append("results/tiny/figures/trends_exp_gauss.pdf")
+    output = snakemake(run, "--keep-going", "--force", targets=wanted, check=False)
+    for said in (
+        "test/0.01/shearnet.seed1.parquet: noise: found '1e-05', expected '0.01'. Run rule 'predict' again",
+        "whitened.seed1.parquet: estimator: found 'refined', expected 'whitened'. "
+        "Run rule 'predict_shear' again",
+        "trends.csv: checksum: found another content, expected the one it was written with. "
+        "Run rule 'evaluate_residuals' again",
+    ):
+        assert said in " ".join(output.split())
 
 
 def test_a_failing_job_is_shown_with_its_log_and_the_others_go_on(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import yaml
 from conftest import planned, snakemake
@@ -138,3 +139,16 @@ def test_a_new_option_of_the_galaxies_starts_from_the_catalog(run):
     change_config(run, lambda config: config["populations"]["exp_gauss"].update(flux=[1, 2]))
     jobs = planned(run)
     assert {"sample_catalog", "simulate_stamps", "train", "measure", "cramer_rao"} <= set(jobs)
+
+
+def test_copied_results_without_snakemakes_records_are_made_again_where_they_are_other(run):
+    shutil.rmtree(run / ".snakemake")
+    assert planned(run) == {}
+    change_config(run, lambda config: config.update(variants={"shearnet": {"options": {"width": 12}}}))
+    jobs = planned(run)
+    assert jobs["train"] == jobs["predict"] == jobs["predict_shear"] == 1
+    assert not {"simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
+    assert JUDGED <= set(jobs)
+    change_config(run, lambda config: config.update(seed=8))
+    shutil.rmtree(run / ".snakemake")
+    assert {"save_config", "sample_catalog", "simulate_stamps", "train", "measure"} <= set(planned(run))
