@@ -6,8 +6,8 @@ from shearbench.gpu_use import gpu_use
 from shearbench.job import logged
 from shearbench.measurement import estimates_table, write_estimates
 from shearbench.stamps import read_stamps
-from shearbench.training.model_file import load_model
-from shearbench.training.prediction import predict
+from shearbench.tasks.shear.model_file import load_model
+from shearbench.tasks.shear.prediction import predict
 
 with logged(snakemake.log[0]), gpu_use(snakemake.params.gpu_use):
     origins = snakemake.params.origins

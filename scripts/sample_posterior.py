@@ -5,10 +5,10 @@ import torch
 from shearbench.catalog import read_catalog
 from shearbench.files import write_table
 from shearbench.job import logged
+from shearbench.jobs.torch_settings import torch_settings
 from shearbench.populations import Population
 from shearbench.posterior import sample_posterior
 from shearbench.stamps import read_stamps
-from shearbench.training.settings import torch_settings
 
 with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device("cpu")):
     origins = snakemake.params.origins

@@ -8,8 +8,10 @@ from shearbench.job import logged
 from shearbench.networks import Variant
 from shearbench.populations import Population
 from shearbench.stamps import read_stamps
-from shearbench.training.model_file import fingerprint_of, save_model
-from shearbench.training.train import train
+from shearbench.tasks.shear.data import Splits
+from shearbench.tasks.shear.model_file import fingerprint_of, save_model
+from shearbench.tasks.shear.train import train
+from shearbench.training.task import Job
 
 seed = int(snakemake.wildcards.seed)
 
@@ -26,14 +28,13 @@ with logged(snakemake.log[0]):
     origins = snakemake.params.origins
     together = snakemake.resources.together
     others = list(untrained()) if together > 1 else []
-    model, history = train(
+    splits = Splits(
         read_stamps(snakemake.input.train, origins[snakemake.input.train]),
         read_stamps(snakemake.input.validation, origins[snakemake.input.validation]),
         read_catalog(snakemake.input.train_catalog, origins[snakemake.input.train_catalog]),
         read_catalog(snakemake.input.validation_catalog, origins[snakemake.input.validation_catalog]),
-        Variant(**snakemake.params.variant),
-        population=Population(**snakemake.params.population),
-        name=snakemake.wildcards.variant,
+    )
+    job = Job(
         seed=seed,
         checkpoint=snakemake.params.checkpoint,
         fingerprint=snakemake.params.depends,
@@ -44,5 +45,7 @@ with logged(snakemake.log[0]):
         gpu_use=snakemake.params.gpu_use,
         may_diverge=snakemake.params.may_diverge,
     )
+    variant, population = Variant(**snakemake.params.variant), Population(**snakemake.params.population)
+    model, history = train(splits, variant, population, snakemake.wildcards.variant, job)
     write_csv(snakemake.output.history, history, origins[snakemake.output.history])
     save_model(snakemake.output.model, model, origins[snakemake.output.model])

@@ -11,6 +11,9 @@ from shearbench.catalog import sample_catalog
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps
 from shearbench.stamps import StampSet, write_stamps
+from shearbench.tasks.shear import train as tasks_train
+from shearbench.tasks.shear.data import Splits
+from shearbench.training.task import Job
 
 SIDE, SCALE = 24, 0.3
 
@@ -48,10 +51,16 @@ def make_split(
 def make_splits(
     folder: Path, train: int, validation: int, population: str = "exp_gauss"
 ) -> tuple[StampSet, StampSet, pd.DataFrame, pd.DataFrame]:
-    """Make two splits of so many galaxies; return what `train` takes first: the stamps, then the catalogs."""
+    """Make two splits of so many galaxies; return the stamps, then the catalogs."""
     train_stamps, train_catalog = make_split(folder, "train", train, population)
     validation_stamps, validation_catalog = make_split(folder, "validation", validation, population)
     return train_stamps, validation_stamps, train_catalog, validation_catalog
+
+
+def train(*given, population: Population, name: str, **job):
+    """Train on the four parts of the splits, with a variant after them; return the model and its history."""
+    *splits, variant = given
+    return tasks_train.train(Splits(*splits), variant, population, name, Job(**job))
 
 
 # GalSim's defaults are good to 2e-7 of the flux: finer ones, so that a difference is the package's own.

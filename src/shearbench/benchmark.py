@@ -39,7 +39,7 @@ from shearbench.rendering import draw_stamps, versions
 from shearbench.stamps import StampBatch, StampSet, write_stamps
 
 if TYPE_CHECKING:
-    from shearbench.shear_network import ShearNetwork
+    from shearbench.tasks.shear.network import ShearNetwork
 
 COLUMNS = ("name", "ours", "peer", "ratio", "unit", "n", "machine")
 OUTPUT = "results/bench/bench.csv"
@@ -383,7 +383,7 @@ def inference(variant: str, stamps: int) -> Comparison[StampBatch]:
     import torch
 
     from shearbench.networks import resolve_variant
-    from shearbench.training.prediction import BATCH
+    from shearbench.tasks.shear.prediction import BATCH
     from shearbench.training.recipe import Recipe
 
     batch = noisy_batch("exp_gauss", _SIGMA, stamps)
@@ -465,9 +465,12 @@ def trainings_together(
     import torch
 
     from shearbench.networks import resolve_variant
+    from shearbench.tasks.shear.data import Splits
+    from shearbench.tasks.shear.train import ShearTask
     from shearbench.training.efficiency import Cost, seconds_each
+    from shearbench.training.loop import Training
     from shearbench.training.recipe import Recipe
-    from shearbench.training.train import prepare
+    from shearbench.training.workers import Workers
 
     name, path = "exp_gauss", Path(folder, "together.h5")
     simulate(name, galaxies, path)
@@ -475,15 +478,14 @@ def trainings_together(
     stamps = StampSet([path])
     chosen = resolve_variant(variant, {}, Recipe())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    architecture = chosen.make().adapted(population)
+    task = ShearTask.of(Splits(stamps, stamps, catalog, catalog), chosen, population, variant)
 
     def steps(*seeds: int) -> Callable[[], None]:
-        given = (stamps, stamps, catalog, catalog, chosen, architecture, population, variant, seeds, device)
-        training = prepare(*given)
-        training.source.start(0)
-        training.step = training.refine_from  # the costlier part, where there are two
-        part = slice(0, training.galaxies)
-        return lambda: training._step(part, 2 * training.refine_from + 1000)
+        objective = task.start(seeds, device, Workers())
+        training = Training(objective, task.recipe, seeds)
+        objective.start_epoch(0)
+        training.step = start = objective.comparable_after  # the costlier part, where there are two
+        return lambda: training._step(0, 2 * start + 1000)
 
     together = steps(*range(seeds))
     alone = [steps(seed) for seed in range(seeds)]
@@ -513,7 +515,7 @@ def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
     """Return a network with its scaling fitted to a batch."""
     import torch
 
-    from shearbench.shear_network import ShearNetwork
+    from shearbench.tasks.shear.network import ShearNetwork
 
     architecture = variant.make().adapted(Population())
     network = ShearNetwork(architecture, SHAPE, PIXEL_SCALE, per_galaxy_psf=False)
@@ -656,8 +658,8 @@ def benchmark(output: str | os.PathLike[str], size: float = 1.0) -> pd.DataFrame
     """
     import torch
 
+    from shearbench.jobs.torch_settings import torch_settings
     from shearbench.paper.manifest import machine
-    from shearbench.training.settings import torch_settings
 
     here = machine()
     start, rows = time.perf_counter(), []

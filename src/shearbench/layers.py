@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shearbench import dihedral
-from shearbench.networks.base import LEVELS, Activation, Normalisation
+from shearbench.networks.terms import LEVELS, Activation, Normalisation
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,

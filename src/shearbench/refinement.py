@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from shearbench.bodies import Normalised
 from shearbench.fourier import SERSIC_RANGE, Grid, Renderer, parameter_names
-from shearbench.networks.base import LEVELS
+from shearbench.networks.terms import LEVELS
 
 if TYPE_CHECKING:
     from shearbench.gaussian_model import MixtureModel

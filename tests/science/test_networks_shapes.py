@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from simulated import make_split
+from simulated import make_split, train
 
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
-from shearbench.training.model_file import load_model, save_model
-from shearbench.training.prediction import predict
+from shearbench.tasks.shear.model_file import load_model, save_model
+from shearbench.tasks.shear.prediction import predict
 from shearbench.training.recipe import Recipe
-from shearbench.training.train import train
 
 pytestmark = pytest.mark.trains
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])

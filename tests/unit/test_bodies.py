@@ -8,7 +8,7 @@ from shearbench import dihedral
 from shearbench.bodies import Components
 from shearbench.fourier import Grid, Renderer, parameter_names
 from shearbench.networks.whitened import Whitened
-from shearbench.shear_network import ShearNetwork
+from shearbench.tasks.shear.network import ShearNetwork
 
 SCALE = 0.3
 NAMES = parameter_names("exponential")

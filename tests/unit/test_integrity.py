@@ -42,10 +42,10 @@ from shearbench.measurement import read_estimates, write_estimates
 from shearbench.networks import resolve_variant
 from shearbench.origin import Origin, read_origin, side_file
 from shearbench.posterior import POSTERIOR, read_posterior
-from shearbench.shear_network import ShearNetwork
 from shearbench.stamps import read_stamps, write_index, write_stamps
+from shearbench.tasks.shear.model_file import load_model, model_content, save_model
+from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training.checkpoint import Checkpoint
-from shearbench.training.model_file import load_model, model_content, save_model
 from shearbench.training.recipe import Recipe
 
 FLIPS = 80

@@ -22,12 +22,12 @@ from shearbench.evaluation.networks import (
 from shearbench.figures import networks as figure_of_networks
 from shearbench.figures import style
 from shearbench.networks.attention import Attention
-from shearbench.networks.base import LEVELS
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.equivariant import Equivariant
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
 from shearbench.networks.shearnet import ShearNet
+from shearbench.networks.terms import LEVELS
 from shearbench.networks.unet import UNet
 from shearbench.paper.tables import networks_tex
 

@@ -12,10 +12,11 @@ from shearbench import dihedral
 from shearbench.errors import ConfigError
 from shearbench.fourier import parameter_names
 from shearbench.networks import Variant, architecture_kinds, resolve_variant, variant_presets
-from shearbench.networks.base import LEVELS, Architecture
+from shearbench.networks.base import Architecture
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.shearnet import ShearNet
-from shearbench.shear_network import Answer, ShearNetwork
+from shearbench.networks.terms import LEVELS
+from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.training.recipe import Recipe
 
 SIDE, SCALE = 24, 0.3

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from simulated import make_splits
+from simulated import make_splits, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shearbench import dihedral
@@ -21,11 +21,14 @@ from shearbench.devices import claim_gpus
 from shearbench.errors import ConfigError
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
+from shearbench.tasks.shear.data import Examples, Splits, Stored, draw_batch
+from shearbench.tasks.shear.train import ShearTask
 from shearbench.training import efficiency, launch
 from shearbench.training.arithmetic import arithmetic
-from shearbench.training.data import Examples, Stored, draw_batch
+from shearbench.training.loop import Training
 from shearbench.training.recipe import Recipe
-from shearbench.training.train import prepare, train
+from shearbench.training.task import Job
+from shearbench.training.train import train_share
 from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")
@@ -63,16 +66,15 @@ def trained(splits, chosen, **arguments):
 
 def make_training(splits, chosen, device=CPU, population="exp_gauss", seeds=(1,)):
     """Return a training at its start, as `train` makes it."""
-    options = Population(**PRESETS[population])
-    training = prepare(*splits, chosen, chosen.make().adapted(options), options, "tiny", seeds, device)
-    training.source.start(0)
+    task = ShearTask.of(Splits(*splits), chosen, Population(**PRESETS[population]), "tiny")
+    training = Training(task.start(seeds, device, Workers()), task.recipe, seeds)
+    training.objective.start_epoch(0)
     return training
 
 
 def take_steps(training, count, whole=10**6):
     for k in range(count):
-        part = slice(k * training.galaxies, (k + 1) * training.galaxies)
-        training._step(part, whole)
+        training._step(k, whole)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -113,27 +115,17 @@ def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
     """Without any process: the parts' losses and gradients, added here, are those of the whole."""
     chosen = variant(entry)
     training, sums = make_training(splits, chosen), []
-    network, recipe = training.network.train(), chosen.training
+    network, objective = training.network.train(), training.objective
 
     def losses(workers):
-        training.workers, training.own_refined = workers, training.refined_by(workers)
-        training.mean_square = torch.ones_like(training.mean_square)
-        images, psf, sigma, truth = draw_batch(
-            training.source,
-            slice(0, training.galaxies),
-            recipe,
-            network.targets,
-            [1],
-            0,
-            training.generator,
-            workers,
-        )
-        answer = network(images, psf, sigma, training.own_refined)
-        loss = training._loss(answer, network.standardise(truth, images, psf, sigma), truth, sigma)
+        objective.workers, objective.own_refined = workers, objective.refined_by(workers)
+        objective.mean_square = torch.ones_like(objective.mean_square)
+        batch = objective.draw(slice(0, chosen.training.batch_items), 0, training.generator)
+        loss = objective.loss(network, batch, objective.refine_from)
         network.zero_grad()
         loss.backward()
         gradients = torch.cat([w.grad.flatten() for w in training.weights if w.grad is not None])
-        return loss.item(), gradients, training.mean_square
+        return loss.item(), gradients, objective.mean_square
 
     def note(self, *tensors):
         sums[-1].append([tensor.clone() for tensor in tensors])
@@ -182,10 +174,9 @@ def test_two_processes_take_the_steps_of_one(splits, tmp_path, capfd):
 EPOCHS = 40
 PROGRAM = """
 import pickle, sys
-from shearbench.training.train import prepare, train
-positional, named = pickle.load(open(sys.argv[1], "rb"))
+from shearbench.tasks.shear.train import train
 try:
-    model, history = train(*positional, **named)
+    model, history = train(*pickle.load(open(sys.argv[1], "rb")))
 except OSError as error:
     sys.exit(f"error: {error}")
 pickle.dump((model, history), open(sys.argv[2], "wb"))
@@ -199,8 +190,8 @@ def job(splits, tmp_path):
 
     chosen = variant(WHITENED, epochs=EPOCHS)
     population = Population(**PRESETS["exp_gauss"])
-    named = {"population": population, "name": "tiny", "seed": 1, "checkpoint": tmp_path / "c.pt"}
-    (tmp_path / "arguments").write_bytes(pickle.dumps(((*splits, chosen), {**named, "gpus": 2})))
+    job = Job(seed=1, checkpoint=tmp_path / "c.pt", gpus=2)
+    (tmp_path / "arguments").write_bytes(pickle.dumps((Splits(*splits), chosen, population, "tiny", job)))
     (tmp_path / "program.py").write_text(PROGRAM)
     process = subprocess.Popen(
         [sys.executable, tmp_path / "program.py", tmp_path / "arguments", tmp_path / "result"],
@@ -225,7 +216,7 @@ def test_a_training_has_different_gpus_and_says_when_there_are_too_few(monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.0", "1.0"]
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["7"])
     with pytest.raises(ConfigError, match="on 2 GPUs: this job sees 1"):
-        launch.launch(2, {"threads": 1})
+        launch.launch(2, train_share, ())
 
 
 def ranks_of(process):
@@ -313,7 +304,7 @@ STEPS = [
 def test_no_step_waits_for_what_the_device_computes(splits, entry, training, seeds):
     started = make_training(splits, variant(entry, **training), seeds=seeds)
     take_steps(started, 2, whole=8)  # the first of SOAP's has to find eigenvectors
-    started.refine_from = 0
+    started.objective.refine_from = 0
     with Waits() as waits:
         take_steps(started, 3)
     assert not waits.found
@@ -327,7 +318,7 @@ def test_no_step_makes_the_host_wait_for_the_gpu(tmp_path, entry, training, popu
     device = torch.device("cuda")
     splits = make_splits(tmp_path, 240, 48, population)
     started = make_training(splits, variant(entry, **training), device, population, seeds)
-    started.refine_from = 0
+    started.objective.refine_from = 0
     take_steps(started, 8)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

@@ -13,7 +13,7 @@ from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
 from shearbench.fisher import fisher
 from shearbench.fourier import Grid, Renderer
 from shearbench.networks import resolve_variant
-from shearbench.networks.base import LEVELS
+from shearbench.networks.terms import LEVELS
 from shearbench.populations import PRESETS, Population
 from shearbench.refinement import Refinement
 from shearbench.rendering import draw_stamps

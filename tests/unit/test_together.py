@@ -10,18 +10,18 @@ import warnings
 
 import pytest
 import torch
-from simulated import make_splits
+from simulated import make_splits, train
 from test_parallel_training import CPU, DILATED, REFINED, WHITENED, make_training, take_steps, variant
 
 from shearbench.errors import ShearbenchError
 from shearbench.populations import PRESETS, Population
+from shearbench.tasks.shear import objective
 from shearbench.training import loop
 from shearbench.training.checkpoint import Checkpoint, claimed
 from shearbench.training.loop import Training, clip_gradients
 from shearbench.training.optimisers import Soap
-from shearbench.training.settings import Terminated
+from shearbench.training.termination import Terminated
 from shearbench.training.together import Stacked, join_states, split_state
-from shearbench.training.train import train
 
 SEEDS = (3, 1, 2)
 pytestmark = pytest.mark.trains
@@ -73,13 +73,13 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
     entry, options = KINDS[kind]
     chosen = variant(entry, **options)
     together = make_training(splits, chosen, seeds=SEEDS)
-    together.refine_from = 2
+    together.objective.refine_from = 2
     take_steps(together, 5, whole=16)
     together._validate()
     tolerance = TOLERANCES.get(kind, 1e-4)
     for k, seed in enumerate(SEEDS):
         alone = make_training(splits, chosen, seeds=[seed])
-        alone.refine_from = 2
+        alone.objective.refine_from = 2
         start = alone.networks[0].state_dict()
         start = {name: value.clone() for name, value in start.items() if name.endswith("weight")}
         take_steps(alone, 5, whole=16)
@@ -90,7 +90,9 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
         if kind == "batch norm":
             found = {name: value for name, value in found.items() if not before_normalisation(name, found)}
         same(found, alone.networks[0].state_dict(), tolerance)
-        torch.testing.assert_close(together.mean_square[k], alone.mean_square[0], rtol=10 * tolerance, atol=0)
+        torch.testing.assert_close(
+            mean_square(together, k), mean_square(alone, 0), rtol=10 * tolerance, atol=0
+        )
         for name, value in alone.history[0][0].items():
             assert together.history[k][0][name] == pytest.approx(value, rel=10 * tolerance)
 
@@ -102,7 +104,7 @@ def test_a_psf_for_every_galaxy(tmp_path):
     alone = make_training(splits, chosen, population="sersic_moffat", seeds=SEEDS[2:])
     take_steps(together, 3)
     take_steps(alone, 3)
-    torch.testing.assert_close(together.mean_square[2], alone.mean_square[0], rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean_square(together, 2), mean_square(alone, 0), rtol=1e-3, atol=0)
 
 
 def test_stacked_weights_are_those_of_the_modules():
@@ -151,6 +153,11 @@ def test_the_state_of_an_optimiser_is_divided_and_joined(splits, optimiser):
                 torch.testing.assert_close(joined["state"][weight][name], value, rtol=0, atol=0)
                 mine, its = parts[1]["state"][weight][name], other.state_dict()["state"][weight][name]
                 assert getattr(mine, "shape", None) == getattr(its, "shape", None)
+
+
+def mean_square(training, k):
+    """Return the running mean square errors of one network."""
+    return training.objective.mean_square[k]
 
 
 def files(folder):
@@ -331,7 +338,7 @@ def test_each_stops_where_it_would_alone(splits, tmp_path, monkeypatch):
 
     training = make_training(splits, chosen, seeds=SEEDS)
     order = {id(network): seed for network, seed in zip(training.networks, SEEDS)}
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(objective, "evaluate", evaluate)
     line = loop.ProgressLine("tiny", 1)
     histories = training.run([Checkpoint(None, {})] * 3, line)
     assert [len(history) for history in histories] == [3, 5, 4]
@@ -347,11 +354,11 @@ def test_together_on_a_gpu(splits, kind):
     chosen, device = variant(entry, **options), torch.device("cuda")
     together = make_training(splits, chosen, device, seeds=SEEDS)
     on_cpu = make_training(splits, chosen, CPU, seeds=SEEDS)
-    assert together.mean_square.shape == on_cpu.mean_square.shape
+    assert together.objective.mean_square.shape == on_cpu.objective.mean_square.shape
     alone = make_training(splits, chosen, device, seeds=SEEDS[1:2])
     take_steps(together, 5)
     take_steps(alone, 5)
-    torch.testing.assert_close(together.mean_square[1], alone.mean_square[0], rtol=5e-3, atol=0)
+    torch.testing.assert_close(mean_square(together, 1), mean_square(alone, 0), rtol=5e-3, atol=0)
 
 
 def test_a_seed_that_another_job_trains_is_waited_for_or_left_out(splits, tmp_path):

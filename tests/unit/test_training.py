@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import get_args
 
 import galsim
 import numpy as np
@@ -11,25 +12,27 @@ import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
-from simulated import SCALE, SIDE, make_split, make_splits
+from simulated import SCALE, SIDE, make_split, make_splits, train
 
 from shearbench.catalog import sample_catalog
 from shearbench.errors import ConfigError, ContractError, ShearbenchError
 from shearbench.estimators.base import Flag
+from shearbench.jobs.torch_settings import seeded, torch_settings
 from shearbench.networks import resolve_variant
 from shearbench.populations import PRESETS, Population
 from shearbench.rendering import draw_stamps, psf_object
-from shearbench.shear_network import Answer, ShearNetwork
+from shearbench.tasks.shear import objective
+from shearbench.tasks.shear.data import Examples, Rendered, Stored, draw_batch, load_examples
+from shearbench.tasks.shear.model_file import load_model, save_model
+from shearbench.tasks.shear.network import Answer, ShearNetwork
+from shearbench.tasks.shear.prediction import predict
 from shearbench.training import loop
 from shearbench.training.checkpoint import save
-from shearbench.training.data import Examples, Rendered, Stored, draw_batch, load_examples
-from shearbench.training.model_file import load_model, save_model
 from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at
-from shearbench.training.prediction import predict
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
-from shearbench.training.settings import Terminated, seeded, termination, torch_settings
-from shearbench.training.train import train
+from shearbench.training.termination import Terminated, termination
+from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])
@@ -146,8 +149,10 @@ from shearbench.networks import Variant
 from shearbench.stamps import StampSet
 from shearbench.files import read_table
 from shearbench.populations import PRESETS, Population
-from shearbench.training.model_file import save_model
-from shearbench.training.train import train
+from shearbench.tasks.shear.model_file import save_model
+from shearbench.tasks.shear.data import Splits
+from shearbench.tasks.shear.train import train
+from shearbench.training.task import Job
 
 folder, slowly = sys.argv[1], len(sys.argv) > 2
 if slowly:
@@ -162,8 +167,8 @@ splits = [StampSet([f"{folder}/{split}.h5"]) for split in ("train", "validation"
 catalogs = [read_table(f"{folder}/{s.split}.parquet", ["g1", "g2"], "sample_catalog") for s in splits]
 variant = Variant.model_validate_json(open(f"{folder}/variant.json").read())
 population = Population(**PRESETS["exp_gauss"])
-arguments = {"name": "tiny", "seed": 1, "checkpoint": f"{folder}/c.pt", "fingerprint": "f"}
-model, history = train(*splits, *catalogs, variant, population=population, **arguments)
+job = Job(seed=1, checkpoint=f"{folder}/c.pt", fingerprint="f")
+model, history = train(Splits(*splits, *catalogs), variant, population, "tiny", job)
 save_model(f"{folder}/model.pt", model)
 """
 
@@ -283,7 +288,7 @@ def test_early_stopping_keeps_the_best_weights(splits, monkeypatch):
     loop_validate = loop.Training._validate
     monkeypatch.setattr(loop.Training, "_validate", validate)
     monkeypatch.setattr(
-        loop,
+        objective,
         "evaluate",
         lambda network, examples, sigma, level, limit=None: _constant(network, examples, losses, level),
     )
@@ -315,7 +320,7 @@ def _constant(network, examples, losses, level):
 def test_an_epoch_without_a_finite_loss_is_never_the_best(splits, monkeypatch, levels, epoch):
     losses = {level: iter(values) for level, values in levels.items()}
     monkeypatch.setattr(
-        loop,
+        objective,
         "evaluate",
         lambda network, examples, sigma, level, limit=None: _constant(
             network, examples, losses.get(level, iter(())), 0
@@ -329,7 +334,7 @@ def test_an_epoch_without_a_finite_loss_is_never_the_best(splits, monkeypatch, l
 
 def test_a_training_without_any_finite_validation_diverged(splits, monkeypatch):
     nothing = torch.full((8, 2), torch.nan), torch.ones(8, 2), torch.ones(8)
-    monkeypatch.setattr(loop, "evaluate", lambda *rest: nothing)
+    monkeypatch.setattr(objective, "evaluate", lambda *rest: nothing)
     with pytest.raises(ShearbenchError, match="not finite at epoch 5"):
         train(*splits, variant(), population=EXP_GAUSS, name="tiny", seed=1)
 
@@ -528,12 +533,17 @@ def test_streams_of_random_numbers_differ():
 
 
 def untrained(splits, options=None, base="dilated", **recipe):
-    """Return a training that has not begun."""
+    """Return the objective of a training that has not begun."""
     architecture = another(base, TINY["options"] if options is None else options).make()
     examples = load_examples(splits[0], splits[2], architecture.targets, CPU)
     network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, False)
     network.fit_scaling(examples.images, examples.psf, examples.parameters)
-    return loop.Training([network], Stored(examples, 160, [0]), 160, examples, Recipe(**recipe), [0])
+    source = Stored(examples, 160, [0])
+    return objective.ShearObjective([network], source, 160, examples, Recipe(**recipe), [0], Workers())
+
+
+def test_every_loss_of_the_recipe_is_in_the_table():
+    assert set(objective.LOSSES) == set(get_args(Recipe.model_fields["loss"].annotation))
 
 
 def test_the_mean_squared_bias_is_that_of_means_over_noise(splits):
@@ -553,9 +563,9 @@ def test_loss_weighs_all_noise_levels_alike(splits):
     generator, zero = seeded(torch.Generator(), 1), torch.zeros(2)
 
     def loss(residual, sigma):
-        unit = residual / training.network.shape_spread
+        unit = residual / training.networks[0].shape_spread
         answer = Answer(residual, torch.ones(2), sigma, unit, None)
-        return training._loss(answer, zero, zero.expand(len(sigma), 2), sigma) / len(sigma)
+        return training._loss(answer, zero, zero.expand(len(sigma), 2), sigma, 0) / len(sigma)
 
     for _ in range(1500):  # the running mean forgets its start by a fiftieth a step
         sigma = 10 ** (-5 + 4 * torch.rand(64, generator=generator))
@@ -878,7 +888,7 @@ def test_the_likelihood_is_that_of_the_normal_distribution():
     lower = torch.stack([torch.stack([first, 0 * first], 1), torch.stack([cross, second], 1)], 1)
     normal = torch.distributions.MultivariateNormal(torch.zeros(2), precision_matrix=lower.mT @ lower)
     expected = -normal.log_prob(residual) - np.log(2 * np.pi)
-    found = loop._negative_log_likelihood(residual, torch.stack([first, cross, second], 1))
+    found = objective._negative_log_likelihood(residual, torch.stack([first, cross, second], 1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -886,13 +896,13 @@ def test_the_likelihood_finds_a_covariance_with_its_correlation_and_68_per_cent_
     n, truth = 4000, torch.tensor([[4.0, -1.8], [-1.8, 1.0]]) * 1e-4
     generator = torch.Generator().manual_seed(2)
     residual = torch.randn(n, 2, generator=generator) @ torch.linalg.cholesky(truth).mT
-    network = untrained(splits, {**WHITENED, "head": "gaussian"}, "whitened", loss="nll").network
+    network = untrained(splits, {**WHITENED, "head": "gaussian"}, "whitened", loss="nll").networks[0]
     raw, snr = torch.zeros(1, 3, requires_grad=True), torch.full((1,), 30.0)
     optimiser = torch.optim.LBFGS([raw], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
         optimiser.zero_grad()
-        value = loop._negative_log_likelihood(residual, network._precision(raw, snr).expand(n, 3)).mean()
+        value = objective._negative_log_likelihood(residual, network._precision(raw, snr).expand(n, 3)).mean()
         value.backward()
         return value
 

@@ -16,11 +16,11 @@ from shearbench import dihedral, layers
 from shearbench.errors import ConfigError
 from shearbench.networks import resolve_variant
 from shearbench.networks.attention import Attention
-from shearbench.networks.base import LEVELS
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.equivariant import Equivariant
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
+from shearbench.networks.terms import LEVELS
 from shearbench.networks.unet import UNet
 from shearbench.training.recipe import Recipe
 

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from shearbench import dihedral, layers
 from shearbench.bodies import Normalised
-from shearbench.networks.base import LEVELS, Architecture
+from shearbench.networks.base import Architecture
+from shearbench.networks.terms import LEVELS
 
 NETWORK_COLUMNS = [
     "population",

@@ -210,7 +210,7 @@ def job_gpu() -> torch.device | None:
     # torch takes seconds to import: it is asked only where there may be one.
     if not visible_gpus():
         return None
-    from shearbench.training.settings import pick_device
+    from shearbench.jobs.torch_settings import pick_device
 
     device = pick_device()
     return device if device.type == "cuda" else None

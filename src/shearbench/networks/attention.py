@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, model_validator
 
-from shearbench.networks.base import Depth, Width
 from shearbench.networks.head import DenseHead
+from shearbench.networks.terms import Depth, Width
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from shearbench.networks.base import Activation, Architecture, Depth, Further, Normalisation, Width, too_wide
+from shearbench.networks.base import Architecture
+from shearbench.networks.terms import Activation, Depth, Further, Normalisation, Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from shearbench.networks.base import Width, too_wide
 from shearbench.networks.convnet import ConvNet
+from shearbench.networks.terms import Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn

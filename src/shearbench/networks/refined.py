@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from shearbench.networks.base import Architecture, Depth
+from shearbench.networks.base import Architecture
+from shearbench.networks.terms import Depth
 from shearbench.networks.whitened import Whitened
 from shearbench.options import Options
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from shearbench.networks.base import Activation, Architecture, Width
+from shearbench.networks.base import Architecture
+from shearbench.networks.terms import Activation, Width
 
 if TYPE_CHECKING:
     from torch import nn

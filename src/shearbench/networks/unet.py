@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from shearbench.networks.base import Depth, Normalisation, Width, too_wide
 from shearbench.networks.head import DenseHead, cannot_be_halved
+from shearbench.networks.terms import Depth, Normalisation, Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn

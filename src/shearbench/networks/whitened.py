@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shearbench.networks.base import LEVELS, Activation, Architecture, Depth, Width
+from shearbench.networks.base import Architecture
+from shearbench.networks.terms import LEVELS, Activation, Depth, Width
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from shearbench.estimators.base import Flag, Shapes
-from shearbench.shear_network import ShearNetwork
+from shearbench.jobs.torch_settings import torch_settings
 from shearbench.stamps import StampBatch
-from shearbench.training.model_file import load_model
-from shearbench.training.settings import torch_settings
+from shearbench.tasks.shear.model_file import load_model
+from shearbench.tasks.shear.network import ShearNetwork
 
 _BLOCK = 256  # stamps at once
 

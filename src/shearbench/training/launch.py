@@ -10,21 +10,22 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from shearbench.devices import claim_gpus, visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.processes import end_with
-from shearbench.training.settings import Terminated, termination
+from shearbench.training.termination import Terminated, termination
 from shearbench.training.workers import joined
 
 _ARGUMENTS, _RESULT = "arguments.pickle", "result.pickle"
 _LOOK = 0.2  # seconds between two looks at the processes
 
 
-def launch(processes: int, arguments: dict[str, Any]) -> Any:
-    """Run `shearbench.training.train.train_share` in several processes of this machine, each with its GPU.
+def launch(processes: int, function: Callable[..., Any], arguments: Sequence[Any], threads: int = 1) -> Any:
+    """Run a function in several processes of this machine, each with its GPU.
 
     They write to this process's standard error. When one dies, the others are ended; when this process dies,
     however it does, all end.
@@ -33,13 +34,18 @@ def launch(processes: int, arguments: dict[str, Any]) -> Any:
     ----------
     processes : int
         As many as GPUs; where there are none, they compute on the CPU.
-    arguments : dict
-        Of `train_share`; they are pickled.
+    function : callable
+        Of a module that can be imported. It is called with the arguments, with the `Workers` that the
+        process is one of, and with its device.
+    arguments : sequence
+        They are pickled.
+    threads : int
+        CPU threads of each process.
 
     Returns
     -------
     object
-        What `train_share` returns in the first process.
+        What the function returns in the first process.
 
     Raises
     ------
@@ -52,9 +58,9 @@ def launch(processes: int, arguments: dict[str, Any]) -> Any:
     Terminated
         SIGTERM or Ctrl-C came, to this process or another; they have saved their state.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": str(arguments["threads"]), **_gpus(processes)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **_gpus(processes)}
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, _ARGUMENTS).write_bytes(pickle.dumps(arguments))
+        Path(folder, _ARGUMENTS).write_bytes(pickle.dumps((function, tuple(arguments))))
         with termination() as terminated:
             torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr=localhost"]
             module = [f"--nproc-per-node={processes}", "-m", __name__, folder, str(os.getpid())]
@@ -107,14 +113,13 @@ def main(folder: Path, launcher: int) -> None:
     """Be one of the processes."""
     end_with(launcher, folder)
     end_with(os.getppid())  # torchrun
-    from shearbench.training.train import train_share
-
     arguments = folder / _ARGUMENTS
     result: Any
     code = 0
     try:
         with joined() as (workers, device):
-            result = train_share(**pickle.loads(arguments.read_bytes()), workers=workers, device=device)
+            function, given = pickle.loads(arguments.read_bytes())
+            result = function(*given, workers, device)
             if not workers.first:
                 return
     except ShearbenchError as error:  # all processes raise it

@@ -170,15 +170,25 @@ class Soap(torch.optim.Optimizer):
         state[f"basis{side}"] = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0].contiguous()
 
 
-def make_optimisers(network: nn.Module, recipe: Recipe, stacked: int = 0) -> list[torch.optim.Optimizer]:
+def make_optimisers(
+    network: nn.Module, recipe: Recipe, stacked: int = 0, proper: str = ""
+) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
-    Muon gets the weights of two or more dimensions but those of the last layer and of a forward model, SOAP
-    all of them; biases and gains are AdamW's in any case.
+    Muon gets the weights of two or more dimensions of the network proper but those of its last layer, SOAP
+    all of two or more dimensions; biases and gains are AdamW's in any case.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+    recipe : Recipe
+    stacked : {0, 1}
+    proper : str
+        Name of the submodule that is the network proper; by default all of it.
     """
     named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2 + stacked]
-    # What a forward model learns is as small as a last layer.
-    inner = [weight for name, weight in named if not name.startswith("refinement.")][:-1]
+    # Weights beside the network proper are as few as those of a last layer.
+    inner = [weight for name, weight in named if name.startswith(proper)][:-1]
     matrices = [weight for _, weight in named]
     rest = [p for p in network.parameters() if p.ndim < 2 + stacked]
     rate, decay = recipe.learning_rate, recipe.weight_decay

@@ -123,6 +123,15 @@ class Recipe(Options):
         return None
 
     @property
+    def batch_items(self) -> int:
+        """Examples of a step, each shown `realisations` times."""
+        return self.batch_size // self.realisations
+
+    def epoch_steps(self, items: int) -> int:
+        """Return the steps of an epoch that shows so many examples."""
+        return items // self.batch_items
+
+    @property
     def noise_range(self) -> tuple[float, float]:
         """Lowest and highest noise level."""
         return self.noise if isinstance(self.noise, tuple) else (self.noise, self.noise)

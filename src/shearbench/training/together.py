@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from shearbench.shear_network import ShearNetwork
+from shearbench.training.task import TrainedModule
 
 
 class Stacked(nn.Module):
@@ -62,18 +62,18 @@ class Stacked(nn.Module):
         return torch.vmap(one)(weights, statistics, *parts).flatten(0, 1)
 
 
-def stacked(networks: Sequence[ShearNetwork]) -> ShearNetwork:
+def stacked(networks: Sequence[TrainedModule]) -> TrainedModule:
     """Return one network whose weights are those of several, which see a part of the stamps each.
 
     Parameters
     ----------
-    networks : sequence of ShearNetwork
-        Of one architecture, their scaling measured on the same stamps. Their weights become views of those
-        of the network returned.
+    networks : sequence of TrainedModule
+        They differ in their `learned` submodules alone. Their weights become views of those of the network
+        returned.
 
     Returns
     -------
-    ShearNetwork
+    TrainedModule
         A single one is returned as it is.
     """
     if len(networks) == 1:

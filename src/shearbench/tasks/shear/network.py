@@ -16,11 +16,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from shearbench import dihedral
 from shearbench.bodies import Normalised, symmetric
 from shearbench.networks.base import Architecture
+from shearbench.training.task import TrainedModule
 
 _FIT_STAMPS = 8192  # galaxies that the scaling is measured on
 _NO_SPREAD = 0.01  # spread of shapes or positions [arcsec] that are all the same
@@ -53,7 +54,7 @@ class Answer(NamedTuple):
     precision: Tensor | None
 
 
-class ShearNetwork(nn.Module):
+class ShearNetwork(TrainedModule):
     """An architecture with its scaling of inputs and outputs, and its calibrated errors.
 
     Parameters
@@ -79,7 +80,6 @@ class ShearNetwork(nn.Module):
         self.body = architecture.body(shape, per_galaxy_psf, self.targets, count + 3 * self.gaussian)
         self.refinement = architecture.refinement(shape, pixel_scale)
         self.refining = True
-        self.models = 1  # among which the stamps are divided, see `shearbench.training.together`
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("median_flux", torch.ones(()))
         self.register_buffer("target_centre", torch.zeros(count))
@@ -101,11 +101,6 @@ class ShearNetwork(nn.Module):
     def learned(self) -> tuple[str, ...]:
         """Names of the submodules that hold all weights; the rest is measured on stamps, or has none."""
         return ("body.network", *(("refinement.damping", "refinement.correction") if self.refinement else ()))
-
-    @property
-    def drops_out(self) -> bool:
-        """Whether its training steps draw random masks."""
-        return any(isinstance(layer, nn.Dropout) for layer in self.modules())
 
     @property
     def shape_spread(self) -> Tensor:

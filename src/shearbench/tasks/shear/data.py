@@ -15,10 +15,10 @@ from shearbench import dihedral
 from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
 from shearbench.errors import ConfigError, ContractError
 from shearbench.fourier import Extremes, Grid, Psfs, Renderer, choose_grid
+from shearbench.jobs.torch_settings import seeded
 from shearbench.populations import Population
 from shearbench.stamps import RULE, StampSet
 from shearbench.training.recipe import Recipe
-from shearbench.training.settings import seeded
 from shearbench.training.workers import Workers
 
 # First number of the seeds of each use of random numbers.
@@ -28,6 +28,16 @@ _ORDER, _STEP, _FIXED, _FRESH = range(4)
 _RENDERING_TOLERANCE = 1e-6
 _PSF_BANDWIDTH = 3.0  # a PSF's own image aliases more than a galaxy's
 _POINT = 1e-4  # arcsec: a galaxy so small is a point
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The stamps that a network is trained and validated on, with their catalogs of true parameters."""
+
+    train: StampSet
+    validation: StampSet
+    train_catalog: pd.DataFrame
+    validation_catalog: pd.DataFrame
 
 
 class Source(Protocol):

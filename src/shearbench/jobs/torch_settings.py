@@ -1,13 +1,10 @@
-"""What torch is told globally, for the length of a block and no longer; seeds; termination."""
+"""Torch's global settings, for the length of a block and no longer; the device; seeds."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Iterator
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -16,25 +13,6 @@ import torch
 from shearbench.devices import claim_gpu, visible_gpus
 
 _memory: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see
-
-
-class Terminated(SystemExit):
-    """SIGTERM or Ctrl-C came, and the state is saved; the process ends with status 143 or 130.
-
-    Parameters
-    ----------
-    signum : int
-        The signal.
-    """
-
-    def __init__(self, signum: int = signal.SIGTERM) -> None:
-        super().__init__(128 + signum)
-
-
-class Termination(threading.Event):
-    """Set when the process is asked to end; `signal` is the one that came."""
-
-    signal: int = signal.SIGTERM
 
 
 def pick_device() -> torch.device:
@@ -95,32 +73,6 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             _memory.fill_uninitialized_memory = before[7]
             if workspace is None:
                 os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-
-
-@contextlib.contextmanager
-def termination() -> Iterator[Termination]:
-    """Yield an event that is set when SIGTERM or Ctrl-C comes, instead of the process dying at once.
-
-    A second Ctrl-C is obeyed at once. Outside the main thread, where Python takes no signals, the event is
-    never set.
-    """
-    event = Termination()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and event.is_set():
-            raise KeyboardInterrupt
-        event.signal = signum
-        event.set()
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:

@@ -13,7 +13,7 @@ import shearbench
 from shearbench.errors import ContractError, ShearbenchError
 from shearbench.networks import Variant, architecture_kinds
 from shearbench.origin import Origin
-from shearbench.shear_network import ShearNetwork
+from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training.checkpoint import load, save
 
 RULE = "train"

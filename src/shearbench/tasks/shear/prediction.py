@@ -10,9 +10,9 @@ import torch
 
 from shearbench.errors import ContractError
 from shearbench.estimators.base import Flag, Shapes
+from shearbench.jobs.torch_settings import pick_device, torch_settings
 from shearbench.stamps import RULE, StampBatch, StampSet
-from shearbench.training.model_file import TrainedNetwork
-from shearbench.training.settings import pick_device, torch_settings
+from shearbench.tasks.shear.model_file import TrainedNetwork
 
 BATCH = {"cpu": 1000, "cuda": 4096}
 """Stamps of 48 x 48 pixels at once: what keeps a device busy, and a CPU's cache in use."""

@@ -1,0 +1,1 @@
+"""Shapes of galaxies: networks that measure them, their training and their files."""

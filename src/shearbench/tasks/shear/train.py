@@ -1,0 +1,174 @@
+"""Training of a network of shapes, from stamps to the content of its model file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+
+from shearbench.errors import ConfigError
+from shearbench.networks import Variant, architecture_for
+from shearbench.networks.base import Architecture
+from shearbench.populations import Population
+from shearbench.tasks.shear.data import Rendered, Source, Splits, Stored, load_examples
+from shearbench.tasks.shear.model_file import model_content
+from shearbench.tasks.shear.network import ShearNetwork
+from shearbench.tasks.shear.objective import ShearObjective
+from shearbench.training import train as training
+from shearbench.training.recipe import Recipe
+from shearbench.training.task import Job, Result
+from shearbench.training.workers import Workers
+
+
+def train(
+    splits: Splits, variant: Variant, population: Population, name: str, job: Job
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Train a network of shapes, see `shearbench.training.train.train`.
+
+    Parameters
+    ----------
+    splits : Splits
+    variant : Variant
+    population : Population
+        Of the stamps; where the recipe's data are `rendered`, more galaxies are drawn from it.
+    name : str
+        The variant's, for the model file and the progress line.
+    job : Job
+
+    Returns
+    -------
+    model : dict
+        See `shearbench.tasks.shear.model_file`.
+    history : pandas.DataFrame
+        A row for each epoch: ``epoch, views`` (stamps shown so far), ``seconds, learning_rate``,
+        ``train_loss`` and ``validation_loss`` (geometric mean over noise levels of the RMSE, over that of
+        predicting zero), and ``validation_rmse`` (per component, at the lowest noise level).
+
+    Raises
+    ------
+    ContractError
+        Stamps and catalog do not belong together, or have bad pixels.
+    ConfigError
+        See `architecture_for`; or PSFs are not what the forward model takes.
+    ShearbenchError, Terminated, ChildProcessError
+        See `shearbench.training.train.train`.
+    """
+    return training.train(ShearTask.of(splits, variant, population, name), job)
+
+
+@dataclass(frozen=True)
+class ShearTask:
+    """A network of shapes to be trained, see `shearbench.training.task.Task`.
+
+    Attributes
+    ----------
+    splits : Splits
+    variant : Variant
+    architecture : Architecture
+        The variant's, adapted to the population.
+    population : Population
+    name : str
+        The variant's.
+    """
+
+    splits: Splits
+    variant: Variant
+    architecture: Architecture
+    population: Population
+    name: str
+
+    @classmethod
+    def of(cls, splits: Splits, variant: Variant, population: Population, name: str) -> ShearTask:
+        """Return the task of training a variant on a population.
+
+        Raises
+        ------
+        ConfigError
+            See `architecture_for`.
+        """
+        stamps = splits.train
+        architecture = architecture_for(name, variant, population, stamps.shape, len(stamps))
+        return cls(splits, variant, architecture, population, name)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The variant's."""
+        return self.variant.training
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The variant, as plain values."""
+        return {"variant": self.variant.model_dump(mode="json")}
+
+    def network(self) -> ShearNetwork:
+        """Return a network with random weights."""
+        stamps = self.splits.train
+        return ShearNetwork(self.architecture, stamps.shape, stamps.pixel_scale, not stamps.constant_psf)
+
+    def drops_out(self) -> bool:
+        """Return whether its training steps draw random masks."""
+        with torch.random.fork_rng([]):
+            return self.network().drops_out
+
+    def start(self, seeds: Sequence[int], device: torch.device, workers: Workers) -> ShearObjective:
+        """Make the networks of some seeds and put the stamps on a device.
+
+        Raises
+        ------
+        ContractError
+            Stamps and catalog do not belong together, or have bad pixels.
+        ConfigError
+            PSFs are not what the forward model takes, or galaxies cannot be rendered.
+        """
+        splits, recipe, targets = self.splits, self.recipe, self.architecture.targets
+        examples = load_examples(splits.train, splits.train_catalog, targets, device)
+        validation = load_examples(splits.validation, splits.validation_catalog, targets, device)
+        networks: list[ShearNetwork] = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            network = self.network().to(device)
+            network.fit_scaling(examples.images, examples.psf, examples.parameters)
+            workers.take_from_first(network)
+            networks.append(network)
+        if network.refinement is not None and not network.refinement.draws(examples.psf):
+            raise ConfigError(
+                f"variants.{self.name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and "
+                "on these stamps they are not (or are cut off); use fourier"
+            )
+        count = recipe.epoch_stamps or len(examples)
+        source: Source = Stored(examples, count, seeds)
+        if recipe.data == "rendered":
+            source = Rendered(
+                self.population,
+                splits.train.population,
+                splits.train_catalog,
+                examples.psf,
+                splits.train.pixel_scale,
+                targets,
+                count,
+                seeds,
+            )
+        return ShearObjective(networks, source, count, validation, recipe, seeds, workers)
+
+    def content(self, objective: ShearObjective, result: Result) -> dict[str, Any]:
+        """Return what the model file of the first network holds; its errors are calibrated here."""
+        network = objective.networks[0]
+        network.refining = True
+        if not result.diverged:
+            objective.calibrate(network)
+        stamps = self.splits.train
+        return model_content(
+            network,
+            self.variant.model_copy(update={"options": self.architecture.model_dump(mode="json")}),
+            name=self.name,
+            seed=result.seed,
+            fingerprint=result.fingerprint,
+            shape=stamps.shape,
+            pixel_scale=stamps.pixel_scale,
+            population=stamps.population,
+            epoch=result.epoch,
+            diverged=result.diverged,
+        )
