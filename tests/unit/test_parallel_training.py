@@ -335,7 +335,7 @@ def test_bfloat16_is_for_the_network_in_training_steps_alone(splits):
     body = network.get_submodule("body.network")
     layer = next(module for module in body.modules() if isinstance(module, torch.nn.Linear))
     layer.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].dtype, output.dtype)))
-    images, psf = training.validation.images, training.validation.psf
+    images, psf = training.objective.validation.images, training.objective.validation.psf
     sigma = images.new_tensor(1e-3)
     with torch.no_grad():
         exact = network.eval()(images, psf, sigma).shapes

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -79,8 +80,8 @@ class FluxObjective:
 
 @dataclass(frozen=True)
 class FluxTask:
-    name: str = "flux"
-    recipe: Recipe = Recipe(epochs=6, batch_size=16, optimiser="adamw", learning_rate=0.01)
+    name: ClassVar = "flux"
+    recipe: ClassVar = Recipe(epochs=6, batch_size=16, optimiser="adamw", learning_rate=0.01)
 
     @property
     def identity(self):
@@ -122,7 +123,8 @@ def test_it_trains_is_killed_resumes_and_is_loaded(tmp_path):
 
 
 @pytest.mark.parametrize("job", [{"together": 2}, {"gpus": 2}], ids=["together", "two processes"])
-def test_it_trains_together_and_in_several_processes(tmp_path, job):
+def test_it_trains_together_and_in_several_processes(tmp_path, monkeypatch, job):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     whole, _ = train(FluxTask(), Job(seed=1))
     others = {2: tmp_path / "2.pt"}
     found, _ = train(FluxTask(), Job(seed=1, checkpoint=tmp_path / "1.pt", others=others, **job))

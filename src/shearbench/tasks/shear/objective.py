@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shearbench.tasks.shear.data import Examples, Source, draw_batch, fixed_noise
-from shearbench.tasks.shear.network import ShearNetwork
+from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
@@ -154,6 +154,18 @@ class ShearObjective:
         images, psf, sigma, parameters = batch
         answer = network(images, psf, sigma, self.own_refined)
         truth = network.standardise(parameters, images, psf, sigma)
+        return self._loss(network, answer, truth, parameters, sigma, step)
+
+    def _loss(
+        self,
+        network: ShearNetwork,
+        answer: Answer,
+        truth: Tensor,
+        parameters: Tensor,
+        sigma: Tensor,
+        step: int,
+    ) -> Tensor:
+        """Return the loss of answers, whose true targets are `truth` as the network is to answer them."""
         at = network.targets.index("g1")
         residual = answer.standard - truth
         shape = (answer.shapes - parameters[:, at : at + 2]) / network.shape_spread
