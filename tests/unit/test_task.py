@@ -115,7 +115,7 @@ def test_it_trains_is_killed_resumes_and_is_loaded(tmp_path):
     process.wait()
     assert not model.exists()
     subprocess.run([sys.executable, __file__, tmp_path], check=True, env={**os.environ, "FAST": "1"})
-    loaded = torch.load(model, weights_only=True)
+    loaded = checkpoint.load(model, "train")
     assert loaded["epoch"] == whole["epoch"]
     network = FluxNetwork()
     network.load_state_dict(loaded["state"])
