@@ -52,7 +52,7 @@ test-slurm: .venv/ready  ## the profile on a throwaway SLURM, which takes root (
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
 scaling: checked  ## write the tables of docs/scaling.md anew, from the rates of the run of CONFIG
-	$(BIN)/python -m shearbench.scaling $(RUN) docs/scaling.md config/paper.yaml config/large.yaml
+	$(BIN)/python -m shearbench.tools.scaling $(RUN) docs/scaling.md config/paper.yaml config/large.yaml
 
 lint: .venv/ready  ## style, types, and the workflow's own checks
 	$(BIN)/ruff check $(LINTED)
@@ -68,10 +68,10 @@ format: .venv/ready  ## put the code in its layout
 
 bench: .venv/ready  ## speed and memory beside the peers': results/bench/bench.csv (three minutes)
 	@echo "== bench"
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m shearbench.benchmark
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m shearbench.tools.benchmark
 
 docs: .venv/ready  ## write the config's schema and the table in config/README.md anew
-	$(BIN)/python -m shearbench.docs
+	$(BIN)/python -m shearbench.tools.docs
 
 lock: .venv/ready  ## resolve requirements.lock anew; torch stays where it is pinned
 	$(BIN)/python -m pip install --quiet uv

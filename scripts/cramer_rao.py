@@ -1,10 +1,10 @@
 """Bound the errors of any unbiased estimator, galaxy by galaxy."""
 
-from shearbench.bounds import cramer_rao
-from shearbench.catalog import read_catalog
-from shearbench.files import write_table
-from shearbench.job import logged
-from shearbench.stamps import read_stamps
+from shearbench.bounds.cramer_rao import cramer_rao
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.stamps import read_stamps
+from shearbench.files.tables import write_table
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

@@ -4,8 +4,8 @@ import importlib
 
 from shearbench.evaluation.metrics import read_metrics
 from shearbench.figures.style import save
-from shearbench.job import logged
-from shearbench.origin import read_origin
+from shearbench.files.origin import read_origin
+from shearbench.jobs.job import logged
 
 
 def read(path):

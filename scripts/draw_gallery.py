@@ -2,11 +2,11 @@
 
 from functools import partial
 
-from shearbench.catalog import read_catalog
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.stamps import read_stamps
 from shearbench.evaluation.gallery import make_gallery, write_gallery
-from shearbench.job import logged
-from shearbench.mixture.fit import fitted_images
-from shearbench.stamps import read_stamps
+from shearbench.jobs.job import logged
+from shearbench.measurement.mixture.fit import fitted_images
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

@@ -1,11 +1,11 @@
 """Judge every estimator's accuracy on the test galaxies, against the bounds."""
 
-from shearbench.bounds import prior_limited, read_bounds
-from shearbench.catalog import read_catalog
+from shearbench.bounds.cramer_rao import prior_limited, read_bounds
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.estimates import read_estimates
 from shearbench.evaluation.accuracy import accuracy, accuracy_table
-from shearbench.files import write_csv
-from shearbench.job import logged
-from shearbench.measurement import read_estimates
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

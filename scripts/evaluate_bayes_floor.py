@@ -1,12 +1,12 @@
 """Compare every estimator with the posterior mean, on the galaxies whose posterior was sampled."""
 
-from shearbench.bounds import read_bounds
-from shearbench.catalog import read_catalog
+from shearbench.bounds.bayes_floor import read_posterior
+from shearbench.bounds.cramer_rao import read_bounds
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.estimates import read_estimates
 from shearbench.evaluation.bayes_floor import bayes_floor, bayes_floor_table
-from shearbench.files import write_csv
-from shearbench.job import logged
-from shearbench.measurement import read_estimates
-from shearbench.posterior import read_posterior
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

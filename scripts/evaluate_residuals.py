@@ -1,11 +1,12 @@
 """Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
 
-from shearbench.bounds import read_bounds
-from shearbench.catalog import read_catalog
+from shearbench.bounds.cramer_rao import read_bounds
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.estimates import read_estimates
 from shearbench.evaluation.residuals import RESIDUALS, TRENDS, residuals, together, trends
-from shearbench.files import write_csv, write_table
-from shearbench.job import logged
-from shearbench.measurement import read_estimates
+from shearbench.files.tables import write_table
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

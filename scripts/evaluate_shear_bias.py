@@ -1,15 +1,15 @@
 """Measure m and c of every estimator on the +-shear pairs, before and after calibration."""
 
-from shearbench.catalog import read_catalog
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.estimates import read_estimates
 from shearbench.evaluation.shear_bias import (
     shear_bias,
     shear_bias_bins,
     shear_bias_bins_table,
     shear_bias_table,
 )
-from shearbench.files import write_csv
-from shearbench.job import logged
-from shearbench.measurement import read_estimates
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

@@ -1,13 +1,13 @@
 """Judge the values of a study, and say what follows."""
 
-from shearbench.bounds import prior_limited, read_bounds
-from shearbench.catalog import read_catalog
-from shearbench.estimators.base import Flag
+from shearbench.bounds.cramer_rao import prior_limited, read_bounds
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.estimates import read_estimates
+from shearbench.data.shapes import Flag
 from shearbench.evaluation.accuracy import accuracy, accuracy_table
 from shearbench.evaluation.study import study_table, verdict
-from shearbench.files import write_csv, write_text
-from shearbench.job import logged
-from shearbench.measurement import read_estimates
+from shearbench.files.text import write_csv, write_text
+from shearbench.jobs.job import logged
 from shearbench.studies import Study
 
 with logged(snakemake.log[0]):

@@ -12,8 +12,9 @@ from shearbench.evaluation.throughput import (
     throughput_table,
     training_table,
 )
-from shearbench.files import read_table, write_csv
-from shearbench.job import logged
+from shearbench.files.tables import read_table
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
 
 
 def job(*parts: str) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Look into all chunks of a split, and write the one file by which others find them."""
 
-from shearbench.job import logged
-from shearbench.stamps import write_index
+from shearbench.data.stamps import write_index
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     write_index(snakemake.output[0], snakemake.input, snakemake.params.origins[snakemake.output[0]])

@@ -3,9 +3,9 @@
 import os
 import sys
 
-from shearbench.job import logged
+from shearbench.data.stamps import read_index
+from shearbench.jobs.job import logged
 from shearbench.paper.manifest import make_manifest, write_manifest
-from shearbench.stamps import read_index
 
 with logged(snakemake.log[0]):
     outputs = [*snakemake.input, *(chunk for index in snakemake.input.stamps for chunk in read_index(index))]

@@ -1,10 +1,11 @@
 """Measure the shapes of one split at one noise level with one estimator."""
 
+from shearbench.data.estimates import write_estimates
+from shearbench.data.stamps import read_stamps
 from shearbench.estimators import make_estimator
-from shearbench.job import logged
-from shearbench.measurement import measure_stamps, write_estimates
-from shearbench.origin import read_origin
-from shearbench.stamps import read_stamps
+from shearbench.files.origin import read_origin
+from shearbench.jobs.job import logged
+from shearbench.measurement.running import measure_stamps
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

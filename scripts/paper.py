@@ -3,8 +3,8 @@
 import os
 
 from shearbench.evaluation.metrics import read_metrics
-from shearbench.files import read_text, write_text
-from shearbench.job import logged
+from shearbench.files.text import read_text, write_text
+from shearbench.jobs.job import logged
 from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
 from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json

@@ -2,10 +2,10 @@
 
 from itertools import product
 
-from shearbench.gpu_use import gpu_use
-from shearbench.job import logged
-from shearbench.measurement import estimates_table, write_estimates
-from shearbench.stamps import read_stamps
+from shearbench.data.estimates import estimates_table, write_estimates
+from shearbench.data.stamps import read_stamps
+from shearbench.jobs.gpu_use import gpu_use
+from shearbench.jobs.job import logged
 from shearbench.tasks.shear.model_file import load_model
 from shearbench.tasks.shear.prediction import predict
 

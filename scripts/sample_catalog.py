@@ -1,9 +1,9 @@
 """Draw the galaxies of one split."""
 
-from shearbench.catalog import sample_catalog
-from shearbench.files import write_table
-from shearbench.job import logged
-from shearbench.populations import Population
+from shearbench.files.tables import write_table
+from shearbench.jobs.job import logged
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.populations import Population
 
 with logged(snakemake.log[0]):
     table = sample_catalog(

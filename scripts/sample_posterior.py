@@ -2,13 +2,13 @@
 
 import torch
 
-from shearbench.catalog import read_catalog
-from shearbench.files import write_table
-from shearbench.job import logged
+from shearbench.bounds.bayes_floor import sample_posterior
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.stamps import read_stamps
+from shearbench.files.tables import write_table
+from shearbench.jobs.job import logged
 from shearbench.jobs.torch_settings import torch_settings
-from shearbench.populations import Population
-from shearbench.posterior import sample_posterior
-from shearbench.stamps import read_stamps
+from shearbench.simulation.populations import Population
 
 with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device("cpu")):
     origins = snakemake.params.origins

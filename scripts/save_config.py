@@ -1,8 +1,8 @@
 """Write the resolved configuration, which is enough to do the run again."""
 
-from shearbench.files import write_text
-from shearbench.job import logged
-from shearbench.plain_yaml import dump
+from shearbench.config.plain_yaml import dump
+from shearbench.files.text import write_text
+from shearbench.jobs.job import logged
 
 with logged(snakemake.log[0]):
     text = dump(dict(snakemake.params.config))

@@ -1,10 +1,10 @@
 """Draw one chunk of stamps with GalSim."""
 
-from shearbench.catalog import read_catalog_rows
-from shearbench.job import logged
-from shearbench.populations import Population
-from shearbench.rendering import draw_stamps, versions
-from shearbench.stamps import write_stamps
+from shearbench.data.catalogs import read_catalog_rows
+from shearbench.data.stamps import write_stamps
+from shearbench.jobs.job import logged
+from shearbench.simulation.galsim_stamps import draw_stamps, versions
+from shearbench.simulation.populations import Population
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins

@@ -1,8 +1,8 @@
 """List the layers of every network, and measure its size, its cost and its view."""
 
-from shearbench.evaluation.networks import listing, summarise_networks
-from shearbench.files import write_csv, write_text
-from shearbench.job import logged
+from shearbench.diagnostics.summary import listing, summarise_networks
+from shearbench.files.text import write_csv, write_text
+from shearbench.jobs.job import logged
 from shearbench.networks import architecture_kinds
 
 with logged(snakemake.log[0]):

@@ -1,8 +1,8 @@
 """Write a study as a LaTeX table."""
 
 from shearbench.evaluation.metrics import read_metrics
-from shearbench.files import write_text
-from shearbench.job import logged
+from shearbench.files.text import write_text
+from shearbench.jobs.job import logged
 from shearbench.paper.tables import study_tex
 from shearbench.studies import Study
 

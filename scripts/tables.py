@@ -1,8 +1,8 @@
 """Write the metrics as LaTeX tables."""
 
 from shearbench.evaluation.metrics import read_metrics
-from shearbench.files import write_text
-from shearbench.job import logged
+from shearbench.files.text import write_text
+from shearbench.jobs.job import logged
 from shearbench.paper.tables import (
     accuracy_tex,
     estimators_tex,

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from shearbench.catalog import read_catalog
-from shearbench.files import write_csv
-from shearbench.job import logged
-from shearbench.networks import Variant
-from shearbench.populations import Population
-from shearbench.stamps import read_stamps
+from shearbench.data.catalogs import read_catalog
+from shearbench.data.stamps import read_stamps
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
+from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.data import Splits
 from shearbench.tasks.shear.model_file import fingerprint_of, save_model
 from shearbench.tasks.shear.train import train
 from shearbench.training.task import Job
+from shearbench.training.variants import Variant
 
 seed = int(snakemake.wildcards.seed)
 

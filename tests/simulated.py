@@ -7,10 +7,10 @@ from pathlib import Path
 import galsim
 import pandas as pd
 
-from shearbench.catalog import sample_catalog
-from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps
-from shearbench.stamps import StampSet, write_stamps
+from shearbench.data.stamps import StampSet, write_stamps
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear import train as tasks_train
 from shearbench.tasks.shear.data import Splits
 from shearbench.training.task import Job

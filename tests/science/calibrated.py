@@ -8,7 +8,7 @@ from simulated import make_split
 
 from shearbench.estimators.base import Estimator
 from shearbench.evaluation.shear_bias import shear_bias, unbiased
-from shearbench.measurement import measure_stamps
+from shearbench.measurement.running import measure_stamps
 
 
 def assert_unbiased(

@@ -7,12 +7,12 @@ import pytest
 import torch
 from simulated import PRECISE, precise_galaxy
 
-from shearbench.bounds import cramer_rao, marginal_variance, prior_limited, read_bounds
-from shearbench.catalog import PARAMETER_COLUMNS
+from shearbench.bounds.cramer_rao import cramer_rao, marginal_variance, prior_limited, read_bounds
+from shearbench.bounds.fisher import fisher
+from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
-from shearbench.files import write_table
-from shearbench.fisher import fisher
-from shearbench.fourier import Grid, Renderer
+from shearbench.files.tables import write_table
+from shearbench.forward_model.fourier import Grid, Renderer
 
 SHAPE, SCALE = (48, 48), 0.2
 GAUSSIAN = {"profile": "gaussian"}

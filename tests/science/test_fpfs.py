@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from calibrated import assert_unbiased
 
-from shearbench.estimators.base import Flag
+from shearbench.data.shapes import Flag
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators.fpfs import AnacalFpfs
-from shearbench.stamps import StampBatch
 
 SCALE = 0.2
 

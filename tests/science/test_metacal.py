@@ -12,13 +12,14 @@ import pytest
 import torch
 from calibrated import assert_unbiased
 
-from shearbench.config import resolve
+from shearbench.config.reading import resolve
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import StampBatch
 from shearbench.errors import ConfigError
-from shearbench.estimators.base import Estimator, Flag, Shapes
+from shearbench.estimators.base import Estimator
 from shearbench.estimators.metacal import Metacal
-from shearbench.peers.metacal import Kernel, gaussian_width, measure_response
-from shearbench.peers.network import NetworkMeasurer
-from shearbench.stamps import StampBatch
+from shearbench.measurement.metacal import Kernel, gaussian_width, measure_response
+from shearbench.measurement.trained_network import NetworkMeasurer
 
 SCALE, SIZE = 0.2, 48
 PSFS = {

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shearbench.catalog import sample_catalog
+from shearbench.data.shapes import Flag
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators import make_estimator
-from shearbench.estimators.base import Flag
-from shearbench.mixture.fit import fit_galaxies, fit_psf
-from shearbench.mixture.models import model_image
-from shearbench.populations import Population
-from shearbench.rendering import draw_stamps
-from shearbench.stamps import StampBatch
+from shearbench.measurement.mixture.fit import fit_galaxies, fit_psf
+from shearbench.measurement.mixture.models import model_image
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps
+from shearbench.simulation.populations import Population
 
 REFERENCE = Path(__file__).parents[1] / "data" / "ngmix_reference.h5"
 SCALE = 0.2

@@ -5,11 +5,11 @@ import pytest
 import torch
 from simulated import make_split, train
 
-from shearbench.networks import resolve_variant
-from shearbench.populations import PRESETS, Population
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear.model_file import load_model, save_model
 from shearbench.tasks.shear.prediction import predict
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import resolve_variant
 
 pytestmark = pytest.mark.trains
 EXP_GAUSS = Population(**PRESETS["exp_gauss"])

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from shearbench.estimators.base import Flag
+from shearbench.data.shapes import Flag
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators.ngmix import Ngmix
-from shearbench.stamps import StampBatch
 
 REFERENCE = Path(__file__).parents[1] / "data" / "ngmix_reference.h5"
 SCALE = 0.2
@@ -146,7 +146,7 @@ def test_failures_are_flagged_and_touch_nobody_else():
 def test_every_ngmix_flag_has_a_cause():
     import ngmix
 
-    from shearbench.peers.ngmix_fit import cause_of
+    from shearbench.measurement.ngmix import cause_of
 
     assert cause_of(0) == Flag.GOOD
     for bit in ngmix.flags.NAME_MAP:

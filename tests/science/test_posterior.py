@@ -6,17 +6,17 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from shearbench import posterior as module
-from shearbench.bounds import cramer_rao
-from shearbench.catalog import sample_catalog
+from shearbench.bounds import bayes_floor as module
+from shearbench.bounds.bayes_floor import POSTERIOR, Prior, sample_posterior
+from shearbench.bounds.cramer_rao import cramer_rao
+from shearbench.data.noise import unit_noise
+from shearbench.data.stamps import StampBatch
 from shearbench.evaluation.bayes_floor import BAYES_FLOOR, POSTERIOR_MEAN, bayes_floor, bayes_floor_table
 from shearbench.figures import accuracy, efficiency
-from shearbench.fourier import parameter_names
-from shearbench.noise import unit_noise
-from shearbench.populations import PRESETS, Population
-from shearbench.posterior import POSTERIOR, Prior, sample_posterior
-from shearbench.rendering import draw_stamps
-from shearbench.stamps import StampBatch
+from shearbench.forward_model.fourier import parameter_names
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps
+from shearbench.simulation.populations import PRESETS, Population
 
 SCALE, SHAPE, SEED = 0.2, (48, 48), 5
 COLUMNS = ["dx", "dy", "hlr", "g1", "g2"]

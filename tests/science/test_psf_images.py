@@ -9,12 +9,12 @@ import pytest
 import torch
 from simulated import PRECISE
 
+from shearbench.bounds.fisher import fisher
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators import estimator_presets, make_estimator
-from shearbench.fisher import fisher
-from shearbench.fourier import Grid, Renderer
-from shearbench.populations import Population
-from shearbench.rendering import draw_stamps, psf_images
-from shearbench.stamps import StampBatch
+from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.simulation.galsim_stamps import draw_stamps, psf_images
+from shearbench.simulation.populations import Population
 
 SIDE, SCALE = 48, 0.2
 PSF = galsim.Moffat(beta=3.5, fwhm=0.7).shear(g1=0.02, g2=-0.03)

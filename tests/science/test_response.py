@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from shearbench.catalog import shear_shape
 from shearbench.evaluation.response import shear_response
-from shearbench.fourier import Grid, Renderer
+from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.simulation.catalog import shear_shape
 
 SHAPE, SCALE, STEP = (24, 24), 0.2, 1e-4
 

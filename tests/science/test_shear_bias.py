@@ -230,8 +230,8 @@ def test_images_of_sheared_galaxies_measured_by_their_moments():
     Adaptive moments of an unconvolved Gaussian are its shape, to the 1e-6 at which HSM stops iterating.
     """
     galsim = pytest.importorskip("galsim")
-    from shearbench.catalog import sample_catalog
-    from shearbench.populations import PRESETS, Population
+    from shearbench.simulation.catalog import sample_catalog
+    from shearbench.simulation.populations import PRESETS, Population
 
     population = Population(**PRESETS["gauss_gauss"])
     catalog = sample_catalog(population, "gauss_gauss", "shear", 12, seed=4, pixel_scale=0.2)

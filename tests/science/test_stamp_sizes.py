@@ -6,8 +6,8 @@ import galsim
 import numpy as np
 import pytest
 
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators import estimator_presets, make_estimator
-from shearbench.stamps import StampBatch
 
 PRESETS = estimator_presets()
 NAMES = [

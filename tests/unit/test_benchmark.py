@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from shearbench import benchmark
-from shearbench.benchmark import Comparison, StampSet, compare
+from shearbench.tools import benchmark
+from shearbench.tools.benchmark import Comparison, StampSet, compare
 
 N = 12
 

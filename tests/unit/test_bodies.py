@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from shearbench import dihedral
-from shearbench.bodies import Components
-from shearbench.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.networks.modules import dihedral
+from shearbench.networks.modules.bodies import Components
 from shearbench.networks.whitened import Whitened
 from shearbench.tasks.shear.network import ShearNetwork
 

@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shearbench.catalog import read_catalog, read_catalog_rows, sample_catalog, shear_shape
+from shearbench.data.catalogs import read_catalog, read_catalog_rows
 from shearbench.errors import ContractError
-from shearbench.files import write_table
-from shearbench.populations import PRESETS, SPLITS, Population, stamp_count
+from shearbench.files.tables import write_table
+from shearbench.simulation.catalog import sample_catalog, shear_shape
+from shearbench.simulation.populations import PRESETS, SPLITS, Population, stamp_count
 
 SHAPES = st.complex_numbers(max_magnitude=0.9, allow_nan=False)
 

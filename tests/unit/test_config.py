@@ -7,24 +7,17 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shearbench import docs
-from shearbench.config import (
-    MAX_JOBS,
-    Config,
-    labels,
-    load,
-    main,
-    plan_studies,
-    planned_jobs,
-    read_study,
-    resolve,
-)
+from shearbench.config.labels import labels
+from shearbench.config.plain_yaml import dump, read_file
+from shearbench.config.reading import load, main, resolve
+from shearbench.config.schema import MAX_JOBS, Config, planned_jobs
+from shearbench.config.studies import plan_studies, read_study
 from shearbench.errors import ConfigError
 from shearbench.estimators import estimator_kinds
 from shearbench.networks import architecture_kinds
 from shearbench.options import validated
-from shearbench.plain_yaml import dump, read_file
 from shearbench.studies import Study
+from shearbench.tools import docs
 
 ROOT = Path(__file__).parents[2]
 DEFAULT = ROOT / "config/config.yaml"

@@ -6,10 +6,10 @@ import galsim
 import numpy as np
 import pytest
 
-from shearbench.catalog import cosmos_galaxies, sample_catalog
 from shearbench.errors import ConfigError
-from shearbench.populations import PRESETS, SPLITS, Population
-from shearbench.rendering import draw_stamps, galaxy_object, psf_object
+from shearbench.simulation.catalog import cosmos_galaxies, sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps, galaxy_object, psf_object
+from shearbench.simulation.populations import PRESETS, SPLITS, Population
 
 DATA = Path(__file__).parents[1] / "data/galsim"
 PARAMETRIC = DATA / "real_galaxy_catalog_23.5_example.fits"

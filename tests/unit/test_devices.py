@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from shearbench.devices import claim_gpu, visible_gpus
+from shearbench.jobs.devices import claim_gpu, visible_gpus
 
 JOB = """
 import sys
-from shearbench.devices import claim_gpu
+from shearbench.jobs.devices import claim_gpu
 names, folder = sys.argv[1].split(","), sys.argv[2]
 print(claim_gpu(names, folder), claim_gpu(names, folder), flush=True)
 sys.stdin.read()

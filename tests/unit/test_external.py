@@ -15,8 +15,8 @@ import pytest
 from shearbench.data import external
 from shearbench.data.external import contents, external_files, text_columns
 from shearbench.errors import ConfigError
-from shearbench.populations import PRESETS, Population
-from shearbench.rendering import psf_images
+from shearbench.simulation.galsim_stamps import psf_images
+from shearbench.simulation.populations import PRESETS, Population
 
 DATA = Path(__file__).parents[1] / "data/galsim"
 

@@ -22,6 +22,8 @@ import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from shearbench.data.noise import unit_noise
+from shearbench.data.stamps import StampBatch, StampSet, write_stamps
 from shearbench.errors import ContractError
 from shearbench.evaluation.gallery import Gallery, make_gallery, read_gallery, write_gallery
 from shearbench.figures import (
@@ -41,8 +43,6 @@ from shearbench.figures import (
     trends,
     truth,
 )
-from shearbench.noise import unit_noise
-from shearbench.stamps import StampBatch, StampSet, write_stamps
 
 NOISE = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 CLASSICAL = {

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from shearbench.errors import ContractError, DiskFullError
-from shearbench.files import atomic, read_table, write_table
-from shearbench.leftovers import remove_leftovers, temporary_name
+from shearbench.files.leftovers import remove_leftovers, temporary_name
+from shearbench.files.tables import read_table, write_table
+from shearbench.files.writing import atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -34,7 +35,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_kill_in_the_middle_of_a_write_leaves_no_file_of_that_name(tmp_path):
     code = (
-        "import os, signal, sys; from shearbench.files import atomic\n"
+        "import os, signal, sys; from shearbench.files.writing import atomic\n"
         "with atomic(sys.argv[1]) as temporary:\n"
         "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -46,7 +47,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_no_file_of_that_name(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from shearbench.files import atomic
+from shearbench.files.writing import atomic
 with atomic(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)

@@ -8,15 +8,9 @@ import pytest
 import torch
 from simulated import PRECISE, precise_galaxy
 
-from shearbench.fourier import (
-    Extremes,
-    Grid,
-    Renderer,
-    choose_bandwidth,
-    choose_grid,
-    parameter_names,
-    sersic_transform,
-)
+from shearbench.forward_model.accuracy import Extremes, choose_bandwidth, choose_grid
+from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model.profiles import sersic_transform
 
 SHAPE, SCALE = (48, 48), 0.2
 GAUSSIAN = {"profile": "gaussian"}

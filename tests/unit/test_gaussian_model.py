@@ -6,12 +6,12 @@ import pytest
 import torch
 from simulated import PRECISE, precise_galaxy
 
-from shearbench import dihedral
-from shearbench.fourier import Grid, Renderer
-from shearbench.gaussian_model import MixtureModel
-from shearbench.networks import Variant
-from shearbench.populations import PRESETS, Population
+from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.forward_model.gaussian_mixture import MixtureModel
+from shearbench.networks.modules import dihedral
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import Variant
 
 SHAPE, SCALE = (48, 48), 0.2
 PSF = galsim.Gaussian(fwhm=0.6, gsparams=PRECISE).shear(g1=0.03, g2=-0.02)

@@ -10,9 +10,9 @@ import types
 
 import pytest
 
-from shearbench import gpu_use as module
 from shearbench.evaluation.throughput import read_gpu_use
-from shearbench.gpu_use import gpu_use, utilisation
+from shearbench.jobs import gpu_use as module
+from shearbench.jobs.gpu_use import gpu_use, utilisation
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shearbench.estimators.base import Flag
+from shearbench.data.shapes import Flag
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators.hsm import Hsm
-from shearbench.peers.hsm import distortion_to_shear
-from shearbench.stamps import StampBatch
+from shearbench.measurement.hsm import distortion_to_shear
 
 SCALE = 0.2
 

@@ -22,31 +22,24 @@ import pytest
 import torch
 from simulated import SCALE, SIDE, make_split
 
-from shearbench.bounds import cramer_rao, read_bounds
-from shearbench.catalog import read_catalog, read_catalog_rows
+from shearbench.bounds.bayes_floor import POSTERIOR, read_posterior
+from shearbench.bounds.cramer_rao import cramer_rao, read_bounds
+from shearbench.data.catalogs import read_catalog, read_catalog_rows
+from shearbench.data.estimates import read_estimates, write_estimates
+from shearbench.data.stamps import read_stamps, write_index, write_stamps
 from shearbench.errors import ContractError
 from shearbench.evaluation.gallery import Gallery, read_gallery, write_gallery
 from shearbench.evaluation.metrics import read_metrics
-from shearbench.files import (
-    add_dataset,
-    create_hdf5,
-    open_hdf5,
-    read_table,
-    read_text,
-    unreadable,
-    write_csv,
-    write_table,
-    write_text,
-)
-from shearbench.measurement import read_estimates, write_estimates
-from shearbench.networks import resolve_variant
-from shearbench.origin import Origin, read_origin, side_file
-from shearbench.posterior import POSTERIOR, read_posterior
-from shearbench.stamps import read_stamps, write_index, write_stamps
+from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
+from shearbench.files.origin import Origin, read_origin, side_file
+from shearbench.files.tables import read_table, write_table
+from shearbench.files.text import read_text, write_csv, write_text
+from shearbench.files.writing import unreadable
 from shearbench.tasks.shear.model_file import load_model, model_content, save_model
 from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training.checkpoint import Checkpoint
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import resolve_variant
 
 FLIPS = 80
 NAMES = {"population": "exp_gauss", "split": "test"}
@@ -332,8 +325,8 @@ def test_names_are_text_and_numbers_are_exact(tmp_path):
 def test_a_kill_between_a_text_and_its_record_leaves_none(tmp_path):
     path = make_metrics(tmp_path)
     code = (
-        "import os, signal, sys; from pathlib import Path; import shearbench.files as files\n"
-        "from shearbench.origin import Origin\n"
+        "import os, signal, sys; from pathlib import Path; import shearbench.files.text as files\n"
+        "from shearbench.files.origin import Origin\n"
         "files._record_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "files.write_text(sys.argv[1], 'new', Origin('evaluate_accuracy', 'd', {}))\n"
     )
@@ -365,12 +358,12 @@ def test_an_ensemble_estimator_may_answer_anything_finite(tmp_path):
     ("column", "value"), [("g1", 1.0), ("hlr", 0.0), ("flux", -1.0), ("flux", np.inf), ("dx", np.nan)]
 )
 def test_galaxies_that_cannot_be_are_refused(tmp_path, column, value):
-    from shearbench.catalog import _content_digest
+    from shearbench.data.catalogs import content_digest
 
     catalog = read_catalog(make_catalog(tmp_path))
     catalog.loc[3, column] = value
     path = tmp_path / "bad.parquet"
-    write_table(path, catalog, {**catalog.attrs, "digest": _content_digest(catalog)})
+    write_table(path, catalog, {**catalog.attrs, "digest": content_digest(catalog)})
     for read in (read_catalog, lambda path: read_catalog_rows(path, 0, 10)):
         with pytest.raises(ContractError, match=rf"{column}.*galaxy 3"):
             read(path)
@@ -435,7 +428,7 @@ def test_a_table_larger_than_its_file_can_hold_is_refused_before_it_is_read(tmp_
 
 
 def test_a_model_larger_than_its_file_is_refused(tmp_path):
-    from shearbench.files import write_sealed
+    from shearbench.files.text import write_sealed
 
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model/data.pkl", bytes(10**7))
@@ -446,7 +439,7 @@ def test_a_model_larger_than_its_file_is_refused(tmp_path):
 
 def test_an_error_of_the_system_is_not_the_files(tmp_path):
     path = make_stamps(tmp_path).with_name("0.h5")
-    code = "import sys; from shearbench.stamps import StampSet; StampSet([sys.argv[1]])"
+    code = "import sys; from shearbench.data.stamps import StampSet; StampSet([sys.argv[1]])"
     with h5py.File(path, "r+"):
         done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
     said = done.stderr.splitlines()[-1]

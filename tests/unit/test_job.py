@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from shearbench.errors import ShearbenchError
-from shearbench.job import logged
+from shearbench.jobs.job import logged
 
 
 def test_what_is_printed_is_in_the_log_too(tmp_path, capsys):
@@ -65,7 +65,7 @@ def test_where_there_can_be_no_log_the_job_says_so(tmp_path, capsys):
 
 def test_an_interrupted_job_says_one_word(tmp_path):
     code = (
-        "import sys, time; from shearbench.job import logged\n"
+        "import sys, time; from shearbench.jobs.job import logged\n"
         "with logged(sys.argv[1]):\n    print('begun', flush=True); time.sleep(60)"
     )
     job = subprocess.Popen(

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from shearbench import locks
-from shearbench.devices import claim_gpu
 from shearbench.errors import ShearbenchError
-from shearbench.locks import can_lock, lock
-from shearbench.runlock import hold_lock
+from shearbench.jobs import locks
+from shearbench.jobs.devices import claim_gpu
+from shearbench.jobs.locks import can_lock, lock
+from shearbench.jobs.runlock import hold_lock
 from shearbench.training.checkpoint import Checkpoint, claimed
 
 
 def test_a_run_is_locked_while_its_process_lives(tmp_path):
     code = (
-        "import sys; from shearbench.runlock import hold_lock\n"
+        "import sys; from shearbench.jobs.runlock import hold_lock\n"
         "hold_lock(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     )
     path = tmp_path / "run" / ".lock"
@@ -83,7 +83,7 @@ def test_a_permission_that_is_denied_means_held_only_where_other_files_can_be_lo
 UNWRITABLE = """
 import os, sys
 from shearbench.errors import ShearbenchError
-from shearbench.runlock import hold_lock
+from shearbench.jobs.runlock import hold_lock
 if os.getuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:

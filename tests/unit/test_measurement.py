@@ -16,12 +16,14 @@ import psutil
 import pytest
 import torch
 
+from shearbench.data.estimates import read_estimates, write_estimates
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import StampBatch, StampSet, write_stamps
 from shearbench.errors import ContractError, ShearbenchError
 from shearbench.estimators import make_estimator
-from shearbench.estimators.base import Estimator, Flag, Shapes
-from shearbench.files import write_table
-from shearbench.measurement import measure_stamps, read_estimates, write_estimates
-from shearbench.stamps import StampBatch, StampSet, write_stamps
+from shearbench.estimators.base import Estimator
+from shearbench.files.tables import write_table
+from shearbench.measurement.running import measure_stamps
 
 N = 23
 
@@ -189,9 +191,9 @@ class Slow(Estimator):
 MEASURE = """
 import sys
 from slow import Slow
-from shearbench.job import logged
-from shearbench.measurement import measure_stamps
-from shearbench.stamps import StampSet
+from shearbench.jobs.job import logged
+from shearbench.measurement.running import measure_stamps
+from shearbench.data.stamps import StampSet
 
 if __name__ == "__main__":
     with logged(sys.argv[1]):

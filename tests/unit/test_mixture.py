@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shearbench.estimators.base import Flag
+from shearbench.data.shapes import Flag
+from shearbench.data.stamps import StampBatch
 from shearbench.estimators.mixture import Mixture
-from shearbench.mixture import batched
-from shearbench.mixture.fit import _convolved, fit_galaxies, fit_psf
-from shearbench.mixture.kernels import SPAN, chain, correlate
-from shearbench.mixture.models import components, covariance, model_image, parts
-from shearbench.stamps import StampBatch
+from shearbench.measurement.mixture import batched
+from shearbench.measurement.mixture.fit import _convolved, fit_galaxies, fit_psf
+from shearbench.measurement.mixture.kernels import SPAN, chain, correlate
+from shearbench.measurement.mixture.models import components, covariance, model_image, parts
 
 SCALE = 0.2
 PSF = np.array([[0.6, 0.06, 0.004, 0.055], [0.4, 0.15, 0.01, 0.1375]])  # two Gaussians
@@ -259,7 +259,7 @@ def test_options_need_no_heavy_package():
 
 def test_just_compiled_and_loaded_from_the_cache_answer_alike(tmp_path):
     code = (
-        "import numpy as np, sys; from shearbench.mixture.fit import fit_galaxies, fit_psf\n"
+        "import numpy as np, sys; from shearbench.measurement.mixture.fit import fit_galaxies, fit_psf\n"
         "y, x = np.mgrid[-15.5:16, -15.5:16]; psf = np.exp(-(x**2 + y**2) / 8); psf /= psf.sum()\n"
         "noise = np.random.default_rng(1).normal(size=(20, 32, 32)) * 1e-4\n"
         "images = np.exp(-(x**2 + 0.3 * x * y + 2 * y**2) / 40) / 100 + noise\n"
@@ -333,7 +333,7 @@ def test_the_gpu_of_a_job_is_used_unless_the_options_say_otherwise(monkeypatch):
     batch = _batch(images, _psf_image().astype(np.float32))
     expected = Mixture().measure(batch)
     assert Mixture().batch_size() is None
-    monkeypatch.setattr("shearbench.mixture.fit.job_gpu", lambda: torch.device("cpu"))
+    monkeypatch.setattr("shearbench.measurement.mixture.fit.job_gpu", lambda: torch.device("cpu"))
     calls = []
     fit = batched.fit_stamps
     monkeypatch.setattr(batched, "fit_stamps", lambda *a, **k: (calls.append(k["device"]), fit(*a, **k)))

@@ -7,9 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from shearbench import dihedral, layers
-from shearbench.bodies import ImageBody
-from shearbench.evaluation.networks import (
+from shearbench.diagnostics.summary import (
     LAYER_COLUMNS,
     NETWORK_COLUMNS,
     kept_for_gradient,
@@ -24,6 +22,8 @@ from shearbench.figures import style
 from shearbench.networks.attention import Attention
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.equivariant import Equivariant
+from shearbench.networks.modules import convolution, dihedral, heads
+from shearbench.networks.modules.bodies import ImageBody
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
 from shearbench.networks.shearnet import ShearNet
@@ -52,7 +52,7 @@ def _own_random_state():
 
 
 def body_of(*steps, side=24):
-    network = layers.WithHead(nn.Sequential(*steps), 1, (side, side), [4], 2, "gelu")
+    network = heads.WithHead(nn.Sequential(*steps), 1, (side, side), [4], 2, "gelu")
     return ImageBody(network, (side, side), False, True)
 
 
@@ -72,7 +72,7 @@ def conv(kernel, **options):
         ([conv(3, stride=2), conv(3)], 7),
         ([nn.PixelUnshuffle(4), nn.Conv2d(16, 1, 1)], 4),
         ([nn.Conv2d(1, 1, 1)], 1),
-        ([layers.Skip(conv(5))], 5),
+        ([convolution.Skip(conv(5))], 5),
         ([conv(3), nn.GroupNorm(1, 1)], 24),  # its mean is over the whole stamp
         ([conv(15), conv(15)], 24),  # it ends at the edges
     ],

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 import shearbench.networks
-from shearbench import dihedral
 from shearbench.errors import ConfigError
-from shearbench.fourier import parameter_names
-from shearbench.networks import Variant, architecture_kinds, resolve_variant, variant_presets
+from shearbench.forward_model.fourier import parameter_names
+from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
 from shearbench.networks.convnet import ConvNet
+from shearbench.networks.modules import dihedral
 from shearbench.networks.shearnet import ShearNet
 from shearbench.networks.terms import LEVELS
 from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import Variant, resolve_variant, variant_presets
 
 SIDE, SCALE = 24, 0.3
 NAMES = parameter_names("exponential")
@@ -225,7 +226,7 @@ def test_networks_import_without_torch():
     code = """if True:
         import sys
         import shearbench.networks
-        shearbench.networks.variant_presets()
+        shearbench.training.variants.variant_presets()
         print({"torch", "galsim", "numba", "pandas"} & set(sys.modules))
         """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from shearbench.config import labels, resolve
+from shearbench.config.labels import labels
+from shearbench.config.reading import resolve
 from shearbench.estimators.ngmix import Ngmix
 
 

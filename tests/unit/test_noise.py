@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shearbench.noise import unit_noise
+from shearbench.data.noise import unit_noise
 
 PINNED = np.array(
     [

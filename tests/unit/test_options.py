@@ -8,10 +8,11 @@ import pytest
 
 import shearbench.estimators
 import shearbench.networks
-from shearbench.config import load
+from shearbench.config.reading import load
 from shearbench.errors import ConfigError
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
-from shearbench.networks import architecture_kinds, variant_presets
+from shearbench.networks import architecture_kinds
+from shearbench.training.variants import variant_presets
 
 ROOT = Path(__file__).parents[2]
 SOURCES = {package: Path(package.__file__).parent for package in (shearbench.estimators, shearbench.networks)}
@@ -64,7 +65,8 @@ def test_a_copy_of_another_kind_with_the_same_presets_is_named_too(added, packag
 
 MINE = '''
     from typing import ClassVar
-    from shearbench.estimators.base import Estimator, Shapes, Flag
+    from shearbench.data.shapes import Flag, Shapes
+from shearbench.estimators.base import Estimator
     from shearbench.estimators.hsm import Hsm
 
 

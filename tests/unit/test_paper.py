@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shearbench.errors import ContractError
 from shearbench.evaluation.accuracy import ACCURACY
+from shearbench.evaluation.rounding import MISSING, round_significant, round_to_error, shown
 from shearbench.evaluation.shear_bias import SHEAR_BIAS
 from shearbench.evaluation.study import study_table
 from shearbench.evaluation.throughput import throughput, throughput_table
@@ -25,7 +26,6 @@ from shearbench.paper.latex import escape, longtable, number, power_of_ten
 from shearbench.paper.manifest import git_state, machine, make_manifest, verify, write_manifest
 from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.paper.tables import accuracy_tex, estimators_tex, shear_bias_tex, study_tex, throughput_tex
-from shearbench.rounding import MISSING, round_significant, round_to_error, shown
 from shearbench.studies import Study
 
 LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)

@@ -16,19 +16,20 @@ import torch
 from simulated import make_splits, train
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shearbench import dihedral
-from shearbench.devices import claim_gpus
 from shearbench.errors import ConfigError
-from shearbench.networks import resolve_variant
-from shearbench.populations import PRESETS, Population
+from shearbench.jobs.devices import claim_gpus
+from shearbench.networks.modules import dihedral
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear.data import Examples, Splits, Stored, draw_batch
 from shearbench.tasks.shear.train import ShearTask
-from shearbench.training import efficiency, launch
+from shearbench.tools import efficiency
+from shearbench.training import launch
 from shearbench.training.arithmetic import arithmetic
 from shearbench.training.loop import Training
 from shearbench.training.recipe import Recipe
 from shearbench.training.task import Job
 from shearbench.training.train import train_share
+from shearbench.training.variants import resolve_variant
 from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")

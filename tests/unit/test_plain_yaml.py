@@ -10,9 +10,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shearbench import plain_yaml
+from shearbench.config import plain_yaml
+from shearbench.config.plain_yaml import dump, parse, read_arguments, read_file
 from shearbench.errors import ConfigError
-from shearbench.plain_yaml import dump, parse, read_arguments, read_file
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from snakemake.persistence.file import FilePersistence
 
-from shearbench.files import write_text
-from shearbench.origin import Origin, side_file
+from shearbench.files.origin import Origin, side_file
+from shearbench.files.text import write_text
 from shearbench.plan.records import record_others
 
 RUN = "results/a"

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from shearbench import dihedral
-from shearbench.bodies import Normalised
-from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
-from shearbench.fisher import fisher
-from shearbench.fourier import Grid, Renderer
-from shearbench.networks import resolve_variant
+from shearbench.bounds.fisher import fisher
+from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.networks.modules import dihedral
+from shearbench.networks.modules.bodies import Normalised
+from shearbench.networks.modules.refinement import Refinement
 from shearbench.networks.terms import LEVELS
-from shearbench.populations import PRESETS, Population
-from shearbench.refinement import Refinement
-from shearbench.rendering import draw_stamps
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import resolve_variant
 
 SIDE, SCALE = 24, 0.3
 SPREAD = {"exponential": [0.3, 0.08, 0.08, 0.2, 0.2, 0.2], "sersic": [0.3, 0.08, 0.08, 0.2, 0.2, 0.2, 0.8]}

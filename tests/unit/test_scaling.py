@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from shearbench.config import resolve
+from shearbench.config.reading import resolve
 from shearbench.evaluation.throughput import throughput, throughput_table
-from shearbench.scaling import main, needs, rate
+from shearbench.tools.scaling import main, needs, rate
 
 CONFIG = {
     "noise_levels": [1e-3, 1e-2],

@@ -5,12 +5,12 @@ import h5py
 import numpy as np
 import pytest
 
-from shearbench.catalog import sample_catalog
+from shearbench.data.noise import unit_noise
+from shearbench.data.stamps import StampSet, read_index, write_index, write_stamps
 from shearbench.errors import ConfigError, ContractError
-from shearbench.noise import unit_noise
-from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps, versions
-from shearbench.stamps import StampSet, read_index, write_index, write_stamps
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps, versions
+from shearbench.simulation.populations import PRESETS, Population
 
 SHAPE, SCALE = (32, 32), 0.25
 

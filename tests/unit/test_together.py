@@ -14,7 +14,7 @@ from simulated import make_splits, train
 from test_parallel_training import CPU, DILATED, REFINED, WHITENED, make_training, take_steps, variant
 
 from shearbench.errors import ShearbenchError
-from shearbench.populations import PRESETS, Population
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear import objective
 from shearbench.training import loop
 from shearbench.training.checkpoint import Checkpoint, claimed

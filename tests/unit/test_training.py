@@ -14,13 +14,12 @@ import torch
 from pydantic import ValidationError
 from simulated import SCALE, SIDE, make_split, make_splits, train
 
-from shearbench.catalog import sample_catalog
+from shearbench.data.shapes import Flag
 from shearbench.errors import ConfigError, ContractError, ShearbenchError
-from shearbench.estimators.base import Flag
 from shearbench.jobs.torch_settings import seeded, torch_settings
-from shearbench.networks import resolve_variant
-from shearbench.populations import PRESETS, Population
-from shearbench.rendering import draw_stamps, psf_object
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.galsim_stamps import draw_stamps, psf_object
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear import objective
 from shearbench.tasks.shear.data import Examples, Rendered, Stored, draw_batch, load_examples
 from shearbench.tasks.shear.model_file import load_model, save_model
@@ -32,6 +31,7 @@ from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogon
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
 from shearbench.training.termination import Terminated, termination
+from shearbench.training.variants import resolve_variant
 from shearbench.training.workers import Workers
 
 CPU = torch.device("cpu")
@@ -145,10 +145,10 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_weights(splits, tmp_path, mo
 PROGRAM = """
 import sys
 import pandas as pd, torch
-from shearbench.networks import Variant
-from shearbench.stamps import StampSet
-from shearbench.files import read_table
-from shearbench.populations import PRESETS, Population
+from shearbench.training.variants import Variant
+from shearbench.data.stamps import StampSet
+from shearbench.files.tables import read_table
+from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear.model_file import save_model
 from shearbench.tasks.shear.data import Splits
 from shearbench.tasks.shear.train import train
@@ -176,7 +176,7 @@ save_model(f"{folder}/model.pt", model)
 @pytest.fixture
 def job(splits, tmp_path):
     """Start a training in a process of its own."""
-    from shearbench.files import write_table
+    from shearbench.files.tables import write_table
 
     for stamps, catalog in zip(splits[:2], splits[2:]):
         os.symlink(stamps.paths[0], tmp_path / f"{stamps.split}.h5")

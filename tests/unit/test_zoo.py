@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import shearbench.networks
-from shearbench import dihedral, layers
 from shearbench.errors import ConfigError
-from shearbench.networks import resolve_variant
 from shearbench.networks.attention import Attention
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.equivariant import Equivariant
+from shearbench.networks.modules import attention, convolution, dihedral, equivariant, heads
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
 from shearbench.networks.terms import LEVELS
 from shearbench.networks.unet import UNet
 from shearbench.training.recipe import Recipe
+from shearbench.training.variants import resolve_variant
 
 SHAPE = (24, 24)
 ZOO = {cls.kind: cls for cls in (ConvNet, Residual, UNet, PsfBranch, Attention, Equivariant)}
@@ -107,7 +107,7 @@ def test_the_additive_bias_of_an_equivariant_network_is_zero_by_symmetry():
 )
 def test_group_convolutions_turn_and_permute(side, kernel, lifting, element, seed):
     torch.manual_seed(seed)
-    layer = layers.GroupConvolution(2, 3, kernel, padding=kernel // 2, lifting=lifting).double()
+    layer = equivariant.GroupConvolution(2, 3, kernel, padding=kernel // 2, lifting=lifting).double()
     depth = 1 if lifting else dihedral.ORDER
     x = torch.randn(2, 2, depth, side, side, dtype=torch.float64)
 
@@ -192,7 +192,7 @@ def test_downsampling_of_a_residual_network_is_an_option():
 
 def test_a_psf_of_its_own_has_a_branch_of_its_own_and_one_for_all_has_none():
     two, one = (PsfBranch().build(channels, SHAPE, 2) for channels in (2, 1))
-    assert isinstance(two, layers.WithPsfBranch)
+    assert isinstance(two, heads.WithPsfBranch)
     assert size(one) == size(ConvNet(downsampling="strided").build(1, SHAPE, 2))
     x, level = noise(2, 2)
     galaxy, psf = two.features(x[:, :1]), two.psf(x[:, 1:])
@@ -211,7 +211,7 @@ def test_attention_sees_places_and_not_only_contents():
 
 
 def test_self_attention_is_torchs_own():
-    ours, theirs = layers.SelfAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+    ours, theirs = attention.SelfAttention(8, 2), nn.MultiheadAttention(8, 2, batch_first=True)
     with torch.no_grad():
         theirs.in_proj_weight.copy_(ours.mixed.weight)
         theirs.in_proj_bias.zero_()
@@ -223,13 +223,13 @@ def test_self_attention_is_torchs_own():
 
 def test_cbam_weighs_between_zero_and_one_and_keeps_the_sign():
     x = torch.randn(2, 8, 6, 6)
-    weight = layers.Cbam(8, "gelu")(x) / x
+    weight = attention.Cbam(8, "gelu")(x) / x
     assert (weight > 0).all()
     assert (weight < 1).all()
 
 
 def test_a_residual_block_with_no_weights_is_the_identity():
-    block = layers.preactivated(3, "relu", "batch")
+    block = convolution.preactivated(3, "relu", "batch")
     for weight in block.parameters():
         nn.init.zeros_(weight)
     x = torch.randn(2, 3, 5, 5)

@@ -7,7 +7,7 @@ import sys
 
 from conftest import copy_workflow
 
-from shearbench.config import load
+from shearbench.config.reading import load
 
 HALF_WRITTEN = "question: q?\nbase: whitened\nvalues: {a: {}, b: {}}\nseeds: [1"
 TARGET = "results/tiny/config.yaml"

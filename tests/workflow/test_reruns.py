@@ -40,7 +40,7 @@ def test_stamps_that_nothing_needs_any_more_are_not_drawn_again(run):
 
 
 def test_comments_and_other_targets_do_not_count(run):
-    for path in run.glob("src/shearbench/*.py"):
+    for path in run.glob("src/shearbench/**/*.py"):
         path.write_text(f"# a remark\n{path.read_text()}\n# another\n")
     assert planned(run) == {}
     assert planned(run, ["figures"]) == {}
@@ -48,9 +48,17 @@ def test_comments_and_other_targets_do_not_count(run):
 
 def test_moved_modules_make_nothing_anew_and_count_where_they_are(run):
     package = run / "src/shearbench"
-    moved = {path.stem for path in package.glob("*.py")} & {"fourier", "noise", "bounds", "layers", "job"}
-    moves = {f"shearbench.{name}": f"shearbench.attic.a_{name}" for name in moved}
-    move_modules(run, {**moves, "shearbench.mixture.fit": "shearbench.attic.one_fit"})
+    moves = {
+        f"shearbench.{name}": f"shearbench.attic.{name.replace('.', '_')}"
+        for name in (
+            "forward_model.fourier",
+            "data.noise",
+            "bounds.cramer_rao",
+            "networks.modules.heads",
+            "jobs.job",
+        )
+    }
+    move_modules(run, {**moves, "shearbench.measurement.mixture.fit": "shearbench.attic.one_fit"})
     assert planned(run) == {}
     module = package / "attic/one_fit.py"
     module.write_text(module.read_text() + "\n_CHANGED = True\n")
@@ -111,7 +119,7 @@ def test_a_wider_variant_trains_that_variant_alone(run):
 
 
 def test_a_change_of_the_fits_trains_nothing(run):
-    module = run / "src/shearbench/mixture/fit.py"
+    module = run / "src/shearbench/measurement/mixture/fit.py"
     module.write_text(module.read_text() + "\n_CHANGED = True\n")
     jobs = planned(run)
     # mixture-exp and mixture-gauss at two levels on test and one on shear; not HSM.

@@ -194,7 +194,7 @@ def test_planning_needs_none_of_the_packages_of_the_jobs():
     heavy = ["torch", "galsim", "pandas", "numpy", "numba", "h5py", "pyarrow", "matplotlib", "scipy"]
     lines = [
         f"import sys; sys.modules.update(dict.fromkeys({heavy}))",
-        "from shearbench.config import load",
+        "from shearbench.config.reading import load",
         *imports,
         "config = load('config/config.yaml', 'config/paper.yaml')",
         "studies = plan_studies('config/studies', config).known",

@@ -8,20 +8,26 @@ from dataclasses import asdict
 from snakemake.exceptions import WorkflowError
 from snakemake.persistence import RECORD_FORMAT_VERSION
 
-from shearbench.config import DEFAULT, labels, load, noise_label, plan_studies, resolve
+from shearbench.config.reading import DEFAULT, load, resolve
+
+from shearbench.config.labels import labels
+
+from shearbench.config.schema import noise_label
+
+from shearbench.config.studies import plan_studies
 from shearbench.data.external import contents, external_files
-from shearbench.devices import visible_gpus
+from shearbench.jobs.devices import visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.estimators import estimator_kinds
 from shearbench.evaluation.failures import sentences_of_run
-from shearbench.leftovers import remove_leftovers
+from shearbench.files.leftovers import remove_leftovers
 from shearbench.figures.catalogue import entries
 from shearbench.options import is_name
-from shearbench.runlock import hold_lock
-from shearbench.origin import Origin
+from shearbench.jobs.runlock import hold_lock
+from shearbench.files.origin import Origin
 from shearbench.plan.records import record_others
-from shearbench.populations import SPLITS, stamp_count
-from shearbench.provenance import code_digest, digest
+from shearbench.simulation.populations import SPLITS, stamp_count
+from shearbench.jobs.provenance import code_digest, digest
 
 
 def read_config():

@@ -1,4 +1,4 @@
-"""What each result depends on, as a digest: rules carry these as params (see shearbench.provenance)."""
+"""What each result depends on, as a digest: rules carry these as params (see shearbench.jobs.provenance)."""
 
 
 def code_of(rule_name, modules=()):

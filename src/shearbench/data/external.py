@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from shearbench.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shearbench.populations import Population
+    from shearbench.simulation.populations import Population
 
 _CARD, _BLOCK = 80, 2880  # bytes of a FITS header's card, and of a block
 _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 
 if TYPE_CHECKING:
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
 
 
 class AnacalFpfs(Estimator):
@@ -43,6 +44,6 @@ class AnacalFpfs(Estimator):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the ellipticity of every stamp of a batch, and its response."""
-        from shearbench.peers.fpfs import measure_fpfs
+        from shearbench.measurement.fpfs import measure_fpfs
 
         return measure_fpfs(batch, self.sigma_arcsec, self.c0)

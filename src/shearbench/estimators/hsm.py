@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 
 if TYPE_CHECKING:
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
 
 
 class Hsm(Estimator):
@@ -28,6 +29,6 @@ class Hsm(Estimator):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
-        from shearbench.peers.hsm import measure_moments
+        from shearbench.measurement.hsm import measure_moments
 
         return measure_moments(batch, self.method)

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 
 if TYPE_CHECKING:
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
 
 
 class Metacal(Estimator):
@@ -66,6 +67,6 @@ class Metacal(Estimator):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the ellipticity of every stamp of a batch, and its response."""
-        from shearbench.peers.metacal import measure_response
+        from shearbench.measurement.metacal import measure_response
 
         return measure_response(self.inner(), batch, self.step)

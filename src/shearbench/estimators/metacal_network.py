@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 from shearbench.options import Name
 
 if TYPE_CHECKING:
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
 
 
 class MetacalNetwork(Estimator):
@@ -39,7 +40,7 @@ class MetacalNetwork(Estimator):
         ContractError
             The model file cannot be read, or is another network's.
         """
-        from shearbench.peers.metacal import measure_response
-        from shearbench.peers.network import load_network
+        from shearbench.measurement.metacal import measure_response
+        from shearbench.measurement.trained_network import load_network
 
         return measure_response(load_network(str(self.network_file), self.network), batch, self.step)

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 
 if TYPE_CHECKING:
     import torch
 
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
 
 _GPU_BATCH = 32768
 
@@ -54,11 +55,11 @@ class Mixture(Estimator):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
-        from shearbench.mixture.fit import measure_shapes
+        from shearbench.measurement.mixture.fit import measure_shapes
 
         return measure_shapes(batch, self.model, self.psf_model, self.prior, self._gpu())
 
     def _gpu(self) -> torch.device | None:
-        from shearbench.mixture.fit import job_gpu
+        from shearbench.measurement.mixture.fit import job_gpu
 
         return job_gpu() if self.device == "auto" else None

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shearbench.estimators.base import Estimator, Shapes
+from shearbench.data.shapes import Shapes
+from shearbench.estimators.base import Estimator
 
 if TYPE_CHECKING:
-    from shearbench.peers.ngmix_fit import GalaxyFitter
-    from shearbench.stamps import StampBatch
+    from shearbench.data.stamps import StampBatch
+    from shearbench.measurement.ngmix import GalaxyFitter
 
 PsfModel = Literal["auto", "gauss", "coellip3", "coellip4", "coellip5", "em"]
 
@@ -71,13 +72,13 @@ class Ngmix(Estimator):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
-        from shearbench.peers.ngmix_fit import fit_galaxies
+        from shearbench.measurement.ngmix import fit_galaxies
 
         return fit_galaxies(batch, self.fitter(batch.pixel_scale))
 
     def fitter(self, pixel_scale: float) -> GalaxyFitter:
         """Return ngmix's fitters with these options, for stamps of a pixel scale in arcsec."""
-        from shearbench.peers.ngmix_fit import GalaxyFitter
+        from shearbench.measurement.ngmix import GalaxyFitter
 
         return GalaxyFitter(
             pixel_scale,
@@ -113,6 +114,6 @@ class NgmixMetacal(Ngmix):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the ellipticity of every stamp of a batch, and its response."""
-        from shearbench.peers.ngmix_fit import fit_metacal
+        from shearbench.measurement.ngmix import fit_metacal
 
         return fit_metacal(batch, self.fitter(batch.pixel_scale), self.reconvolution, self.step)

@@ -35,7 +35,7 @@ def bayes_floor(
     Parameters
     ----------
     posterior : pandas.DataFrame
-        Of `shearbench.posterior.sample_posterior`.
+        Of `shearbench.bounds.bayes_floor.sample_posterior`.
     catalog, bounds : pandas.DataFrame
         With the same galaxies, and maybe more.
     estimates : iterable of (pandas.DataFrame, str or None)

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from shearbench.data.noise import unit_noise
+from shearbench.data.stamps import StampBatch, StampSet
 from shearbench.errors import ContractError
-from shearbench.files import add_dataset, create_hdf5, open_hdf5
-from shearbench.noise import unit_noise
-from shearbench.origin import Origin
-from shearbench.stamps import StampBatch, StampSet
+from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
+from shearbench.files.origin import Origin
 
 RULE = "draw_gallery"
 _DATASETS = ("stamp", "model", "residual", "snr")
@@ -74,7 +74,7 @@ def make_gallery(
     sigmas : sequence of float
         Noise levels.
     seed : int
-        The run's seed, see `shearbench.noise`.
+        The run's seed, see `shearbench.data.noise`.
     fit : callable
         Takes a `StampBatch` of n stamps, returns the n fitted images [n, ny, nx], NaN for a fit that failed.
     model_label : str

@@ -6,8 +6,9 @@ import os
 
 import pandas as pd
 
-from shearbench.files import read_csv, read_table
-from shearbench.origin import Origin
+from shearbench.files.origin import Origin
+from shearbench.files.tables import read_table
+from shearbench.files.text import read_csv
 
 TEXT = frozenset(
     "population estimator label kind variant architecture calibration property study value stage name "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from shearbench.fourier import Psfs, Renderer
+from shearbench.forward_model.fourier import Psfs, Renderer
 
 
 def shear_response(
@@ -28,7 +28,7 @@ def shear_response(
         From images [m, ny, nx] to shapes [m, 2]; made of what torch differentiates, such as a network.
     renderer : Renderer
     parameters : Tensor, shape (m, P)
-        True parameters, in the order of `shearbench.fourier.parameter_names`.
+        True parameters, in the order of `shearbench.forward_model.fourier.parameter_names`.
     psf : Psfs
     noise : Tensor, shape (m, ny, nx), optional
         What is added to the images.

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from shearbench.evaluation.rounding import shown
 from shearbench.evaluation.statistics import over_seeds
-from shearbench.rounding import shown
 from shearbench.studies import Study
 
 STUDY = (

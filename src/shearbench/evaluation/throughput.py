@@ -53,7 +53,7 @@ def read_benchmark(path: str | os.PathLike[str], rule: str | None = None) -> dic
 
 
 def read_gpu_use(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Return ``gpu_mb`` and ``gpu_percent`` as `shearbench.gpu_use` left them, NaN where it left none."""
+    """Return ``gpu_mb`` and ``gpu_percent`` as `shearbench.jobs.gpu_use` wrote them, or NaN."""
     if not os.path.exists(path):
         return {"gpu_mb": math.nan, "gpu_percent": math.nan}
     (row,) = pd.read_csv(path).to_dict("records")

@@ -88,7 +88,7 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     ----------
     networks, layers : pandas.DataFrame
         ``metrics/networks.csv`` and ``metrics/network_layers.csv``, see
-        `shearbench.evaluation.networks.summarise_networks`.
+        `shearbench.diagnostics.summary.summarise_networks`.
 
     Returns
     -------

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from shearbench.files import atomic
+from shearbench.files.writing import atomic
 
 SINGLE = 3.5
 """Width of one journal column, inches."""

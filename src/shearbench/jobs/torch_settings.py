@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from shearbench.devices import claim_gpu, visible_gpus
+from shearbench.jobs.devices import claim_gpu, visible_gpus
 
 _memory: Any = torch.utils.deterministic  # its flag is a property that type checkers do not see
 

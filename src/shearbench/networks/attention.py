@@ -44,12 +44,12 @@ class Attention(DenseHead):
         """Build the network; see `Architecture.build`."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import attention
 
         patches = shape[0] // self.patch * (shape[1] // self.patch)
         steps = [
             nn.Conv2d(channels, self.width, self.patch, stride=self.patch),
-            layers.Transformer(
+            attention.Transformer(
                 self.width, patches, self.depth, self.heads, self.expansion, self.activation, self.dropout
             ),
         ]

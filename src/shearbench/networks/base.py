@@ -11,9 +11,9 @@ from shearbench.options import Options
 if TYPE_CHECKING:
     from torch import nn
 
-    from shearbench.bodies import ComponentBody, ImageBody
-    from shearbench.populations import Population
-    from shearbench.refinement import Refinement
+    from shearbench.networks.modules.bodies import ComponentBody, ImageBody
+    from shearbench.networks.modules.refinement import Refinement
+    from shearbench.simulation.populations import Population
 
 
 class Architecture(Options):
@@ -54,7 +54,7 @@ class Architecture(Options):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What the network is trained to answer, of `shearbench.fourier.parameter_names`."""
+        """What the network is trained to answer, of `shearbench.forward_model.fourier.parameter_names`."""
         return ("flux", "x", "y", "hlr", "g1", "g2") if self.auxiliary else ("g1", "g2")
 
     @property
@@ -118,9 +118,9 @@ class Architecture(Options):
         Returns
         -------
         torch.nn.Module
-            With ``fit`` and ``forward`` as those of `shearbench.bodies.ImageBody`.
+            With ``fit`` and ``forward`` as those of `shearbench.networks.modules.bodies.ImageBody`.
         """
-        from shearbench.bodies import ImageBody
+        from shearbench.networks.modules.bodies import ImageBody
 
         network = self.build(1 + per_galaxy_psf, shape, outputs)
         return ImageBody(network, shape, per_galaxy_psf, self.input_scaling == "pixel")

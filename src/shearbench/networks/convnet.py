@@ -61,7 +61,7 @@ class ConvNet(DenseHead):
         """Return the convolutions, from images of so many channels, with `width` in the first stage."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import attention, convolution
 
         steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
         incoming, dilation = channels * self.fold**2, 1
@@ -71,15 +71,15 @@ class ConvNet(DenseHead):
             elif stage and self.downsampling != "strided":
                 steps.append(nn.MaxPool2d(2) if self.downsampling == "max" else nn.AvgPool2d(2))
             stride = 2 if stage and self.downsampling == "strided" else 1
-            steps += layers.convolution(
+            steps += convolution.convolution(
                 incoming, width, self.activation, self.normalisation, stride, dilation
             )
             for _ in range(self.blocks):
                 block = nn.Sequential(
-                    *layers.convolution(width, width, self.activation, self.normalisation, 1, dilation)
+                    *convolution.convolution(width, width, self.activation, self.normalisation, 1, dilation)
                 )
-                steps.append(layers.Skip(block) if self.skip else block)
+                steps.append(convolution.Skip(block) if self.skip else block)
             if self.cbam:
-                steps.append(layers.Cbam(width, self.activation))
+                steps.append(attention.Cbam(width, self.activation))
             incoming, width = width, width * self.growth
         return [*steps, *self.project(incoming)]

@@ -12,7 +12,7 @@ from shearbench.networks.terms import Activation, Depth, Further, Normalisation,
 if TYPE_CHECKING:
     from torch import nn
 
-    from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.networks.modules.bodies import ComponentBody, ImageBody
 
 
 class Equivariant(Architecture):
@@ -55,7 +55,7 @@ class Equivariant(Architecture):
         self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
     ) -> ImageBody | ComponentBody:
         """Build the network for these targets, which change each in its way; see `Architecture.body`."""
-        from shearbench.bodies import ImageBody
+        from shearbench.networks.modules.bodies import ImageBody
 
         network = self._network(1 + per_galaxy_psf, shape, targets, outputs)
         return ImageBody(network, shape, per_galaxy_psf, self.input_scaling == "pixel")
@@ -65,21 +65,21 @@ class Equivariant(Architecture):
     ) -> nn.Module:
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import equivariant
 
         steps: list[nn.Module] = []
         incoming, width, side = channels, self.width, shape[0]
         for stage in range(self.stages):
-            halved = layers.symmetric_halving(side)
-            steps += layers.group_convolution(
+            halved = equivariant.symmetric_halving(side)
+            steps += equivariant.group_convolution(
                 incoming, width, self.activation, self.normalisation, lifting=stage == 0, **halved
             )
             for _ in range(self.blocks):
-                steps += layers.group_convolution(
+                steps += equivariant.group_convolution(
                     width, width, self.activation, self.normalisation, kernel=3, padding=1
                 )
             incoming, width, side = width, width * self.growth, -(-side // 2)
-        return layers.WithGroupHead(
+        return equivariant.WithGroupHead(
             nn.Sequential(*steps),
             channels,
             shape[0],

@@ -38,10 +38,10 @@ class DenseHead(Architecture):
         """Put the dense layers after the steps that make the features."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import heads
 
         features = nn.Sequential(*steps)
-        return layers.WithHead(features, channels, shape, self.hidden, outputs, self.activation, self.dropout)
+        return heads.WithHead(features, channels, shape, self.hidden, outputs, self.activation, self.dropout)
 
 
 def cannot_be_halved(shape: tuple[int, int], fold: int, stages: int, exactly: bool = False) -> str | None:

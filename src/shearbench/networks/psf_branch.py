@@ -35,9 +35,9 @@ class PsfBranch(ConvNet):
         """Build the network; see `Architecture.build`."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import heads
 
         if channels == 1:
             return super().build(channels, shape, outputs)
         galaxy, psf = (nn.Sequential(*self.branch(1, width)) for width in (self.width, self.psf_width))
-        return layers.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)
+        return heads.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)

@@ -12,9 +12,9 @@ from shearbench.networks.whitened import Whitened
 from shearbench.options import Options
 
 if TYPE_CHECKING:
-    from shearbench.bodies import ComponentBody, ImageBody
-    from shearbench.populations import Population
-    from shearbench.refinement import Refinement
+    from shearbench.networks.modules.bodies import ComponentBody, ImageBody
+    from shearbench.networks.modules.refinement import Refinement
+    from shearbench.simulation.populations import Population
 
 # What mixtures describe to a tenth of the bound at a noise of 1e-5: half-light radii in FWHM of the PSF.
 _MIXTURES = ("gaussian", "exponential")
@@ -33,7 +33,7 @@ class Refined(Architecture):
     """A network that answers all parameters of the galaxy, and a forward model that improves them.
 
     The model is the population's own profile seen through the PSF's image, as a fit would have it; how far
-    to trust the guess, and how to shrink the shape where noise rules, is learned (`shearbench.refinement`).
+    to trust the guess, and how to shrink the shape at high noise, is learned.
     """
 
     kind: ClassVar[str] = "refined"
@@ -148,15 +148,15 @@ class Refined(Architecture):
 
     def refinement(self, shape: tuple[int, int], pixel_scale: float) -> Refinement:
         """Build the Gauss-Newton steps; see `Architecture.refinement`."""
-        from shearbench.fourier import Grid, light_reach
-        from shearbench.refinement import Refinement
+        from shearbench.forward_model.fourier import Grid, light_reach
+        from shearbench.networks.modules.refinement import Refinement
 
         # Wings matter: with copies a stamp and a half away, Sersic galaxies are off by the bound at 1e-5.
         grid = Grid(-(-2 * max(shape) // 3), wings=8.0, reach=light_reach(_LARGEST_SHEAR) / 2)
         profile = "exponential" if self.profile == "auto" else self.profile
         mixture = None
         if self.forward_model == "mixture":
-            from shearbench.gaussian_model import MixtureModel
+            from shearbench.forward_model.gaussian_mixture import MixtureModel
 
             mixture = MixtureModel(profile, pixel_scale)
         return Refinement(profile, shape, pixel_scale, self.steps, self.share, grid, mixture)

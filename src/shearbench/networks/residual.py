@@ -42,7 +42,7 @@ class Residual(DenseHead):
         """Build the network; see `Architecture.build`."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import convolution
 
         width = self.width
         steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
@@ -57,7 +57,11 @@ class Residual(DenseHead):
                     steps += [nn.AvgPool2d(2), nn.Conv2d(width, 2 * width, 1)]
                 width *= 2
             steps += [
-                layers.preactivated(width, self.activation, self.normalisation) for _ in range(self.blocks)
+                convolution.preactivated(width, self.activation, self.normalisation)
+                for _ in range(self.blocks)
             ]
-        steps += [*layers.normalisation(self.normalisation, width), layers.activation(self.activation)]
+        steps += [
+            *convolution.normalisation(self.normalisation, width),
+            convolution.activation(self.activation),
+        ]
         return self.with_head([*steps, *self.project(width)], channels, shape, outputs)

@@ -39,14 +39,14 @@ class ShearNet(Architecture):
         """Build the network; see `Architecture.build`."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import convolution, heads
 
         features = nn.Sequential(
             nn.Conv2d(channels, self.width, 3, padding=1),
-            layers.activation(self.activation),
+            convolution.activation(self.activation),
             nn.AvgPool2d(2),
             nn.Conv2d(self.width, 2 * self.width, 3, padding=1),
-            layers.activation(self.activation),
+            convolution.activation(self.activation),
             nn.AvgPool2d(2),
         )
-        return layers.WithHead(features, channels, shape, [self.hidden], outputs, self.activation)
+        return heads.WithHead(features, channels, shape, [self.hidden], outputs, self.activation)

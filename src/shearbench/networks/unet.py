@@ -51,13 +51,13 @@ class UNet(DenseHead):
         """Return what is done at one scale, all coarser ones included, to an image of `width` channels."""
         from torch import nn
 
-        from shearbench import layers
+        from shearbench.networks.modules import convolution
 
         def convolutions(incoming: int) -> list[nn.Module]:
             steps = []
             for block in range(self.blocks):
                 given = width if block else incoming
-                steps += layers.convolution(given, width, self.activation, self.normalisation)
+                steps += convolution.convolution(given, width, self.activation, self.normalisation)
             return steps
 
         if scales == 1:
@@ -66,6 +66,6 @@ class UNet(DenseHead):
         up = [nn.Conv2d(2 * width, 4 * width, 1), nn.PixelShuffle(2)]
         return [
             *convolutions(incoming),
-            layers.Beside(nn.Sequential(nn.AvgPool2d(2), *coarser, *up)),
+            convolution.Beside(nn.Sequential(nn.AvgPool2d(2), *coarser, *up)),
             *convolutions(2 * width),
         ]

@@ -12,7 +12,7 @@ from shearbench.networks.terms import LEVELS, Activation, Depth, Width
 if TYPE_CHECKING:
     from torch import nn
 
-    from shearbench.bodies import ComponentBody, ImageBody
+    from shearbench.networks.modules.bodies import ComponentBody, ImageBody
 
 
 class Whitened(Architecture):
@@ -75,8 +75,8 @@ class Whitened(Architecture):
         """Build the network with its components; see `Architecture.body`."""
         from torch import nn
 
-        from shearbench import layers
-        from shearbench.bodies import PSF_SHARES, ComponentBody, Components
+        from shearbench.networks.modules import convolution
+        from shearbench.networks.modules.bodies import PSF_SHARES, ComponentBody, Components
 
         galaxy = Components(shape, self.components)
         psf = Components(shape, self.psf_components, PSF_SHARES) if per_galaxy_psf else None
@@ -85,6 +85,8 @@ class Whitened(Architecture):
         for _ in range(self.blocks):
             first, last = (nn.Linear(self.width, self.width) for _ in range(2))
             nn.init.zeros_(last.weight)
-            steps.append(layers.Skip(nn.Sequential(first, layers.activation(self.activation), last)))
+            steps.append(
+                convolution.Skip(nn.Sequential(first, convolution.activation(self.activation), last))
+            )
         steps.append(nn.Linear(self.width, outputs))
         return ComponentBody(nn.Sequential(*steps), galaxy, psf, targets, self.oriented, self.whitening)

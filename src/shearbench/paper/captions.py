@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from shearbench.rounding import shown
+from shearbench.evaluation.rounding import shown
 
 
 def caption(text: str, reads: Sequence[str], accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:

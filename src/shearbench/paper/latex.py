@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from shearbench.rounding import MISSING, shown
+from shearbench.evaluation.rounding import MISSING, shown
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -48,7 +48,7 @@ def _printable(char: str) -> str:
 
 
 def number(value: float | None, error: float | None = None, power: int | None = None) -> str:
-    """Return a value and its error, rounded together (see `shearbench.rounding.shown`), in math mode."""
+    """Return a value and its error in math mode, rounded together (see `evaluation.rounding.shown`)."""
     text = shown(value, error, latex=True, power=power)
     return text if text == MISSING else f"${text}$"
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from shearbench import __version__
 from shearbench.errors import ContractError
-from shearbench.files import file_digest, write_text
+from shearbench.files.text import write_text
+from shearbench.files.writing import file_digest
 
 RULE = "manifest"
 _GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")

@@ -20,10 +20,10 @@ from typing import Any
 
 import pandas as pd
 
+from shearbench.evaluation.rounding import shown
 from shearbench.evaluation.study import labels, verdict
 from shearbench.paper.latex import escape
 from shearbench.paper.tables import combined_accuracy, combined_shear_bias, level_bounds
-from shearbench.rounding import shown
 from shearbench.studies import Study
 
 _DIGITS = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))

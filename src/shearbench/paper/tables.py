@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from shearbench.evaluation.failures import failing, sentences
+from shearbench.evaluation.rounding import MISSING
 from shearbench.evaluation.statistics import combine_seeds
 from shearbench.evaluation.study import labels, verdict
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
-from shearbench.rounding import MISSING
 from shearbench.studies import Study
 
 _KEYS = ["population", "noise", "estimator", "label", "kind"]

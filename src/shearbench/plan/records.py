@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
-from shearbench.origin import Origin, read_origin
+from shearbench.files.origin import Origin, read_origin
 
 FOLDERS = ("catalogs", "stamps", "bounds", "estimates", "models", "metrics", "tables", "paper")
 """The folders of a run whose files have an origin."""

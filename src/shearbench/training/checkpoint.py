@@ -15,9 +15,9 @@ from typing import IO, Any
 import torch
 
 from shearbench.errors import ContractError
-from shearbench.files import read_sealed, write_sealed
-from shearbench.locks import lock
-from shearbench.origin import Origin
+from shearbench.files.origin import Origin
+from shearbench.files.text import read_sealed, write_sealed
+from shearbench.jobs.locks import lock
 
 
 class Checkpoint:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from shearbench.devices import claim_gpus, visible_gpus
 from shearbench.errors import ConfigError, ShearbenchError
-from shearbench.processes import end_with
+from shearbench.jobs.devices import claim_gpus, visible_gpus
+from shearbench.jobs.processes import end_with
 from shearbench.training.termination import Terminated, termination
 from shearbench.training.workers import joined
 

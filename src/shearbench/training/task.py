@@ -161,7 +161,7 @@ class Job:
         The steps differ from those of a training alone by rounding, of which SOAP makes another, equally
         good training.
     gpu_use : path-like, optional
-        Where to note how much of its GPU the first process used, see `shearbench.gpu_use`.
+        Where to note how much of its GPU the first process used, see `shearbench.jobs.gpu_use`.
     may_diverge : bool
         Return a training whose loss does not stay finite, and say so in the model, as a study asks; by
         default it is an error.

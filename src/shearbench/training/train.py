@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from shearbench.errors import ShearbenchError
-from shearbench.gpu_use import gpu_use
+from shearbench.jobs.gpu_use import gpu_use
 from shearbench.jobs.torch_settings import pick_device, torch_settings
 from shearbench.training.checkpoint import Checkpoint, claimed
 from shearbench.training.launch import launch

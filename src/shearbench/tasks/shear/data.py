@@ -11,13 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shearbench import dihedral
-from shearbench.catalog import PARAMETER_COLUMNS, sample_catalog
+from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.stamps import RULE, StampSet
 from shearbench.errors import ConfigError, ContractError
-from shearbench.fourier import Extremes, Grid, Psfs, Renderer, choose_grid
+from shearbench.forward_model.accuracy import Extremes, choose_grid
+from shearbench.forward_model.fourier import Grid, Psfs, Renderer
 from shearbench.jobs.torch_settings import seeded
-from shearbench.populations import Population
-from shearbench.stamps import RULE, StampSet
+from shearbench.networks.modules import dihedral
+from shearbench.simulation.catalog import sample_catalog
+from shearbench.simulation.populations import Population
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
@@ -64,7 +66,7 @@ class Examples:
     parameters : Tensor of float32, shape (n, T)
         The true targets.
     targets : tuple of str
-        Their names, of `shearbench.fourier.parameter_names`.
+        Their names, of `shearbench.forward_model.fourier.parameter_names`.
     """
 
     images: Tensor

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 import shearbench
 from shearbench.errors import ContractError, ShearbenchError
-from shearbench.networks import Variant, architecture_kinds
-from shearbench.origin import Origin
+from shearbench.files.origin import Origin
+from shearbench.networks import architecture_kinds
 from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training.checkpoint import load, save
+from shearbench.training.variants import Variant
 
 RULE = "train"
 FORMAT = "shearbench network 1"

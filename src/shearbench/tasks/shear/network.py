@@ -5,10 +5,11 @@ enough at a signal-to-noise of 2e4 and nothing overflows at one of 2:
 
 1. Flux. With the mean galaxy m of unit flux as aperture, A = <m, I> / <m, m> has noise s_A = sigma / |m|.
    The stamp is divided by a = sqrt(A^2 + s_A^2): the flux where there is one, the noise where there is none.
-2. The mean galaxy. What is left is d = (I - A m) / a; what becomes of it is the body's (`shearbench.bodies`).
+2. The mean galaxy is subtracted: d = (I - A m) / a is the input of the body (see
+   `shearbench.networks.modules.bodies`).
 3. Level. The network is told log10(s_A / a) and log10(s_A / median flux).
 4. Targets. Its answers are multiplied by the spread of the true ones (the flux's are in units of a).
-5. Refinement by a forward model, where the architecture has one (`shearbench.refinement`).
+5. Refinement by a forward model, where the architecture has one (`shearbench.networks.modules.refinement`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shearbench import dihedral
-from shearbench.bodies import Normalised, symmetric
 from shearbench.networks.base import Architecture
+from shearbench.networks.modules import dihedral
+from shearbench.networks.modules.bodies import Normalised, symmetric
 from shearbench.training.task import TrainedModule
 
 _FIT_STAMPS = 8192  # galaxies that the scaling is measured on

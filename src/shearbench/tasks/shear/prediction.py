@@ -8,10 +8,10 @@ import time
 import numpy as np
 import torch
 
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import RULE, StampBatch, StampSet
 from shearbench.errors import ContractError
-from shearbench.estimators.base import Flag, Shapes
 from shearbench.jobs.torch_settings import pick_device, torch_settings
-from shearbench.stamps import RULE, StampBatch, StampSet
 from shearbench.tasks.shear.model_file import TrainedNetwork
 
 BATCH = {"cpu": 1000, "cuda": 4096}

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 
 from shearbench.errors import ConfigError
-from shearbench.networks import Variant, architecture_for
 from shearbench.networks.base import Architecture
-from shearbench.populations import Population
+from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.data import Rendered, Source, Splits, Stored, load_examples
 from shearbench.tasks.shear.model_file import model_content
 from shearbench.tasks.shear.network import ShearNetwork
@@ -20,6 +19,7 @@ from shearbench.tasks.shear.objective import ShearObjective
 from shearbench.training import train as training
 from shearbench.training.recipe import Recipe
 from shearbench.training.task import Job, Result
+from shearbench.training.variants import Variant, architecture_for
 from shearbench.training.workers import Workers
 
 

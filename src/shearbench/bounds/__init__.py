@@ -1,0 +1,1 @@
+"""Errors that no estimator can be below."""

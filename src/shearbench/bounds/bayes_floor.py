@@ -1,0 +1,428 @@
+r"""The posterior of a galaxy's shape, given its noisy stamp and the population it was drawn from.
+
+Its mean is the estimator of least mean square error, and the mean of its variances over the population that
+error: the Bayes floor, below which no estimator comes on average, biased or not (van Trees 1968, Detection,
+Estimation, and Modulation Theory I, sec. 2.4.1).
+
+The population is written as a map of standard normal variables u to parameters, so that the prior is
+:math:`\exp(-|u|^2 / 2)` for every population, edges and all. The flux, in which the image is linear, is
+integrated out exactly. Over the rest goes importance sampling: Student's t about the maximum of the
+posterior, mixed with the prior, adapted to the samples in a few rounds, which all count, each sample
+weighted against the mixture of all proposals (Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Veach &
+Guibas 1995; Hesterberg 1995, Technometrics 37, 185).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.stamps import StampSet
+from shearbench.errors import ContractError
+from shearbench.files.origin import Origin
+from shearbench.files.tables import read_table
+from shearbench.forward_model.accuracy import Extremes, choose_grid
+from shearbench.forward_model.fourier import Psfs, Renderer, parameter_names
+from shearbench.simulation.catalog import shear_shape
+from shearbench.simulation.populations import Population
+
+RULE = "sample_posterior"
+POSTERIOR = ("galaxy_id", "noise", "g1", "g2", "sd_g1", "sd_g2", "mc_g1", "mc_g2", "ess")
+
+# Of a rendered pixel: of the flux, and of its noise for the brightest galaxy.
+_TOLERANCE, _TOLERANCE_OF_NOISE = 2e-7, 0.02
+_FREEDOM = 6.0  # of the t distribution
+_DEFENSIVE = 0.15  # share of the prior in a proposal
+_ROUNDS, _MOST_ROUNDS = 3, 12
+_ENOUGH = 0.25  # effective samples over samples asked for, without which rounds are added
+_ADAPT = 4  # effective samples per variable before a proposal is made from them
+_GAUSS_NEWTON_STEPS = 12
+_BATCH = 256
+_FURTHEST = 6.0  # of a standard normal variable's modulus: beyond lie 2e-8 of the prior
+_KNOTS = 4096
+
+
+class Prior:
+    """A population's parameters as functions of standard normal variables.
+
+    Parameters
+    ----------
+    population : Population
+        Of profile gaussian, exponential or sersic. A Sersic index is taken as uniform over its range, without
+        the grid that catalogs have it on.
+    pixel_scale : float
+        Arcsec.
+
+    Raises
+    ------
+    ValueError
+        The population is a catalogue of real galaxies: its density is not known.
+    """
+
+    def __init__(self, population: Population, pixel_scale: float) -> None:
+        if population.profile.startswith("cosmos"):
+            raise ValueError(f"the density of a population of profile '{population.profile}' is not known")
+        shift = population.centroid_shift_pixels * pixel_scale
+        ranges = [(-shift, shift), (-shift, shift), population.half_light_radius_arcsec]
+        self.flux = population.flux
+        self.has_index = population.profile == "sersic"
+        if self.has_index:
+            ranges.append(population.sersic_n)
+        low, high = np.array(ranges).T
+        self._low, self._width = torch.from_numpy(low), torch.from_numpy(high - low)
+        radius = np.linspace(0, _FURTHEST, _KNOTS)
+        self._step = radius[1]
+        self._modulus = torch.from_numpy(_shape_quantiles(population, radius))
+
+    @property
+    def size(self) -> int:
+        """Number of variables: x, y, hlr, g1, g2 and, for Sersic, n."""
+        return 5 + self.has_index
+
+    def parameters(self, u: Tensor) -> Tensor:
+        """Return the parameters but for the flux, [..., size], in the order of `Renderer.names`."""
+        box = torch.cat([u[..., :3], u[..., 5:]], -1)
+        uniform = self._low + self._width * torch.special.ndtr(box)
+        shape, _ = self._shape(u[..., 3:5])
+        return torch.cat([uniform[..., :3], shape, uniform[..., 3:]], -1)
+
+    def derivatives(self, u: Tensor) -> Tensor:
+        """Return d parameters / d u, [..., size, size]."""
+        box = torch.cat([u[..., :3], u[..., 5:]], -1)
+        density = self._width * torch.exp(-(box**2) / 2) / math.sqrt(2 * math.pi)
+        matrix = torch.diag_embed(
+            torch.cat([density[..., :3], torch.zeros_like(u[..., :2]), density[..., 3:]], -1)
+        )
+        matrix[..., 3:5, 3:5] = self._shape(u[..., 3:5])[1]
+        return matrix
+
+    def variables(self, parameters: Tensor) -> Tensor:
+        """Return the u of parameters [..., size] (without flux); those on the edge are moved inside."""
+        box = torch.cat([parameters[..., :3], parameters[..., 5:]], -1)
+        fraction = torch.where(self._width > 0, (box - self._low) / self._width, 0.5)
+        normal = torch.special.ndtri(fraction.clamp(1e-6, 1 - 1e-6))
+        shape = parameters[..., 3:5]
+        modulus = shape.norm(dim=-1)
+        knots = np.arange(_KNOTS) * self._step
+        radius = torch.from_numpy(np.interp(modulus.numpy(), self._modulus.numpy(), knots))
+        scale = torch.where(modulus > 0, radius / modulus.clamp_min(1e-300), 0.0)
+        return torch.cat([normal[..., :3], shape * scale[..., None], normal[..., 3:]], -1)
+
+    def _shape(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        radius = u.norm(dim=-1)
+        place = (radius / self._step).clamp(max=_KNOTS - 1.001)
+        low = place.long()
+        left = self._modulus[low]
+        slope = (self._modulus[low + 1] - left) / self._step
+        modulus = left + slope * (radius - low * self._step).clamp(max=self._step)
+        ratio = torch.where(radius > 0, modulus / radius.clamp_min(1e-300), self._modulus[1] / self._step)
+        unit = u / radius.clamp_min(1e-300)[..., None]
+        along = unit[..., :, None] * unit[..., None, :]
+        across = torch.eye(2, dtype=u.dtype) - along
+        matrix = slope[..., None, None] * along + ratio[..., None, None] * across
+        return u * ratio[..., None], matrix
+
+
+def _shape_quantiles(population: Population, radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the modulus of the observed shape that is as improbable as a normal vector's of a modulus.
+
+    Intrinsic shapes are a normal distribution cut at `shape_max`, isotropic; sheared by shears that are
+    uniform in a disc they stay isotropic, and their moduli are sorted from a regular grid of both.
+    """
+    width, limit = population.shape_sigma, population.shape_max
+    if width == 0 and population.shear_max == 0:
+        return np.zeros_like(radius)
+
+    def intrinsic(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+        mass = -np.expm1(-(limit**2) / (2 * width**2)) if width > 0 else 1.0
+        return width * np.sqrt(-2 * np.log1p(-mass * probability))
+
+    probability = -np.expm1(-(radius**2) / 2)
+    if population.shear_max == 0:
+        return intrinsic(probability)
+    cells = (np.arange(512) + 0.5) / 512
+    e = intrinsic(cells)[:, None, None]
+    shear = population.shear_max * np.sqrt((np.arange(32) + 0.5) / 32)[:, None]
+    angle = np.pi * (np.arange(32) + 0.5) / 32
+    moduli = np.sort(np.hypot(*shear_shape(e, 0.0, shear * np.cos(angle), shear * np.sin(angle))).ravel())
+    places = (np.arange(len(moduli)) + 0.5) / len(moduli)
+    return np.interp(probability, np.append(0.0, places), np.append(0.0, moduli))
+
+
+class _Likelihood:
+    """The likelihood of stamps that share a noise level, and its maximum."""
+
+    def __init__(self, sigma: float, prior: Prior, renderer: Renderer) -> None:
+        self._sigma, self._prior, self._renderer = sigma, prior, renderer
+
+    def log(self, image: Tensor, psf: Psfs, u: Tensor, flux: float) -> Tensor:
+        """Return the logarithm of a stamp's likelihood at each u [m, size], up to a constant, [m].
+
+        It is integrated over the flux. What is passed as such only makes rounding errors small.
+        """
+        model = self._renderer(self._unit_flux(u), psf).flatten(1)
+        # Residuals are as small as the noise, so float32 sums of their squares are good to 1e-3 of a unit.
+        residual = image.flatten() - flux * model
+        mm, rm, rr = (
+            torch.linalg.vecdot(*pair).double()
+            for pair in ((model, model), (residual, model), (residual, residual))
+        )
+        low, high = self._prior.flux
+        if low == high:
+            away = low - flux
+            return -(rr - 2 * away * rm + away**2 * mm) / (2 * self._sigma**2)
+        best, width = flux + rm / mm, self._sigma / mm.sqrt()
+        least = (rr - rm**2 / mm) / self._sigma**2
+        return width.log() + _log_normal_mass((low - best) / width, (high - best) / width) - least / 2
+
+    def maximum(self, images: Tensor, psf: Psfs, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the maximum of each posterior and the covariance there, [n, size] and [n, size, size].
+
+        Damped Gauss-Newton steps (Levenberg-Marquardt) from u [n, size]. The flux is kept at its best fit
+        within its range, and in the covariance as if it were free.
+        """
+        value, gradient, hessian = self._expand(images, psf, u)
+        damping = torch.full_like(value, 1e-3)
+        for _ in range(_GAUSS_NEWTON_STEPS):
+            diagonal = torch.diagonal(hessian, dim1=1, dim2=2)
+            step = torch.linalg.solve(hessian + torch.diag_embed(damping[:, None] * diagonal), gradient)
+            trial = u + step.clamp(-1.0, 1.0)
+            new = self._expand(images, psf, trial)
+            better = new[0] >= value
+            u = torch.where(better[:, None], trial, u)
+            value = torch.where(better, new[0], value)
+            gradient = torch.where(better[:, None], new[1], gradient)
+            hessian = torch.where(better[:, None, None], new[2], hessian)
+            damping = torch.where(better, damping / 10, damping * 10)
+        return u, torch.linalg.inv(hessian)
+
+    def _unit_flux(self, u: Tensor) -> Tensor:
+        return torch.cat([torch.ones(len(u), 1).to(u), self._prior.parameters(u)], 1)
+
+    def _expand(self, images: Tensor, psf: Psfs, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the log posterior, its gradient and minus its second derivative (Gauss-Newton)."""
+        model, jacobian = self._renderer.jacobian(self._unit_flux(u), psf)
+        model, jacobian = model.flatten(1).double(), jacobian.flatten(2).double()
+        image = images.flatten(1).double()
+        mm = torch.linalg.vecdot(model, model)
+        low, high = self._prior.flux
+        flux = (torch.linalg.vecdot(image, model) / mm).clamp(low, high)[:, None]
+        residual = image - flux * model
+        by_u = flux[:, :, None] * self._prior.derivatives(u).mT @ jacobian[:, 1:]
+        if low < high:  # a free flux takes up what is along the model
+            by_u = by_u - (by_u @ model[:, :, None]) * (model / mm[:, None])[:, None]
+        variance = self._sigma**2
+        value = -torch.linalg.vecdot(residual, residual) / (2 * variance) - u.square().sum(1) / 2
+        gradient = (by_u @ residual[:, :, None])[:, :, 0] / variance - u
+        return value, gradient, by_u @ by_u.mT / variance + torch.eye(u.shape[1]).to(u)
+
+
+def _log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
+    """Return the logarithm of a standard normal variable's probability to lie between low and high."""
+    flip = low > 0  # in the upper tail differences are lost: look at the lower one
+    low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    a, b = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
+    return a + torch.log1p(-torch.exp((b - a).clamp(max=-1e-300)))
+
+
+class _Proposal:
+    """A t distribution mixed with the prior."""
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        self._mean, self._root = mean, torch.linalg.cholesky(covariance)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return samples [count, size] in pairs that are mirror images about the mean of their part."""
+        half, size = -(-count // 2), len(self._mean)
+        normal = torch.randn(half, size, generator=generator, dtype=torch.float64)
+        chi2 = torch.randn(half, int(_FREEDOM), generator=generator, dtype=torch.float64).square().sum(1)
+        away = (normal @ self._root.mT) * (_FREEDOM / chi2).sqrt()[:, None]
+        prior = torch.rand(half, generator=generator, dtype=torch.float64) < _DEFENSIVE
+        away = torch.where(prior[:, None], normal, away)
+        centre = torch.where(prior[:, None], 0.0, self._mean)
+        return torch.stack([centre + away, centre - away], 1).flatten(0, 1)
+
+    def log_density(self, u: Tensor) -> Tensor:
+        """Return the logarithm of the density, [m], up to the constant of a standard normal one."""
+        size = u.shape[1]
+        z = torch.linalg.solve_triangular(self._root, (u - self._mean).mT, upper=False).square().sum(0)
+        constant = (
+            math.lgamma((_FREEDOM + size) / 2) - math.lgamma(_FREEDOM / 2) + size / 2 * math.log(2 / _FREEDOM)
+        )
+        volume = torch.diagonal(self._root).log().sum()
+        t = constant - volume - (_FREEDOM + size) / 2 * torch.log1p(z / _FREEDOM)
+        return torch.logaddexp(math.log1p(-_DEFENSIVE) + t, math.log(_DEFENSIVE) - u.square().sum(1) / 2)
+
+
+def _sample(
+    log_likelihood: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    covariance: Tensor,
+    samples: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return samples of u [m, size] and their normalised weights [m], from a first guess of the posterior."""
+    drawn, likelihoods, proposals = [], [], []
+    for done in range(1, _MOST_ROUNDS + 1):
+        proposals.append(_Proposal(mean, covariance))
+        drawn.append(proposals[-1].draw(max(samples // _ROUNDS, 2), generator))
+        likelihoods.append(log_likelihood(drawn[-1]))
+        u = torch.cat(drawn)
+        mixture = torch.stack([proposal.log_density(u) for proposal in proposals]).logsumexp(0)
+        weight = torch.softmax(torch.cat(likelihoods) - u.square().sum(1) / 2 - mixture, 0)
+        effective = 1 / weight.square().sum()
+        if done >= _ROUNDS and effective >= _ENOUGH * samples:
+            break
+        # A covariance from too few samples would be worse than the one there is.
+        if effective > _ADAPT * len(mean):
+            mean = weight @ u
+            covariance = (u - mean).mT @ ((u - mean) * weight[:, None])
+    return u, weight
+
+
+def sample_posterior(
+    stamps: StampSet,
+    catalog: pd.DataFrame,
+    population: Population,
+    sigmas: list[float],
+    galaxies: int,
+    samples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the posterior mean and standard deviation of the shapes of the first galaxies of a split.
+
+    Each chain of proposals starts at the galaxy's true parameters, which decides where is sampled, not what
+    for: weights make the answer that of the posterior, whatever the proposal.
+
+    Parameters
+    ----------
+    stamps : StampSet
+    catalog : pandas.DataFrame
+        Of these stamps.
+    population : Population
+        What they were drawn from: the prior.
+    sigmas : list of float
+        Noise levels; the noise is the one that every estimator sees.
+    galaxies : int
+        How many.
+    samples : int
+        For each galaxy and level; up to four times as many where too few of them count.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `POSTERIOR`: ``g1, g2`` the mean; ``sd_g1, sd_g2`` the standard deviation; ``mc_g1, mc_g2``
+        the error of the mean that a finite number of samples leaves; ``ess`` the effective number of samples
+        (Kong 1992), (sum w)^2 / sum w^2. A row for each level and galaxy.
+
+    Raises
+    ------
+    ValueError
+        The population's density is not known, see `Prior`.
+    """
+    prior = Prior(population, stamps.pixel_scale)
+    galaxies = min(galaxies, len(stamps))
+    rows = catalog.iloc[:galaxies]
+    psf_spec = catalog.attrs["psf"]
+    columns = [PARAMETER_COLUMNS[name] for name in parameter_names(population.profile)]
+    truth = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
+    shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
+    found: list[tuple[float, ...]] = []
+    generator = torch.Generator()
+    for level, sigma in enumerate(sigmas):
+        renderer = _renderer(population, prior, stamps, rows, psf_spec, sigma)
+        likelihood = _Likelihood(sigma, prior, renderer)
+        low = 0
+        for batch in stamps.batches(sigma, seed, _BATCH, 0, galaxies):
+            images, own = torch.from_numpy(batch.images), slice(low, low + len(batch))
+            low += len(batch)
+            if psf_spec["profile"] == "image":
+                pixels = torch.from_numpy(batch.psf)
+                psf, each = renderer.psf_image(pixels), [renderer.psf_image(one) for one in pixels]
+            elif batch.constant_psf:
+                psf = renderer.psf(psf_spec, *shapes[0])
+                each = [psf] * len(batch)
+            else:
+                psf = renderer.psf(psf_spec, *shapes[own].T)
+                each = [renderer.psf(psf_spec, *one) for one in shapes[own]]
+            with torch.no_grad():
+                peaks = likelihood.maximum(images, psf, prior.variables(truth[own, 1:]))
+                for galaxy, image, one, mean, covariance, flux in zip(
+                    batch.galaxy_id.tolist(), images, each, *peaks, truth[own, 0].tolist()
+                ):
+                    generator.manual_seed(hash((seed, galaxy, level)) % 2**63)
+                    of_stamp = functools.partial(likelihood.log, image, one, flux=flux)
+                    u, weight = _sample(of_stamp, mean, covariance, samples, generator)
+                    found.append((galaxy, sigma, *_summary(prior.parameters(u)[:, 3:5], weight)))
+    return pd.DataFrame(found, columns=list(POSTERIOR))
+
+
+def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
+    """Read a table of `sample_posterior` and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
+
+    Raises
+    ------
+    ContractError
+        Damaged or of another origin, a column is missing, or a mean or deviation cannot be.
+    """
+    table = read_table(path, POSTERIOR, RULE, expected=expected)
+    good = {
+        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
+        "sd_g1, sd_g2": (table["sd_g1"] >= 0)
+        & (table["sd_g2"] >= 0)
+        & np.isfinite(table["sd_g1"] + table["sd_g2"]),
+        "ess": table["ess"] > 0,
+    }
+    for name, possible in good.items():
+        if not possible.all():
+            first = table.loc[~possible, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+    return table
+
+
+def _summary(shapes: Tensor, weight: Tensor) -> tuple[float, ...]:
+    mean = weight @ shapes
+    away = weight[:, None] * (shapes - mean)
+    # A pair of mirrored samples is one draw; the delta method for a ratio of means (Owen 2013, ch. 9).
+    error = away.reshape(-1, 2, 2).sum(1).square().sum(0).sqrt()
+    spread = (away * (shapes - mean)).sum(0).sqrt()
+    return (*mean.tolist(), *spread.tolist(), *error.tolist(), float(1 / weight.square().sum()))
+
+
+def _renderer(
+    population: Population,
+    prior: Prior,
+    stamps: StampSet,
+    rows: pd.DataFrame,
+    psf: Mapping[str, Any],
+    sigma: float,
+) -> Renderer:
+    """Return a renderer that is good for every galaxy of the population at a noise level."""
+    furthest = torch.tensor([0.0, 0, 0, _FURTHEST, 0, 0], dtype=torch.float64)[: prior.size]
+    extremes = replace(
+        Extremes.of(rows, population.profile, stamps.shape, stamps.pixel_scale, psf),
+        hlr=population.half_light_radius_arcsec,
+        g_max=float(prior.parameters(furthest)[3]),
+        n=population.sersic_n,
+    )
+    grid = choose_grid(extremes, max(_TOLERANCE, _TOLERANCE_OF_NOISE * sigma / population.flux[1]))
+    return Renderer(population.profile, stamps.shape, stamps.pixel_scale, grid)

@@ -1,0 +1,187 @@
+r"""How well a shape can be measured: Fisher matrices and the bounds that follow from them.
+
+For an image :math:`I(\theta)` in white Gaussian noise of standard deviation :math:`\sigma` a pixel,
+
+.. math:: F_{ab} = \frac{1}{\sigma^2} \sum_\mathrm{pixels}
+   \frac{\partial I}{\partial\theta_a} \frac{\partial I}{\partial\theta_b}
+
+(Tegmark, Taylor & Heavens 1997, ApJ 480, 22), and no unbiased estimator of :math:`\theta_a` has a variance
+below :math:`(F^{-1})_{aa}`, all other parameters being unknown too. Only the stamp's own pixels count: light
+beyond its edge is lost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.errors import ContractError
+from shearbench.files.origin import Origin
+from shearbench.files.tables import read_table
+
+RULE = "cramer_rao"
+
+
+def cramer_rao(
+    catalog: pd.DataFrame,
+    pixel_scale: float,
+    shape: tuple[int, int],
+    psf: Mapping[str, Any] | None = None,
+    psf_images: NDArray[np.floating[Any]] | None = None,
+) -> pd.DataFrame:
+    """Return the Cramer-Rao bound of each galaxy's shape, for unit noise per pixel.
+
+    It bounds the standard deviation, over noise realisations, of every estimator that is unbiased and is told
+    the true profile and PSF, and nothing else. A biased estimator, one with a prior say, can go below it.
+
+    Parameters
+    ----------
+    catalog, pixel_scale, shape, psf, psf_images
+        As for `shearbench.bounds.fisher.fisher`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``galaxy_id``; ``snr``, the matched-filter signal-to-noise at sigma = 1, ``sqrt(sum(I**2))``;
+        ``crb_g1, crb_g2``, standard deviations at sigma = 1, NaN where the matrix is singular; and
+        ``F_{a}_{b}``, the Fisher matrix's upper triangle. Attributes ``parameters`` (list), and the catalog's
+        ``population``, ``split`` and ``digest``.
+    """
+    # Its renderer needs torch, which takes seconds to import; what reads bounds does not.
+    from shearbench.bounds.fisher import fisher
+
+    matrices, names = fisher(catalog, pixel_scale, shape, psf, psf_images)
+    flux = catalog["flux"].to_numpy(np.float64)
+    columns: dict[str, Any] = {
+        "galaxy_id": catalog["galaxy_id"].to_numpy(np.int64),
+        "snr": np.abs(flux) * np.sqrt(matrices[:, 0, 0]),  # the image is flux times its derivative by flux
+    }
+    variance = marginal_variance(matrices)
+    for name in ("g1", "g2"):
+        columns[f"crb_{name}"] = np.sqrt(variance[:, names.index(name)])
+    for name, (i, j) in _upper_triangle(names).items():
+        columns[name] = matrices[:, i, j]
+    table = pd.DataFrame(columns)
+    table.attrs = {
+        key: catalog.attrs[key] for key in ("population", "split", "digest") if key in catalog.attrs
+    }
+    table.attrs["parameters"] = list(names)
+    return table
+
+
+def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
+    """Read a table of `cramer_rao` and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
+
+    Raises
+    ------
+    ContractError
+        Damaged or of another origin, a column or an attribute is missing, or a bound is not positive.
+    """
+    table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE, expected=expected)
+    for name in ("parameters", "population", "split", "digest"):
+        if name not in table.attrs:
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
+            )
+    for name in _upper_triangle(table.attrs["parameters"]):
+        if name not in table:
+            raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)
+    # NaN is a bound that is not known.
+    impossible = {"snr": ~(np.isfinite(table["snr"]) & (table["snr"] >= 0))}
+    impossible |= {name: (table[name] <= 0) | np.isinf(table[name]) for name in ("crb_g1", "crb_g2")}
+    for name, bad in impossible.items():
+        if bad.any():
+            first = table.loc[bad, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+    return table
+
+
+def _upper_triangle(names: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the columns of a Fisher matrix, with the place of each."""
+    pairs = itertools.combinations_with_replacement(enumerate(names), 2)
+    return {f"F_{first}_{second}": (i, j) for (i, first), (j, second) in pairs}
+
+
+def marginal_variance(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the diagonal of each matrix's inverse.
+
+    Parameters
+    ----------
+    matrices : ndarray, shape (n, P, P)
+        Fisher matrices; rows and columns of NaN are parameters a galaxy has not.
+
+    Returns
+    -------
+    ndarray, shape (n, P)
+        NaN for a parameter that is not there, and for all of a singular matrix.
+    """
+    diagonal = np.diagonal(matrices, axis1=1, axis2=2)
+    absent = np.isnan(diagonal)
+    # Of unit diagonal, a matrix is as well conditioned as its parameters' correlations allow.
+    scale = np.where(absent, 1.0, np.sqrt(np.where(absent | (diagonal <= 0), 1.0, diagonal)))
+    scaled = matrices / (scale[:, :, None] * scale[:, None, :])
+    scaled = np.where(absent[:, :, None] | absent[:, None, :], np.eye(matrices.shape[1]), scaled)
+    regular = np.abs(np.linalg.det(scaled)) > 0
+    inverse = np.linalg.inv(np.where(regular[:, None, None], scaled, np.eye(matrices.shape[1])))
+    variance = np.diagonal(inverse, axis1=1, axis2=2) / scale**2
+    good = regular[:, None] & ~absent & (variance > 0)
+    return np.where(good, variance, np.nan)
+
+
+def prior_limited(bounds: pd.DataFrame, catalog: pd.DataFrame, sigma: ArrayLike) -> NDArray[np.float64]:
+    r"""Return the bound on g1 and g2 for an estimator that also knows how the population is distributed.
+
+    The information of a Gaussian prior adds to that of the pixels (Van Trees 1968, Detection, Estimation, and
+    Modulation Theory I, sec. 2.4.3; Gill & Levit 1995, Bernoulli 1, 59): the covariance is
+    :math:`(F / \sigma^2 + C^{-1})^{-1}`, where C is diagonal and holds each parameter's variance in the
+    catalog.
+
+    It is a bound in this sense: were the image linear in the parameters and the population Gaussian with
+    independent parameters, this would be the posterior's covariance, and the mean of its variances over the
+    population the least mean square error of any estimator, biased or not. Here both hold nearly, not
+    exactly: F is taken at each galaxy's true parameters, and a prior that is not Gaussian knows more than its
+    variances. So it goes to the Cramer-Rao bound at low noise and to the population's own scatter at high
+    noise; in between it is a guide that an optimal estimator follows but may cross. It is not the van Trees
+    inequality itself, which has the population's mean F and the information of its true distribution.
+
+    Parameters
+    ----------
+    bounds : pandas.DataFrame
+        Of `cramer_rao`.
+    catalog : pandas.DataFrame
+        Of the population; it gives the variances, and need not be the galaxies of `bounds`.
+    sigma : float or array-like, shape (s,)
+        Noise levels, > 0.
+
+    Returns
+    -------
+    ndarray, shape (s, n, 2)
+        Standard deviations of g1 and g2 of each galaxy at each noise level; (n, 2) for a single level.
+    """
+    names = bounds.attrs["parameters"]
+    matrices = np.zeros((len(bounds), len(names), len(names)))
+    for name, (i, j) in _upper_triangle(names).items():
+        matrices[:, i, j] = matrices[:, j, i] = bounds[name].fillna(0.0)
+    spread = catalog[[PARAMETER_COLUMNS[name] for name in names]].std(ddof=0).to_numpy(np.float64)
+    # With S = C^(1/2): (F/sigma^2 + C^-1)^-1 = S (1 + S F S/sigma^2)^-1 S, also if a parameter is constant.
+    scaled = matrices * np.outer(spread, spread)
+    levels = np.atleast_1d(np.asarray(sigma, np.float64))
+    where = [names.index("g1"), names.index("g2")]
+    found = np.empty((len(levels), len(bounds), 2))
+    for row, level in zip(found, levels):
+        inverse = np.linalg.inv(np.eye(len(names)) + scaled / level**2)
+        row[:] = np.sqrt(np.diagonal(inverse, axis1=1, axis2=2)[:, where]) * spread[where]
+    return found[0] if np.ndim(sigma) == 0 else found

@@ -1,0 +1,1 @@
+"""The configuration: its options, how it is read, and its labels."""

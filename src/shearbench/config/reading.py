@@ -1,0 +1,182 @@
+"""A configuration is read, checked, and filled in.
+
+``python -m shearbench.config config/paper.yaml`` checks files as a run reads them, each laid over the one
+before and the first over ``config/config.yaml``, and prints the folder of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from shearbench.config.plain_yaml import read_arguments, read_file
+from shearbench.config.schema import Config
+from shearbench.errors import ConfigError, nearest
+from shearbench.estimators import estimator_kinds, estimator_presets
+from shearbench.options import (
+    NAME_RULE,
+    is_name,
+    merge,
+    shown,
+    validated,
+)
+from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
+from shearbench.simulation.populations import Population
+from shearbench.training.recipe import Recipe
+from shearbench.training.variants import Variant, architecture_for, resolve_variant
+
+DEFAULT = "config/config.yaml"
+"""The file that every run reads first, in the folder that it is started from."""
+
+
+def resolve(given: Mapping[str, Any]) -> Config:
+    """Check a configuration and fill in everything it leaves out.
+
+    Parameters
+    ----------
+    given : mapping
+        As read from YAML.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"the configuration is {shown(given)}, not a mapping of keys to values")
+    given = dict(given)
+    left_out = {
+        section: sorted(
+            name for name, entry in named_entries(section, given.get(section)).items() if entry is None
+        )
+        for section in ("populations", "estimators", "variants")
+    }
+    training = validated(Recipe, given.get("training", {}), ("training",))
+    given["training"] = training
+    given["populations"] = {
+        name: validated(Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name))
+        for name, entry in _entries("populations", given.get("populations", {}), POPULATION_PRESETS)
+    }
+    presets = estimator_presets()
+    estimators: dict[str, Any] = {}
+    for name, entry in _entries("estimators", given.get("estimators", {}), presets):
+        options = {k: v for k, v in entry.items() if k not in ("base", "kind")}
+        cls = estimator_kinds()[presets[entry["base"]]["kind"]]
+        if entry["kind"] != cls.kind:
+            raise ConfigError(
+                f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'"
+            )
+        valid = validated(cls, options, ("estimators", name))
+        estimators[name] = {"base": entry["base"], "kind": cls.kind, **valid.model_dump(mode="json")}
+    given["estimators"] = estimators
+    variants = named_entries("variants", given.get("variants", {}))
+    given["variants"] = {
+        name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
+    }
+    config = validated(Config, given, ())
+    check_variants(config.variants, config)
+    config._left_out = {section: names for section, names in left_out.items() if names}
+    return config
+
+
+def named_entries(section: str, value: Any) -> Mapping[str, Any]:
+    """Return a section that maps names to options; nothing is an empty one.
+
+    Raises
+    ------
+    ConfigError
+        It is no mapping, or a key cannot be a name.
+    """
+    value = {} if value is None else value
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{section}: found {shown(value)}, expected a mapping of names, such as '{section}: {{a: {{}}}}'"
+        )
+    for name in value:
+        if not is_name(name):
+            raise ConfigError(f"{section}: {shown(name)} cannot be a name: {NAME_RULE}")
+    for one, other in _alike(value):
+        raise ConfigError(f"{section}: {one} and {other} are the same file on some computers; rename one")
+    return value
+
+
+def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield pairs of names that differ in nothing but capitals."""
+    known: dict[str, str] = {}
+    for name in names:
+        other = known.setdefault(name.casefold(), name)
+        if other != name:
+            yield other, name
+
+
+def _entries(
+    section: str, value: Any, presets: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each entry of a library section laid over its preset; one that is null is left out."""
+    for name, entry in named_entries(section, value).items():
+        if entry is None:
+            continue
+        if not isinstance(entry, Mapping):
+            raise ConfigError(
+                f"{section}.{name}: found {shown(entry)}, expected a mapping of options, {{}} for none"
+            )
+        base = entry.get("base", name)
+        if not isinstance(base, str) or base not in presets:
+            known = sorted(presets)
+            raise ConfigError(
+                f"{section}.{name}: there is no preset '{base}'{nearest(str(base), known)}. Presets: "
+                f"{', '.join(known)}. A new name says which it is "
+                f"based on: '{name}: {{base: {known[0]}, ...}}'"
+            )
+        yield name, {**merge(presets[base], entry), "base": base}
+
+
+def load(*paths: str | os.PathLike[str], arguments: Sequence[str] = ()) -> Config:
+    """Read configuration files, each laid over the one before, and resolve the whole.
+
+    Parameters
+    ----------
+    *paths : path
+    arguments : sequence of str
+        ``key=value``, laid over the files: those of Snakemake's ``--config``.
+
+    Raises
+    ------
+    ConfigError
+        Also where a file cannot be read.
+    """
+    merged: dict[str, Any] = {}
+    for content in (*map(read_file, paths), read_arguments(arguments)):
+        merged = merge(merged, content)
+    return resolve(merged)
+
+
+def check_variants(
+    variants: Mapping[str, Variant], config: Config, populations: Sequence[str] | None = None
+) -> None:
+    """Raise a ConfigError where networks cannot be trained on populations of the run, all by default."""
+    size = config.stamps.size_pixels
+    problems: dict[str, None] = {}
+    for name, variant in variants.items():
+        for population in config.populations if populations is None else populations:
+            try:
+                options = config.populations[population]
+                architecture_for(name, variant, options, (size, size), config.galaxies.train)
+            except ConfigError as error:
+                problems[str(error)] = None  # the same for several populations is said once
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def main(*paths: str) -> None:
+    """Check configuration files, and print the folder of their run."""
+    try:
+        print(f"results/{load(DEFAULT, *paths).run}")
+    except ConfigError as error:
+        sys.exit(f"The configuration is wrong.\n{error}")

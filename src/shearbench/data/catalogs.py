@@ -1,0 +1,95 @@
+"""Catalogs on disk: the columns that they have, and how they are read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import numpy as np
+import pandas as pd
+
+from shearbench.errors import ContractError
+from shearbench.files.origin import Origin
+from shearbench.files.tables import read_table
+
+RULE = "sample_catalog"
+COLUMNS = (
+    "galaxy_id noise_id pair_id rotation shear1 shear2 e1 e2 g1 g2 hlr flux sersic_n profile dx dy "
+    "psf_fwhm psf_g1 psf_g2"
+).split()
+PARAMETER_COLUMNS = {
+    "flux": "flux",
+    "x": "dx",
+    "y": "dy",
+    "hlr": "hlr",
+    "g1": "g1",
+    "g2": "g2",
+    "n": "sersic_n",
+}
+"""Where a catalog keeps each parameter of a galaxy's model."""
+
+
+def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
+    """Read a catalog and check it.
+
+    Parameters
+    ----------
+    path : path-like
+    expected : Origin, optional
+        What the file must be.
+
+    Raises
+    ------
+    ContractError
+        Damaged or of another origin, a column or attribute is missing, ids repeat, rows are not as they were
+        written, or a galaxy cannot be.
+    """
+    table = read_table(path, COLUMNS, RULE, expected=expected)
+    for name in ("population", "split", "psf", "digest"):
+        if name not in table.attrs:
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
+            )
+    if not table["galaxy_id"].is_unique:
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
+    if content_digest(table) != table.attrs["digest"]:
+        raise ContractError.of(path, "rows", "other values", "those it was written with", RULE)
+    _check_plausible(path, table)
+    return table
+
+
+def read_catalog_rows(
+    path: str | os.PathLike[str], start: int, stop: int, expected: Origin | None = None
+) -> pd.DataFrame:
+    """Read rows `start` to `stop` of a catalog, without keeping the others in memory.
+
+    The attributes are there; the digest is not checked, because that takes every row.
+    """
+    table = read_table(path, COLUMNS, RULE, (start, stop), expected)
+    _check_plausible(path, table)
+    return table
+
+
+def _check_plausible(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
+    """Refuse galaxies that cannot be: |g| >= 1, no size, a flux or place that is no number."""
+    good = {
+        "e1, e2": np.hypot(table["e1"], table["e2"]) < 1,
+        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
+        "hlr": (table["hlr"] > 0) & np.isfinite(table["hlr"]),
+        "flux": (table["flux"] > 0) & np.isfinite(table["flux"]),
+        "dx, dy": np.isfinite(table["dx"] + table["dy"]),
+    }
+    for name, possible in good.items():
+        if not possible.all():
+            first = table.loc[~possible, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+
+
+def content_digest(table: pd.DataFrame) -> str:
+    """Return a digest of the values of a catalog, which its stamps carry."""
+    sha = hashlib.sha256()
+    for column in sorted(table.columns):
+        values = table[column].to_numpy()
+        sha.update(column.encode())
+        sha.update("\n".join(map(str, values)).encode() if values.dtype == object else values.tobytes())
+    return sha.hexdigest()[:16]

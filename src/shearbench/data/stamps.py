@@ -1,0 +1,336 @@
+"""Stamps: noiseless images and their PSFs in HDF5 files, read with the noise added.
+
+A split is stored as one file per chunk, and an index that names them. `StampSet` reads any number of them as
+one; what it hands out does not depend on how the split was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from shearbench.data.noise import unit_noise
+from shearbench.errors import ContractError
+from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
+from shearbench.files.origin import Origin
+from shearbench.files.text import read_text, write_text
+
+RULE = "simulate_stamps"
+INDEX_RULE = "index_stamps"
+_WHAT = "an HDF5 file of stamps"
+_ATTRIBUTES = ("population", "split", "pixel_scale", "catalog_digest")
+
+
+@dataclass(frozen=True)
+class StampBatch:
+    """Noisy stamps, as every estimator gets them.
+
+    Attributes
+    ----------
+    images : ndarray of float32, shape (n, ny, nx)
+        Flux per pixel, with noise; rows grow with +y, columns with +x.
+    psf : ndarray of float32, shape (ny, nx) or (n, ny, nx)
+        The PSF convolved with the pixel, without noise, centred on the stamp, of unit flux: one for all
+        stamps, or one each.
+    sigma : float
+        Standard deviation of the (white, Gaussian) noise of a pixel.
+    pixel_scale : float
+        Arcsec.
+    galaxy_id, noise_id : ndarray of int64, shape (n,)
+    """
+
+    images: NDArray[np.float32]
+    psf: NDArray[np.float32]
+    sigma: float
+    pixel_scale: float
+    galaxy_id: NDArray[np.int64]
+    noise_id: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def constant_psf(self) -> bool:
+        """Whether all stamps have the same PSF."""
+        return self.psf.ndim == 2
+
+    def psf_of(self, index: int) -> NDArray[np.float32]:
+        """Return the PSF image of one stamp, shape (ny, nx)."""
+        return self.psf if self.constant_psf else self.psf[index]
+
+    def select(self, index: slice | NDArray[Any]) -> StampBatch:
+        """Return the batch of some of the stamps."""
+        return StampBatch(
+            images=self.images[index],
+            psf=self.psf if self.constant_psf else self.psf[index],
+            sigma=self.sigma,
+            pixel_scale=self.pixel_scale,
+            galaxy_id=self.galaxy_id[index],
+            noise_id=self.noise_id[index],
+        )
+
+
+def write_stamps(
+    path: str | os.PathLike[str],
+    blocks: Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]],
+    galaxy_id: NDArray[np.int64],
+    noise_id: NDArray[np.int64],
+    shape: tuple[int, int],
+    per_galaxy_psf: bool,
+    attributes: dict[str, Any],
+    origin: Origin | None = None,
+) -> None:
+    """Write one chunk of a split, whole or not at all, in memory that does not grow with its length.
+
+    Parameters
+    ----------
+    path : path-like
+    blocks : iterator of (images, psf)
+        Consecutive stamps, float32 [m, ny, nx]; psf [ny, nx] or [m, ny, nx].
+    galaxy_id, noise_id : ndarray of int64, shape (n,)
+    shape : (int, int)
+        Rows and columns of a stamp.
+    per_galaxy_psf : bool
+        Whether each stamp has a PSF of its own.
+    attributes : dict
+        At least ``population, split, pixel_scale, catalog_digest``.
+    origin : Origin, optional
+        What the file is.
+    """
+    n = len(galaxy_id)
+    with create_hdf5(path, origin) as file:
+        chunk = (max(1, min(n, 64)), *shape)
+        images = add_dataset(file, "images", None, (n, *shape), np.float32, chunk)
+        if per_galaxy_psf:
+            psf = add_dataset(file, "psf", None, (n, *shape), np.float32, chunk)
+        else:
+            psf = add_dataset(file, "psf", None, shape, np.float32)
+        at = 0
+        for block, block_psf in blocks:
+            images[at : at + len(block)] = block
+            if per_galaxy_psf:
+                psf[at : at + len(block)] = block_psf
+            elif at == 0:
+                psf[...] = block_psf
+            at += len(block)
+        if at != n:
+            raise ValueError(f"{at} stamps were drawn for {n} galaxies")
+        add_dataset(file, "galaxy_id", np.asarray(galaxy_id, np.int64))
+        add_dataset(file, "noise_id", np.asarray(noise_id, np.int64))
+        file.attrs.update(attributes)
+
+
+def write_index(
+    path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike[str]], origin: Origin | None = None
+) -> None:
+    """Write the index of a split: its chunk files in order, with the size of each, as JSON.
+
+    What uses a split depends on this one file, however many chunks there are.
+
+    Parameters
+    ----------
+    path : path-like
+        In the folder of the chunks or above it.
+    chunks : sequence of path-like
+    origin : Origin, optional
+        What the split is.
+
+    Raises
+    ------
+    ContractError
+        A chunk is damaged, or does not go with the first: nothing is written.
+    """
+    StampSet(chunks, origin)
+    folder = Path(path).parent
+    entries = [{"file": os.path.relpath(chunk, folder), "bytes": os.stat(chunk).st_size} for chunk in chunks]
+    write_text(path, json.dumps({"chunks": entries}, indent=1) + "\n", origin)
+
+
+def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> list[Path]:
+    """Return the chunk files of a split, in order.
+
+    Parameters
+    ----------
+    path : path-like
+        What `write_index` wrote.
+    expected : Origin, optional
+        What the split must be.
+
+    Returns
+    -------
+    list of pathlib.Path
+
+    Raises
+    ------
+    ContractError
+        It is no such index, or a chunk is not there, not of the size it had, or in another folder.
+    """
+    path = Path(path)
+    try:
+        entries = [
+            (path.parent / str(entry["file"]), int(entry["bytes"]))
+            for entry in json.loads(read_text(path, expected))["chunks"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ContractError.of(path, "chunks", repr(error), "an index of stamps", INDEX_RULE) from error
+    for chunk, size in entries:
+        if not chunk.is_relative_to(path.parent) or ".." in chunk.relative_to(path.parent).parts:
+            raise ContractError.of(path, "chunks", chunk, f"files below {path.parent}", INDEX_RULE)
+        found = f"{chunk.stat().st_size} bytes" if chunk.is_file() else "nothing"
+        if found != f"{size} bytes":
+            raise ContractError.of(chunk, "file", found, f"{size} bytes, as in {path}", RULE)
+    return [chunk for chunk, _ in entries]
+
+
+def read_stamps(path: str | os.PathLike[str], expected: Origin | None = None) -> StampSet:
+    """Return the stamps of a split from its index.
+
+    Parameters
+    ----------
+    path : path-like
+        What `write_index` wrote.
+    expected : Origin, optional
+        What the split must be.
+
+    Raises
+    ------
+    ContractError
+        See `read_index` and `StampSet`.
+    """
+    return StampSet(read_index(path, expected), expected)
+
+
+class StampSet:
+    """All stamps of a split, read from its chunk files as if they were one.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        The chunk files, in order.
+    expected : Origin, optional
+        What the split must be: the origin of its index.
+
+    Raises
+    ------
+    ContractError
+        A file is damaged, lacks a dataset or an attribute, or belongs to another split than the first.
+    """
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], expected: Origin | None = None) -> None:
+        if not paths:
+            raise ValueError("a stamp set needs at least one file")
+        self.paths = [Path(path) for path in paths]
+        lengths: list[int] = []
+        galaxy_id: list[NDArray[np.int64]] = []
+        noise_id: list[NDArray[np.int64]] = []
+        for number, path in enumerate(self.paths):
+            origin = expected and Origin(RULE, expected.depends, expected.names | {"chunk": number})
+            with open_hdf5(path, _WHAT, RULE, origin) as file:
+                _check(file, path)
+                found = {name: file.attrs[name] for name in _ATTRIBUTES}
+                found["shape"] = tuple(file["images"].shape[1:])
+                found["psf"] = "one" if file["psf"].ndim == 2 else "one each"
+                if not lengths:
+                    first = found
+                for name, value in found.items():
+                    if value != first[name]:
+                        raise ContractError.of(
+                            path, name, value, f"{first[name]} as in {self.paths[0]}", RULE
+                        )
+                lengths.append(file["images"].shape[0])
+                galaxy_id.append(file["galaxy_id"][:])
+                noise_id.append(file["noise_id"][:])
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
+        self.galaxy_id: NDArray[np.int64] = np.concatenate(galaxy_id)
+        self.noise_id: NDArray[np.int64] = np.concatenate(noise_id)
+        self.shape: tuple[int, int] = first["shape"]
+        self.constant_psf = first["psf"] == "one"
+        self.pixel_scale = float(first["pixel_scale"])
+        self.population = str(first["population"])
+        self.split = str(first["split"])
+        self.catalog_digest = str(first["catalog_digest"])
+
+    def __len__(self) -> int:
+        return len(self.galaxy_id)
+
+    def noiseless(
+        self, start: int = 0, stop: int | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return stamps `start` to `stop` without noise, and their PSF.
+
+        Returns
+        -------
+        images : ndarray of float32, shape (n, ny, nx)
+        psf : ndarray of float32, shape (ny, nx) or (n, ny, nx)
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        images = np.empty((stop - start, *self.shape), np.float32)
+        psf = np.empty(self.shape if self.constant_psf else images.shape, np.float32)
+        for path, low, high in zip(self.paths, self._starts[:-1], self._starts[1:]):
+            a, b = max(start, low), min(stop, high)
+            if a >= b:
+                continue
+            with open_hdf5(path, _WHAT, RULE, seen=True) as file:
+                file["images"].read_direct(images, np.s_[a - low : b - low], np.s_[a - start : b - start])
+                if self.constant_psf:
+                    file["psf"].read_direct(psf)
+                else:
+                    file["psf"].read_direct(psf, np.s_[a - low : b - low], np.s_[a - start : b - start])
+        return images, psf
+
+    def batches(
+        self, sigma: float, seed: int, size: int = 1024, start: int = 0, stop: int | None = None
+    ) -> Iterator[StampBatch]:
+        """Yield the stamps in order, with noise of standard deviation `sigma` added.
+
+        Parameters
+        ----------
+        sigma : float
+            Noise per pixel.
+        seed : int
+            The run's seed: with a stamp's ``noise_id`` it names the noise, see `shearbench.data.noise`.
+        size : int
+            Stamps in a batch; memory grows with it, results do not depend on it.
+        start, stop : int
+            Which stamps; all by default.
+        """
+        stop = len(self) if stop is None else min(stop, len(self))
+        for low in range(start, stop, size):
+            high = min(low + size, stop)
+            images, psf = self.noiseless(low, high)
+            images += np.float32(sigma) * unit_noise(seed, self.noise_id[low:high], self.shape)
+            yield StampBatch(
+                images=images,
+                psf=psf,
+                sigma=sigma,
+                pixel_scale=self.pixel_scale,
+                galaxy_id=self.galaxy_id[low:high],
+                noise_id=self.noise_id[low:high],
+            )
+
+
+def _check(file: h5py.File, path: Path) -> None:
+    for name in ("images", "psf", "galaxy_id", "noise_id"):
+        if name not in file:
+            raise ContractError.of(path, f"dataset '{name}'", f"only {sorted(file)}", "the dataset", RULE)
+    for name in _ATTRIBUTES:
+        if name not in file.attrs:
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {sorted(file.attrs)}", "the attribute", RULE
+            )
+    shape = file["images"].shape
+    if len(shape) != 3:
+        raise ContractError.of(path, "images", f"shape {shape}", "(n, ny, nx)", RULE)
+    if file["psf"].shape not in (shape, shape[1:]):
+        raise ContractError.of(path, "psf", f"shape {file['psf'].shape}", f"{shape[1:]} or {shape}", RULE)
+    for name in ("galaxy_id", "noise_id"):
+        if file[name].shape != shape[:1]:
+            raise ContractError.of(path, name, f"shape {file[name].shape}", f"{shape[:1]}", RULE)

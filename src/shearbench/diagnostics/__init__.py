@@ -1,0 +1,1 @@
+"""Trained and untrained networks from inside."""

@@ -1,0 +1,74 @@
+"""The temporary files of `shearbench.files.writing.atomic`: their names, and what a kill leaves of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+_NAME = re.compile(r"\.(?P<stem>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.part(?P<suffix>\.[^.]*)?")
+_CLOCKS = 3600  # seconds by which the clock of a file server may differ from that of this host
+
+
+def temporary_name(path: Path) -> Path:
+    """Return where this process writes a file until it is complete; the name has the host and the process."""
+    return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.part{path.suffix}")
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the temporary files that killed processes left in a folder and in those below it.
+
+    Of this host, the files of processes that have ended are removed. Whether a process of another host lives
+    cannot be seen from here: its file is removed if another process has completed the same file since.
+
+    Parameters
+    ----------
+    folder : path-like
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files that were removed.
+    """
+    removed = []
+    for place in folders_below(folder):
+        for path in place.glob(".*.part*"):
+            with contextlib.suppress(OSError):  # renamed or removed meanwhile, or another user's
+                if _is_left(path):
+                    path.unlink()
+                    removed.append(path)
+    return removed
+
+
+def folders_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a folder and all that are below it, through links too, each once."""
+    seen: set[str] = set()
+    for name, below, _ in os.walk(folder, followlinks=True):
+        below[:] = [one for one in below if os.path.realpath(os.path.join(name, one)) not in seen]
+        seen.update(os.path.realpath(os.path.join(name, one)) for one in below)
+        yield Path(name)
+
+
+def _is_left(path: Path) -> bool:
+    found = _NAME.fullmatch(path.name)
+    if found is None:
+        return False
+    written = path.stat().st_mtime
+    if found["host"] != _host():
+        complete = path.with_name(found["stem"] + (found["suffix"] or ""))
+        return complete.exists() and complete.stat().st_mtime > written
+    try:
+        # A process that began after the file was written last has got the number of the one that wrote it.
+        return psutil.Process(int(found["pid"])).create_time() > written + _CLOCKS
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def _host() -> str:
+    return os.uname().nodename.replace(".", "_")

@@ -1,0 +1,1 @@
+"""Images of galaxies from their parameters: batched, differentiable, on CPU and GPU."""

@@ -1,0 +1,277 @@
+"""What a result depends on, as a digest: options, code, and the digests of what it was made from.
+
+Snakemake compares a rule's ``params`` with those its outputs were made with. Each rule carries such a digest
+there, so exactly what changed runs again, and modification times (a fresh clone, a copy) do not matter. Code
+counts by its contents: where a module is, and how it is called, does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_SOURCE = Path(__file__).parents[1]
+# Logging, locks, names of temporary files, the ends of processes, the choice of a GPU and the measurement of
+# its use, the wording of errors, the checking of options and the catalogue of figures leave no trace in a
+# result (the options' values are in the digests themselves).
+NO_RESULT = frozenset(
+    {
+        "shearbench.jobs.job",
+        "shearbench.jobs.locks",
+        "shearbench.files.leftovers",
+        "shearbench.jobs.processes",
+        "shearbench.jobs.devices",
+        "shearbench.jobs.gpu_use",
+        "shearbench.errors",
+        "shearbench.options",
+        "shearbench.figures.catalogue",
+    }
+)
+"""Modules that no digest counts; a module that moves takes its entry along."""
+
+# How a module of this package is written in the text of another: its name here, its contents in a digest.
+_MARK = re.compile(r"<module ([\w.]+)>")
+
+
+@cache
+def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
+    """Return a digest of a script and of every module of this package that it imports, directly or not.
+
+    Comments, docstrings and layout do not count, nor do the names and folders of files and the order of
+    imports. Imports are found by reading the source, inside functions too; what is imported by a computed
+    name (an estimator, an architecture) must be given in `modules`. Of packages, only those count that
+    something is imported from, not those that modules lie in.
+
+    Parameters
+    ----------
+    script : str
+        Path of a Python file.
+    modules : tuple of str
+        Dotted names of further modules of this package.
+
+    Returns
+    -------
+    str
+    """
+    waiting = [Path(script), *map(_file_of, _counted(modules))]
+    seen: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting.extend(map(_file_of, _counted(_parsed(path).used)))
+    return digest(sorted({_contents(path) for path in seen}))
+
+
+def modules_used(path: Path) -> tuple[str, ...]:
+    """Return the dotted names of the modules of this package that a file imports when it runs."""
+    return _parsed(path).used
+
+
+def digest(*parts: Any) -> str:
+    """Return a digest of plain values (options, other digests), the same on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """A source file without what does not count; `_MARK`s stand for modules of this package."""
+
+    text: str
+    imports: tuple[tuple[str, str, str], ...]  # module, name and alias
+    used: tuple[str, ...]  # modules of this package
+
+
+def _counted(modules: Iterable[str]) -> list[str]:
+    return [name for name in modules if name not in NO_RESULT]
+
+
+def _find(name: str) -> Path | None:
+    """Return the file of a module of this package, or None if there is none."""
+    path = _SOURCE.parent.joinpath(*name.split("."))
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+def _file_of(name: str) -> Path:
+    path = _find(name)
+    if path is None:
+        raise ModuleNotFoundError(f"no module '{name}' in {_SOURCE}")
+    return path
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    """Split a dotted name of this package into the longest module and what is in it."""
+    parts = name.split(".")
+    if parts[0] != _SOURCE.name:
+        return None
+    for end in range(len(parts), 0, -1):
+        module = ".".join(parts[:end])
+        if _find(module):
+            return module, ".".join(parts[end:])
+    return None
+
+
+@cache
+def _contents(path: Path) -> str:
+    """Return a digest of a file in which the modules it uses stand for their own contents.
+
+    So `a.f` is not `b.f`, but whether `a` is called so does not matter.
+    """
+    parsed = _parsed(path)
+
+    def written(mark: re.Match[str]) -> str:
+        return "<exempt>" if mark[1] in NO_RESULT else f"<{_own_text(_file_of(mark[1]))}>"
+
+    imports = sorted((_MARK.sub(written, module), name, alias) for module, name, alias in parsed.imports)
+    return digest(_MARK.sub(written, parsed.text), imports)
+
+
+@cache
+def _own_text(path: Path) -> str:
+    """Return a digest of a file alone, whichever modules it uses."""
+    parsed = _parsed(path)
+    return digest(_MARK.sub("<module>", parsed.text), sorted(pair[1:] for pair in parsed.imports))
+
+
+@cache
+def _parsed(path: Path) -> _Parsed:
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    reader = _Reader(path)
+    tree = ast.fix_missing_locations(reader.visit(tree))
+    return _Parsed(ast.unparse(tree), tuple(sorted(reader.imports)), tuple(sorted(reader.used)))
+
+
+class _Reader(ast.NodeTransformer):
+    """Take imports, docstrings and what only type checkers see out of a module, and note what it uses."""
+
+    def __init__(self, path: Path) -> None:
+        self.imports: set[tuple[str, str, str]] = set()
+        self.used: set[str] = set()
+        self._modules: dict[str, str] = {}  # modules of this package by the names they have in this file
+        inside = path.is_relative_to(_SOURCE)
+        self._package = [_SOURCE.name, *path.relative_to(_SOURCE).parts[:-1]] if inside else []
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        # Imports may come after their use, as in functions.
+        for statement in _statements(node):
+            if isinstance(statement, ast.Import):
+                self._import(statement)
+            elif isinstance(statement, ast.ImportFrom):
+                self._import_from(statement)
+        return self.generic_visit(node)
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        # A block needs a statement.
+        if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
+            node.body = [ast.Pass()]  # type: ignore[attr-defined]
+        return node
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    visit_ImportFrom = visit_Import  # type: ignore[assignment]
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        # A string by itself is a docstring, or one of an attribute.
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        if _for_type_checkers(node):
+            return list(filter(None, map(self.visit, node.orelse)))
+        return self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return self._reference(node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        found = self._reference(node)
+        return self.generic_visit(node) if found is node else found
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if not isinstance(node.value, str) or _SOURCE.name not in node.value:
+            return node
+        if (found := _split(node.value)) and not found[1]:
+            # A module's name, told to code.
+            return ast.Constant(_mark(found[0]))
+        # In prose, a module is mentioned, not used.
+        return ast.Constant(re.sub(rf"\b{_SOURCE.name}(\.\w+)+", _mentioned, node.value))
+
+    def _reference(self, node: ast.Name | ast.Attribute) -> ast.AST:
+        """Return a reference into a module of this package with the module's mark in place of its name."""
+        root, rest = node, list[str]()
+        while isinstance(root, ast.Attribute):
+            rest.insert(0, root.attr)
+            root = root.value  # type: ignore[assignment]
+        if not isinstance(root, ast.Name) or root.id not in self._modules:
+            return node
+        found = _split(".".join([self._modules[root.id], *rest]))
+        assert found is not None
+        self.used.add(found[0])
+        marked: ast.expr = ast.Name(_mark(found[0]))
+        for name in filter(None, found[1].split(".")):
+            marked = ast.Attribute(marked, name)
+        return marked
+
+    def _import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            if _split(alias.name) is None:
+                self.imports.add(("", alias.name, alias.asname or ""))
+            elif alias.asname:
+                self._modules[alias.asname] = alias.name
+                self.used.add(alias.name)
+            else:
+                self._modules[_SOURCE.name] = _SOURCE.name
+                self.used.add(alias.name)
+
+    def _import_from(self, node: ast.ImportFrom) -> None:
+        module = node.module or ""
+        if node.level:
+            base = self._package[: len(self._package) - node.level + 1]
+            module = ".".join([*base, *filter(None, [node.module])])
+        for alias in node.names:
+            found = _split(f"{module}.{alias.name}")
+            if found is None:
+                self.imports.add(("", f"{module}.{alias.name}", alias.asname or ""))
+            elif found[1]:
+                self.imports.add((_mark(found[0]), found[1], alias.asname or ""))
+                self.used.add(found[0])
+            else:
+                self._modules[alias.asname or alias.name] = found[0]
+                self.used.add(found[0])
+
+
+def _mark(module: str) -> str:
+    return f"<module {module}>"
+
+
+def _mentioned(match: re.Match[str]) -> str:
+    found = _split(match[0])
+    return match[0] if found is None else ".".join(filter(None, ["<module>", found[1]]))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all in it, without what only type checkers see."""
+    if isinstance(node, ast.If) and _for_type_checkers(node):
+        for statement in node.orelse:
+            yield from _statements(statement)
+        return
+    yield node
+    for child in ast.iter_child_nodes(node):
+        yield from _statements(child)
+
+
+def _for_type_checkers(node: ast.If) -> bool:
+    return "TYPE_CHECKING" in ast.unparse(node.test)

@@ -1,0 +1,1 @@
+"""The code behind the estimators: fits, moments, metacalibration and trained networks."""

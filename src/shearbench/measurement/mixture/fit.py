@@ -1,0 +1,316 @@
+"""Fit PSFs and galaxies with Gaussian mixtures: the public functions."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import StampBatch
+from shearbench.jobs.devices import visible_gpus
+from shearbench.measurement.mixture.kernels import fit_coelliptical, fit_stamps
+from shearbench.measurement.mixture.models import Model, components, model_image, parts
+
+if TYPE_CHECKING:
+    import torch
+
+PsfModel = Literal["auto", "gauss", "coellip1", "coellip2", "coellip3", "coellip4", "coellip5"]
+Prior = Literal["ba", "none"]
+
+# rms residual over rms of the image: a Gaussian convolved with a pixel of a third of its width leaves 0.003,
+# a Moffat profile 0.1.
+_WELL_DESCRIBED = 0.01
+
+# ngmix's usual prior: CenPrior(0, 0, 0.2, 0.2), GPriorBA(0.3), FlatPrior(-1, 1000), FlatPrior(-100, 1e9).
+_CENTRE_WIDTH = 0.2  # arcsec
+_SHAPE_WIDTH = 0.3
+_SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
+_FLUX_RANGE = (-100.0, 1e9)
+
+# T, of each part, over that of the Gaussian that fits the profile best, about: only where fits start depends
+# on it.
+_SIZES: dict[Model, tuple[float, ...]] = {
+    "gauss": (1.0,),
+    "exp": (2.0,),
+    "dev": (6.0,),
+    "coellip2": (0.5, 2.5),
+    "coellip3": (0.3, 1.2, 4.0),
+    "coellip4": (0.2, 0.6, 1.7, 5.0),
+    "coellip5": (0.1, 0.4, 1.0, 2.5, 7.0),
+}
+
+
+@dataclass(frozen=True)
+class PsfFit:
+    """Gaussian mixtures fitted to PSF images.
+
+    Attributes
+    ----------
+    mixture : ndarray of float64, shape (m, k, 4)
+        For each Gaussian its share of the flux and its covariance in arcsec^2: row-row, row-column,
+        column-column.
+    core : ndarray of float64, shape (m, 3)
+        Covariance of the single Gaussian that fits best, arcsec^2; NaN where no fit is good.
+    residual : ndarray of float64, shape (m,)
+        rms of image minus mixture over rms of the image.
+    good : ndarray of bool, shape (m,)
+    """
+
+    mixture: NDArray[np.float64]
+    core: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    good: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class MixtureFit:
+    """Fits of n stamps; NaN where there is none.
+
+    Attributes
+    ----------
+    pars : ndarray of float64, shape (n, P)
+        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux; every T and then every flux
+        of a model of several parts.
+    covariance : ndarray of float64, shape (n, P, P)
+        Inverse of the Gauss-Newton Hessian, times chi^2 per degree of freedom.
+    chi2_per_dof : ndarray of float64, shape (n,)
+        Of the pixels, without the prior.
+    iterations : ndarray of int64, shape (n,)
+        Evaluations of the model.
+    flag : ndarray of int64, shape (n,)
+        `Flag` bits.
+    """
+
+    pars: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    chi2_per_dof: NDArray[np.float64]
+    iterations: NDArray[np.int64]
+    flag: NDArray[np.int64]
+
+
+def fit_psf(images: NDArray[np.floating], pixel_scale: float, psf_model: PsfModel = "auto") -> PsfFit:
+    """Fit noiseless PSF images with Gaussians that share centre and shape.
+
+    Parameters
+    ----------
+    images : ndarray, shape (ny, nx) or (m, ny, nx)
+        Convolved with the pixel.
+    pixel_scale : float
+        Arcsec.
+    psf_model : str
+        ``gauss`` or ``coellip1`` for one Gaussian, up to ``coellip5``; ``auto`` for one where its residual is
+        at most 1% (rms) of the image, and three where it is not, image by image.
+
+    Returns
+    -------
+    PsfFit
+    """
+    many = np.ascontiguousarray(images if images.ndim == 3 else images[None], dtype=np.float32)
+    _check_width(many)
+    count = {"auto": 3, "gauss": 1}.get(psf_model) or int(psf_model[-1])
+    m = len(many)
+    mixture, core, residual, good = (
+        np.empty((m, count, 4)),
+        np.empty((m, 3)),
+        np.empty(m),
+        np.empty(m, np.bool_),
+    )
+    threshold = _WELL_DESCRIBED if psf_model == "auto" else -1.0
+    fit_coelliptical(many, count, threshold, mixture, core, residual, good)
+    mixture[:, :, 1:] *= pixel_scale**2
+    core[~good] = np.nan
+    return PsfFit(mixture, core * pixel_scale**2, residual, good)
+
+
+def fit_galaxies(
+    images: NDArray[np.floating],
+    psf: PsfFit,
+    sigma: float,
+    pixel_scale: float,
+    model: Model = "exp",
+    prior: Prior = "ba",
+    device: torch.device | None = None,
+) -> MixtureFit:
+    """Fit stamps with a PSF-convolved profile, each by itself.
+
+    The likelihood is ngmix's (Sheldon 2014, MNRAS 444, L25): model values at the centres of the pixels, see
+    `shearbench.measurement.mixture.models`. So is the prior, where there is one: Gaussian of 0.2 arcsec in
+    the centroid, (1 - g^2)^2 exp(-g^2 / (2 0.3^2)) in the shape (Bernstein & Armstrong 2014, MNRAS 438,
+    1880, eq. 24), flat in T and flux. Neither the true centroid nor the true size is used: fits start from
+    weighted moments.
+
+    Parameters
+    ----------
+    images : ndarray, shape (n, ny, nx)
+        Flux per pixel.
+    psf : PsfFit
+        Of one PSF, or of one for each stamp.
+    sigma : float
+        Noise of a pixel, > 0. Without a prior, the result does not depend on it.
+    pixel_scale : float
+        Arcsec.
+    model : {'gauss', 'exp', 'dev', 'coellip2', 'coellip3', 'coellip4', 'coellip5'}
+    prior : {'ba', 'none'}
+    device : torch.device, optional
+        Where torch computes the fits; by default compiled code does, on the CPU.
+
+    Returns
+    -------
+    MixtureFit
+        Flags: ``BAD_PIXELS`` for pixels that are not finite, ``NOT_CONVERGED``, ``SINGULAR`` for data that
+        leave a parameter undetermined, ``OUT_OF_RANGE`` for a best fit outside the prior's range, ``FAILED``
+        for a PSF that could not be fitted.
+
+    Raises
+    ------
+    ValueError
+        `sigma` is not positive, there are not as many PSFs as stamps, or a stamp is wider than 512 pixels.
+    """
+    _check(images, psf, sigma)
+    n = len(images)
+    table = _convolved(model, psf.mixture / [1, *[pixel_scale**2] * 3])
+    widths, bounds = _prior(prior, pixel_scale)
+    units = _units(model, pixel_scale)
+    pars, covariance, quality, flag = (
+        np.empty((n, len(units))),
+        np.empty((n, len(units), len(units))),
+        np.empty((n, 2)),
+        np.empty(n, np.int64),
+    )
+    compute = fit_stamps
+    if device is not None:
+        from shearbench.measurement.mixture import batched
+
+        compute = functools.partial(batched.fit_stamps, device=device)
+    compute(
+        np.ascontiguousarray(images, dtype=np.float32),
+        table,
+        psf.core / pixel_scale**2,
+        sigma**-2,
+        widths,
+        bounds,
+        np.array(_SIZES[model]),
+        pars,
+        covariance,
+        quality,
+        flag,
+    )
+    pars *= units
+    covariance *= np.outer(units, units)
+    return MixtureFit(pars, covariance, quality[:, 0], quality[:, 1].astype(np.int64), flag)
+
+
+@functools.cache
+def job_gpu() -> torch.device | None:
+    """Return the GPU that this job was given, or one that no other job here has; None without GPUs."""
+    # torch takes seconds to import: it is asked only where there may be one.
+    if not visible_gpus():
+        return None
+    from shearbench.jobs.torch_settings import pick_device
+
+    device = pick_device()
+    return device if device.type == "cuda" else None
+
+
+def measure_shapes(
+    batch: StampBatch,
+    model: Model,
+    psf_model: PsfModel,
+    prior: Prior,
+    device: torch.device | None = None,
+) -> Shapes:
+    """Fit the stamps of a batch; see `fit_psf` and `fit_galaxies`.
+
+    Without a prior, a fit of no positive size is flagged ``OUT_OF_RANGE``: the model is narrower than the PSF
+    and its shape turned by 90 degrees. With ngmix's prior, flat in T from -1 arcsec^2, it is kept, as ngmix
+    keeps it: its shape is near 0, the mean of the prior.
+
+    Returns
+    -------
+    Shapes
+        Extras ``flux``, ``flux_err``, ``T``, ``T_err`` (arcsec^2; sum and mean over the parts), ``row``,
+        ``col`` (arcsec from the stamp's centre), ``chi2_per_dof`` and ``iterations``.
+    """
+    psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
+    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, device)
+    (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
+    count = parts(model)
+    sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
+    narrow = (fit.flag == Flag.GOOD) & (sizes <= 0).all(1) & (prior == "none")
+    flag = fit.flag | np.where(narrow, int(Flag.OUT_OF_RANGE), 0)
+    flux = fluxes.sum(1)
+    size = (fluxes * sizes).sum(1) / flux
+    by_size = np.concatenate([fluxes, sizes - size[:, None]], axis=1) / flux[:, None]
+    rest = fit.covariance[:, 4:, 4:]
+    return Shapes(
+        g1,
+        g2,
+        error[2],
+        error[3],
+        flag,
+        {
+            "flux": flux,
+            "flux_err": np.sqrt(rest[:, count:, count:].sum((1, 2))),
+            "T": size,
+            "T_err": np.sqrt((by_size[:, :, None] * rest * by_size[:, None]).sum((1, 2))),
+            "row": row,
+            "col": col,
+            "chi2_per_dof": fit.chi2_per_dof,
+            "iterations": fit.iterations,
+        },
+    )
+
+
+def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto") -> NDArray[np.float64]:
+    """Return the image of the best fit to each stamp of a batch, with ngmix's prior, NaN where there is none.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, ny, nx)
+        Flux per pixel.
+    """
+    psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
+    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model)
+    shape = (batch.images.shape[1], batch.images.shape[2])
+    return model_image(fit.pars, psf.mixture, shape, batch.pixel_scale, model)
+
+
+def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for each part, all its Gaussians convolved with all of the PSF's, shape (m, p, k, 5)."""
+    weight, scale = components(model)
+    table = np.empty((len(psf), parts(model), len(weight), psf.shape[1], 5))
+    table[..., 0] = weight[:, None] * psf[:, None, None, :, 0]
+    table[..., 1] = scale[:, None]
+    table[..., 2:] = psf[:, None, None, :, 1:]
+    return table.reshape(len(psf), parts(model), -1, 5)
+
+
+def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return widths of a prior, and bounds of T and flux, as `fit_stamps` takes them."""
+    on = prior == "ba"
+    widths = np.array([float(on), _CENTRE_WIDTH / pixel_scale, _SHAPE_WIDTH])
+    bounds = np.array([*(t / pixel_scale**2 for t in _SIZE_RANGE), *_FLUX_RANGE])
+    return widths, bounds if on else np.array([-np.inf, np.inf] * 2)
+
+
+def _units(model: Model, pixel_scale: float) -> NDArray[np.float64]:
+    """Return what takes parameters with lengths in pixels to arcsec."""
+    count = parts(model)
+    return np.array([pixel_scale, pixel_scale, 1, 1, *[pixel_scale**2] * count, *[1.0] * count])
+
+
+def _check(images: NDArray[np.floating], psf: PsfFit, sigma: float) -> None:
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}, but must be positive")
+    if len(psf.mixture) not in (1, len(images)):
+        raise ValueError(f"{len(psf.mixture)} PSFs for {len(images)} stamps")
+    _check_width(images)
+
+
+def _check_width(images: NDArray[np.floating]) -> None:
+    if images.shape[-1] > 512:
+        raise ValueError(f"stamps are {images.shape[-1]} pixels wide; the fit takes up to 512")

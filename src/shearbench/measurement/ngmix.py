@@ -1,0 +1,317 @@
+"""Fits with the real ngmix, one galaxy at a time.
+
+Guesses are random in ngmix; here each galaxy has a random state of its own, seeded by its noise
+realisation, so that an answer depends on the stamp alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ngmix
+import numpy as np
+from numpy.typing import NDArray
+
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import StampBatch
+from shearbench.measurement.renoising import second_noise
+
+_PSF_NOISE = 1e-5  # the PSF image is noiseless; ngmix needs a weight, whose size does not matter
+_ONE_GAUSSIAN_IS_ENOUGH = 0.01  # rms residual; a pixelised Gaussian leaves 5e-4, a Kolmogorov PSF 5e-2
+_PSF_TRIES = 4
+_T_OF_HLR = 2.085  # T / hlr^2 of a round exponential
+
+_CAUSES = {
+    Flag.NOT_CONVERGED: ngmix.flags.MAXITER,
+    Flag.SINGULAR: ngmix.flags.LM_SINGULAR_MATRIX
+    | ngmix.flags.LM_NEG_COV_EIG
+    | ngmix.flags.LM_NEG_COV_DIAG
+    | ngmix.flags.EIG_NOTFINITE
+    | ngmix.flags.NONPOS_VAR
+    | ngmix.flags.NONPOS_SHAPE_VAR,
+    Flag.OUT_OF_RANGE: ngmix.flags.GMIX_RANGE_ERROR | ngmix.flags.NONPOS_FLUX | ngmix.flags.NONPOS_SIZE,
+}
+
+
+def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
+    """Fit every stamp of a batch.
+
+    Parameters
+    ----------
+    batch : StampBatch
+    fitter : GalaxyFitter
+
+    Returns
+    -------
+    Shapes
+        Extras: ``row``, ``col`` (centroid from the stamp's centre, arcsec), ``flux``, ``s2n`` and ``T``
+        (arcsec^2), or ``hlr`` (arcsec) and ``nu`` for spergel.
+    """
+    psf = fitter.psf(batch.psf_of(0)) if batch.constant_psf else None
+    spergel = fitter.model == "spergel"
+    names = ["row", "col", "g1", "g2", *(["hlr", "nu"] if spergel else ["T"]), "flux"]
+    values = np.full((len(batch), len(names)), np.nan)
+    errors = np.full((len(batch), 2), np.nan)
+    s2n = np.full(len(batch), np.nan)
+    flag = np.zeros(len(batch), np.int64)
+    for index in range(len(batch)):
+        try:
+            observation = fitter.observation(
+                batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index))
+            )
+            result = fitter.fit(observation, int(batch.noise_id[index]))
+        except ngmix.gexceptions.NGmixBaseException:
+            flag[index] = Flag.FAILED
+            continue
+        flag[index] = cause_of(result["flags"])
+        flag[index] |= fitter.flag_of_size(result)
+        if not flag[index]:
+            values[index] = result["pars"]
+            errors[index] = np.sqrt(np.diag(result["pars_cov"])[2:4])
+            s2n[index] = result["s2n_r" if spergel else "s2n"]
+    columns = dict(zip(names, values.T))
+    return Shapes(
+        columns.pop("g1"), columns.pop("g2"), errors[:, 0], errors[:, 1], flag, columns | {"s2n": s2n}
+    )
+
+
+def fit_metacal(batch: StampBatch, fitter: GalaxyFitter, reconvolution: str, step: float) -> Shapes:
+    """Fit every stamp of a batch, unsheared and sheared both ways in both components.
+
+    Noise is made isotropic by ngmix with a second noise field, given by `second_noise`.
+
+    Parameters
+    ----------
+    batch : StampBatch
+    fitter : GalaxyFitter
+    reconvolution : {'fitgauss', 'azgauss', 'gauss'}
+        How ngmix finds the new PSF.
+    step : float
+        Shear applied, both ways and in both components.
+
+    Returns
+    -------
+    Shapes
+        Of the unsheared but reconvolved stamps. Extras: ``R11, R12, R21, R22``, with
+        ``Rij = (e_i(+step in g_j) - e_i(-step in g_j)) / (2 step)``, and ``flux``, ``T``, ``s2n``. A stamp
+        for which any of the five fits fails is flagged.
+    """
+    psf = fitter.psf(batch.psf_of(0)) if batch.constant_psf else None
+    flag = np.zeros(len(batch), np.int64)
+    names = ("g1", "g2", "g1_err", "g2_err", "R11", "R12", "R21", "R22", "flux", "T", "s2n")
+    values = np.full((len(batch), len(names)), np.nan)
+    noise = second_noise(batch)
+    for index in range(len(batch)):
+        try:
+            observation = fitter.observation(
+                batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index)), noise[index]
+            )
+            results = fitter.metacal(observation, int(batch.noise_id[index]), reconvolution, step)
+        except ngmix.gexceptions.NGmixBaseException:
+            flag[index] = Flag.FAILED
+            continue
+        for result in results.values():
+            flag[index] |= cause_of(result["flags"]) | fitter.flag_of_size(result)
+        if not flag[index]:
+            none, g = results["noshear"], {name: result["g"] for name, result in results.items()}
+            response = np.stack([g["1p"] - g["1m"], g["2p"] - g["2m"]], axis=1) / (2 * step)
+            errors = np.sqrt(np.diag(none["pars_cov"])[2:4])
+            values[index] = *none["g"], *errors, *response.ravel(), none["flux"], none["T"], none["s2n"]
+    columns = dict(zip(names, values.T))
+    g1, g2, g1_err, g2_err = (columns.pop(name) for name in names[:4])
+    return Shapes(g1, g2, g1_err, g2_err, flag, columns)
+
+
+def cause_of(flags: int) -> Flag:
+    """Return the benchmark's flag for ngmix's."""
+    flag = Flag.GOOD
+    for cause, bits in _CAUSES.items():
+        if flags & bits:
+            flag |= cause
+    return flag if flag or not flags else Flag.FAILED
+
+
+class GalaxyFitter:
+    """ngmix's fitters, guessers and runners for one model.
+
+    Parameters
+    ----------
+    pixel_scale : float
+        Arcsec.
+    model : {'gauss', 'exp', 'dev', 'spergel'}
+        Of the galaxy.
+    psf_model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
+        See `fit_psf`; not used by spergel.
+    prior : bool
+        Whether there is one: Gaussian in the centroid, Bernstein & Armstrong in the shape, flat in the rest.
+    prior_centroid : float
+        Its width in the centroid [arcsec].
+    prior_shape : float
+        Its width in the shape.
+    guess_hlr : float
+        Half-light radius that every fit starts from [arcsec].
+    tries : int
+        Fits from new guesses before a galaxy counts as failed.
+    """
+
+    def __init__(
+        self,
+        pixel_scale: float,
+        *,
+        model: str,
+        psf_model: str,
+        prior: bool,
+        prior_centroid: float,
+        prior_shape: float,
+        guess_hlr: float,
+        tries: int,
+    ) -> None:
+        self.pixel_scale, self.model, self.psf_model = pixel_scale, model, psf_model
+        self.guess_hlr, self.tries = guess_hlr, tries
+        self.rng = np.random.RandomState(0)
+        self.prior = self._prior(prior_centroid, prior_shape) if prior else None
+
+    def psf(self, image: NDArray[np.float32]) -> ngmix.Observation:
+        """Return the observation of a PSF, with the mixture fitted to it where the model needs one.
+
+        The fit sees the PSF's own pixels with their own weight, and no galaxy's prior.
+
+        Raises
+        ------
+        ngmix.gexceptions.BootPSFFailure
+            No mixture could be fitted.
+        """
+        observation = self._observation(image, _PSF_NOISE)
+        if self.model != "spergel":
+            fit_psf(observation, self.psf_model)
+        return observation
+
+    def observation(
+        self,
+        image: NDArray[np.float32],
+        sigma: float,
+        psf: ngmix.Observation,
+        noise: NDArray[np.float32] | None = None,
+    ) -> ngmix.Observation:
+        """Return the observation of a galaxy, its weight map included, and its second noise field if any."""
+        return self._observation(
+            image, sigma, psf=psf, noise=None if noise is None else noise.astype(np.float64)
+        )
+
+    def fit(self, observation: ngmix.Observation, noise_id: int) -> Any:
+        """Fit one galaxy; return ngmix's result, whose ``flags`` are 0 if it is good."""
+        self._seed(noise_id)
+        return self.runner(observation).go(observation)
+
+    def metacal(
+        self, observation: ngmix.Observation, noise_id: int, reconvolution: str, step: float
+    ) -> dict[str, Any]:
+        """Fit one galaxy as metacalibration wants it; return ngmix's results by type of shear."""
+        self._seed(noise_id)
+        # The new PSF is a Gaussian, whatever the old one was.
+        psf_runner = ngmix.runners.PSFRunner(
+            fitter=ngmix.fitting.Fitter(model="gauss"),
+            guesser=ngmix.guessers.SimplePSFGuesser(rng=self.rng),
+            ntry=_PSF_TRIES,
+        )
+        bootstrapper = ngmix.metacal.MetacalBootstrapper(
+            runner=self.runner(observation),
+            psf_runner=psf_runner,
+            rng=self.rng,
+            psf=reconvolution,
+            step=step,
+            use_noise_image=True,
+            types=["noshear", "1p", "1m", "2p", "2m"],
+        )
+        results, _ = bootstrapper.go(observation)
+        return results
+
+    def flag_of_size(self, result: Any) -> Flag:
+        """Return the flag of a result that has no positive size and no prior, where the shape is turned.
+
+        With a prior, flat in T from -1 arcsec^2, such a shape is near 0, the mean of the prior, and is kept.
+        """
+        negative = self.prior is None and self.model != "spergel" and not result["flags"] and result["T"] <= 0
+        return Flag.OUT_OF_RANGE if negative else Flag.GOOD
+
+    def _seed(self, noise_id: int) -> None:
+        noise_id = max(noise_id, ~noise_id)  # guesses need not differ where the noise has another sign
+        # RandomState takes words of 32 bits.
+        self.rng.seed([noise_id & 0xFFFFFFFF, noise_id >> 32 & 0xFFFFFFFF])
+
+    def runner(self, observation: ngmix.Observation) -> ngmix.runners.Runner:
+        """Return what fits a galaxy from fresh guesses, up to `tries` times.
+
+        Made for each galaxy, because ngmix's guessers remember the flux of the last one by its address.
+        """
+        guessers, fitting = ngmix.guessers, ngmix.fitting
+        hlr = self.guess_hlr
+        if self.model == "spergel":
+            flux = fitting.GalsimPSFFluxFitter().go(observation)["flux"]
+            guesser = guessers.R50NuFluxGuesser(self.rng, hlr, 0.5, flux, prior=self.prior)
+            fitter = fitting.GalsimSpergelFitter(prior=self.prior)
+        else:
+            guess_type = guessers.TPSFFluxAndPriorGuesser if self.prior else guessers.TPSFFluxGuesser
+            guesser = guess_type(rng=self.rng, T=_T_OF_HLR * hlr**2, prior=self.prior)
+            fitter = fitting.Fitter(model=self.model, prior=self.prior)
+        return ngmix.runners.Runner(fitter=fitter, guesser=guesser, ntry=self.tries)
+
+    def _observation(self, image: NDArray[np.float32], sigma: float, **kwargs: Any) -> ngmix.Observation:
+        ny, nx = image.shape
+        return ngmix.Observation(
+            image.astype(np.float64),
+            weight=np.full(image.shape, sigma**-2.0),
+            jacobian=ngmix.DiagonalJacobian(row=(ny - 1) / 2, col=(nx - 1) / 2, scale=self.pixel_scale),
+            **kwargs,
+        )
+
+    def _prior(self, width: float, shape_width: float) -> Any:
+        rng = self.rng
+        flat = {
+            "cen_prior": ngmix.priors.CenPrior(0, 0, width, width, rng=rng),
+            "g_prior": ngmix.priors.GPriorBA(shape_width, rng=rng),
+            "F_prior": ngmix.priors.FlatPrior(-100.0, 1e9, rng=rng),
+        }
+        if self.model == "spergel":
+            # GalSim draws no Spergel profile with nu outside [-0.85, 4].
+            return ngmix.joint_prior.PriorSpergelSep(
+                r50_prior=ngmix.priors.FlatPrior(0.01, 30.0, rng=rng),
+                nu_prior=ngmix.priors.FlatPrior(-0.8, 3.5, rng=rng),
+                **flat,
+            )
+        return ngmix.joint_prior.PriorSimpleSep(T_prior=ngmix.priors.FlatPrior(-1.0, 1000.0, rng=rng), **flat)
+
+
+def fit_psf(observation: ngmix.Observation, model: str) -> None:
+    """Fit a mixture to a PSF's observation and leave it there, for galaxies to be convolved with.
+
+    Parameters
+    ----------
+    observation : ngmix.Observation
+        Of the PSF alone.
+    model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
+
+    Raises
+    ------
+    ngmix.gexceptions.BootPSFFailure
+        The fit failed from every guess.
+    """
+    if model == "auto":
+        fit_psf(observation, "gauss")
+        found = observation.gmix.make_image(observation.image.shape, jacobian=observation.jacobian)
+        residual = np.linalg.norm(found - observation.image) / np.linalg.norm(observation.image)
+        if residual > _ONE_GAUSSIAN_IS_ENOUGH:
+            fit_psf(observation, "coellip3")
+        return
+    rng = np.random.RandomState(0)
+    if model == "gauss":
+        fitter, guesser = ngmix.fitting.Fitter(model="gauss"), ngmix.guessers.SimplePSFGuesser(rng=rng)
+    elif model == "em":
+        fitter, guesser = ngmix.em.EMFitter(), ngmix.guessers.GMixPSFGuesser(rng=rng, ngauss=5)
+    else:
+        ngauss = int(model.removeprefix("coellip"))
+        fitter = ngmix.fitting.CoellipFitter(ngauss=ngauss)
+        guesser = ngmix.guessers.CoellipPSFGuesser(rng=rng, ngauss=ngauss)
+    result = ngmix.runners.run_psf_fitter(observation, fitter, guesser, ntry=_PSF_TRIES)
+    if result["flags"]:
+        raise ngmix.gexceptions.BootPSFFailure(f"{model} could not be fitted to the PSF")

@@ -1,0 +1,56 @@
+"""A trained network as what measures the sheared stamps of metacalibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from shearbench.data.shapes import Flag, Shapes
+from shearbench.data.stamps import StampBatch
+from shearbench.jobs.torch_settings import torch_settings
+from shearbench.tasks.shear.model_file import load_model
+from shearbench.tasks.shear.network import ShearNetwork
+
+_BLOCK = 256  # stamps at once
+
+
+@dataclass(frozen=True)
+class NetworkMeasurer:
+    """A network that measures batches on the CPU, with one thread."""
+
+    network: ShearNetwork
+
+    def measure(self, batch: StampBatch) -> Shapes:
+        """Estimate the shape of every stamp of a batch.
+
+        Returns
+        -------
+        Shapes
+            Without errors: the network learned them for white noise, which sheared stamps do not have.
+        """
+        answers = []
+        with torch_settings(1, 0, torch.device("cpu")), torch.inference_mode():
+            for start in range(0, len(batch), _BLOCK):
+                part = batch.select(slice(start, start + _BLOCK))
+                images, psf = torch.from_numpy(part.images), torch.from_numpy(part.psf)
+                answer = self.network(images, psf, images.new_tensor(part.sigma))
+                answers.append(answer.shapes.double().numpy())
+        g1, g2 = np.concatenate(answers).T
+        nothing = np.full(len(batch), np.nan)
+        flag = np.where(np.hypot(g1, g2) < 1, int(Flag.GOOD), int(Flag.OUT_OF_RANGE))
+        return Shapes(g1, g2, nothing, nothing.copy(), flag)
+
+
+@lru_cache(maxsize=1)
+def load_network(path: str, variant: str) -> NetworkMeasurer:
+    """Return the network of a model file.
+
+    Raises
+    ------
+    ContractError
+        The file cannot be read, or is another variant's.
+    """
+    return NetworkMeasurer(load_model(path, variant).network)

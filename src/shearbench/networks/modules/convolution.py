@@ -1,0 +1,81 @@
+"""Convolutional building blocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from shearbench.networks.terms import Activation, Normalisation
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+def activation(name: Activation) -> nn.Module:
+    """Return the non-linearity of that name."""
+    return _ACTIVATIONS[name]()
+
+
+def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
+    """Return the normalisation of that name for images of so many channels: one module, or none."""
+    if name == "batch":
+        return [nn.BatchNorm2d(channels)]
+    if name == "group":
+        return [nn.GroupNorm(math.gcd(8, channels), channels)]
+    return [nn.GroupNorm(1, channels)] if name == "layer" else []
+
+
+def convolution(
+    incoming: int, outgoing: int, act: Activation, norm: Normalisation, stride: int = 1, dilation: int = 1
+) -> list[nn.Module]:
+    """Return a 3x3 convolution that keeps the size (over `stride`), its normalisation and non-linearity."""
+    return [
+        nn.Conv2d(incoming, outgoing, 3, stride=stride, padding=dilation, dilation=dilation),
+        *normalisation(norm, outgoing),
+        activation(act),
+    ]
+
+
+class Skip(nn.Module):
+    """Add what a module makes of its input to the input."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x + body(x)``."""
+        return x + self.body(x)
+
+
+class Beside(nn.Module):
+    """Put what a module makes of its input beside the input, as further channels."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return [n, channels of x + channels of body(x), ...]."""
+        return torch.cat([x, self.body(x)], 1)
+
+
+def preactivated(channels: int, act: Activation, norm: Normalisation) -> nn.Module:
+    """Return a residual block with pre-activation: nothing stands in the way of the identity.
+
+    He et al. 2016, arXiv:1603.05027, figure 1b.
+    """
+    steps: list[nn.Module] = []
+    for _ in range(2):
+        steps += [
+            *normalisation(norm, channels),
+            activation(act),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        ]
+    return Skip(nn.Sequential(*steps))

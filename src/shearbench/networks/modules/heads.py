@@ -1,0 +1,103 @@
+"""Heads: from the features of a network to its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shearbench.networks.modules.convolution import activation
+from shearbench.networks.terms import LEVELS, Activation
+
+
+class WithHead(nn.Module):
+    """Features of the image, then dense layers that are told the noise level too.
+
+    Parameters
+    ----------
+    features : torch.nn.Module
+        From [n, channels, ny, nx] to anything [n, ...].
+    channels : int
+    shape : (int, int)
+        Rows and columns of the image.
+    hidden : sequence of int
+        Units of the dense layers before the last.
+    outputs : int
+    act : str
+        Name of the non-linearity.
+    dropout : float
+        Part of the input of each dense layer but the first that is left out at random in training.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        channels: int,
+        shape: tuple[int, int],
+        hidden: Sequence[int],
+        outputs: int,
+        act: Activation,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        count = made_of(features, channels, shape).numel() + LEVELS
+        self.head = dense_layers(count, hidden, outputs, act, dropout)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""
+        return self.head(torch.cat([self.features(x).flatten(1), level], dim=1))
+
+
+class WithPsfBranch(nn.Module):
+    """Features of the galaxy and features of the PSF, each by a network of its own, then dense layers.
+
+    As in FORKLENS (Zhang et al. 2024, A&A 683, A209).
+
+    Parameters
+    ----------
+    features, psf : torch.nn.Module
+        From [n, 1, ny, nx] to anything [n, ...].
+    shape, hidden, outputs, act, dropout
+        As for `WithHead`.
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        psf: nn.Module,
+        shape: tuple[int, int],
+        hidden: Sequence[int],
+        outputs: int,
+        act: Activation,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.features, self.psf = features, psf
+        count = sum(made_of(part, 1, shape).numel() for part in (features, psf)) + LEVELS
+        self.head = dense_layers(count, hidden, outputs, act, dropout)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Map images [n, 2, ny, nx] (galaxy and PSF) and levels [n, LEVELS] to [n, outputs]."""
+        galaxy, psf = self.features(x[:, :1]).flatten(1), self.psf(x[:, 1:]).flatten(1)
+        return self.head(torch.cat([galaxy, psf, level], dim=1))
+
+
+def made_of(features: nn.Module, channels: int, shape: tuple[int, int]) -> torch.Size:
+    """Return the shape of what a module makes of one image."""
+    with torch.no_grad():
+        made = features.eval()(torch.zeros(1, channels, *shape))
+    features.train()
+    return made.shape
+
+
+def dense_layers(
+    count: int, hidden: Sequence[int], outputs: int, act: Activation, dropout: float
+) -> nn.Module:
+    """Return dense layers with activations between them."""
+    steps: list[nn.Module] = []
+    for units in hidden:
+        steps += [nn.Linear(count, units), activation(act), *([nn.Dropout(dropout)] if dropout else [])]
+        count = units
+    return nn.Sequential(*steps, nn.Linear(count, outputs))

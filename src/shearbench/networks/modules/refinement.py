@@ -1,0 +1,176 @@
+r"""Gauss-Newton steps through a forward model, damped and corrected by what was learned.
+
+From a network's guess :math:`\theta` of all parameters, the image :math:`I` and its derivatives :math:`J`
+give the normal equations of the pixels' likelihood,
+
+.. math:: F = J J^T / \sigma^2 , \qquad b = J (d - I) / \sigma^2 ,
+
+and a step :math:`\delta = (F + \Lambda)^{-1} b`. Were the guess a prior's mean and :math:`\Lambda` its
+precision, this would be the posterior's mean; but the guess has seen the same pixels, the more of them the
+more noise there is. So the diagonal of :math:`\Lambda` is learned, as a function of the noise level.
+
+A small network then shrinks the shape towards the posterior's mean: it multiplies by numbers that depend on
+what does not change when the stamp is turned, so that no direction is preferred.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model.profiles import SERSIC_RANGE
+from shearbench.networks.modules.bodies import Normalised
+from shearbench.networks.terms import LEVELS
+
+if TYPE_CHECKING:
+    from shearbench.forward_model.gaussian_mixture import MixtureModel
+
+_WIDTH = 24
+_SHEAR_MAX = 0.95
+_SIZE_MIN = 0.02  # arcsec
+_STEP_MAX = 5.0  # in units of the spread of a parameter over the population
+_LEAST_VARIANCE = 1e-12  # of a shape, in those units squared: less is rounding
+
+
+class Refinement(nn.Module):
+    """The learned Gauss-Newton steps.
+
+    Gradients reach the guess by the linear dependence of :math:`b` on it, as Gauss and Newton have it:
+    second derivatives of the image are left out, as they are in the step itself.
+
+    Parameters
+    ----------
+    profile : {"gaussian", "exponential", "sersic"}
+        The forward model's.
+    shape : (int, int)
+    pixel_scale : float
+        Arcsec.
+    steps : int
+    share : float
+        Part of the stamps of a training step that is refined: little is learned, and by few numbers.
+    grid : Grid
+    mixture : MixtureModel, optional
+        What takes the place of the Fourier sums on a CPU.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        shape: tuple[int, int],
+        pixel_scale: float,
+        steps: int,
+        share: float,
+        grid: Grid,
+        mixture: MixtureModel | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = parameter_names(profile)
+        self.renderer = Renderer(profile, shape, pixel_scale, grid)
+        self.mixture = mixture
+        self.steps, self.share = steps, share
+        count = len(self.names)
+        # The two of a position, and of a shape, share theirs: no direction is preferred.
+        self.damping = _from_zero(LEVELS, count - 2)
+        self.correction = _from_zero(LEVELS + 7, 2)
+        self.register_buffer("spread", torch.ones(count))
+        self.register_buffer("centre", torch.zeros(count))
+
+    spread: Tensor
+    centre: Tensor
+
+    def fit(self, spread: Tensor, centre: Tensor) -> None:
+        """Take the spread and the centre of the parameters over the population, the flux over the scale."""
+        self.spread.copy_(spread)
+        self.centre.copy_(centre)
+
+    def draws(self, psf: Tensor) -> bool:
+        """Return whether all PSFs [ny, nx] or [m, ny, nx] are what its forward model takes."""
+        return self.mixture is None or bool(np.isfinite(self.mixture.psf_image(psf.cpu()).covariance).all())
+
+    def count(self, stamps: int) -> int:
+        """Return how many of a training step's stamps are refined."""
+        return max(1, round(self.share * stamps))
+
+    def forward(self, guess: Tensor, stamps: Normalised) -> tuple[Tensor, Tensor]:
+        """Refine shapes.
+
+        Parameters
+        ----------
+        guess : Tensor, shape (n, P)
+        stamps : Normalised
+
+        Returns
+        -------
+        shapes : Tensor, shape (n, 2)
+        error : Tensor, shape (n, 2)
+            From the inverse of F + Lambda.
+        """
+        # Parameters in units of the population's spread, the flux in those of the stamp's scale as well.
+        unit = self.spread.expand(len(guess), -1)
+        unit = torch.cat([unit[:, :1] * stamps.scale[:, None], unit[:, 1:]], 1)
+        flux, position, size, shape, *index = self.damping(stamps.level).exp().split(1, 1)
+        damping = torch.cat([flux, position, position, size, shape, shape, *index], 1)
+        on_cpu = guess.device.type == "cpu"
+        model = self.mixture if self.mixture is not None and on_cpu else self.renderer
+        psf: Any = model.psf_image(stamps.psf)
+        sigma = (stamps.noise * stamps.scale)[:, None]
+        slope = unit / sigma
+        at = guess
+        for _ in range(self.steps):
+            drawn = _drawable(at.detach())
+            with torch.no_grad():
+                information, force = model.normal_equations(drawn, psf, stamps.images)
+                # Of the parameters over their units.
+                information = information * slope[:, :, None] * slope[:, None, :]
+                force = (force * slope / sigma)[:, :, None]
+            # What the force is at the guess, to first order; this carries the gradient as well.
+            away = ((drawn - at) / unit)[:, :, None]
+            damped = information + torch.diag_embed(damping)
+            # A stamp that has no answer must not take the answers of others away: no exception, no check.
+            step = torch.linalg.solve_ex(damped, force + information @ away)[0][:, :, 0]
+            at = at + unit * step.clamp(-_STEP_MAX, _STEP_MAX)
+        variance = torch.linalg.inv_ex(damped)[0].diagonal(dim1=1, dim2=2)[:, 4:6]
+        error = variance.clamp_min(_LEAST_VARIANCE).sqrt() * self.spread[4]
+        return self._corrected(at[:, 4:6], guess[:, 4:6], at, unit, error, stamps.level), error
+
+    def _corrected(
+        self, shape: Tensor, first: Tensor, at: Tensor, unit: Tensor, error: Tensor, level: Tensor
+    ) -> Tensor:
+        """Return a shape (1 + w u) g + w v (first - g), with w the part of the variance that noise makes."""
+        spread = self.spread[4]
+        variance = (error / spread).square().mean(1, keepdim=True)
+        noisy = variance / (1 + variance)
+        relative = (at - self.centre * unit / self.spread) / unit
+        invariant = torch.cat(
+            [
+                level,
+                relative[:, [0, 3]],
+                (relative[:, 1:3].square().sum(1, keepdim=True) + 1).log(),
+                shape.square().sum(1, keepdim=True) / spread.square(),
+                first.square().sum(1, keepdim=True) / spread.square(),
+                (shape * first).sum(1, keepdim=True) / spread.square(),
+                variance.log() / 4,
+            ],
+            1,
+        )
+        own, towards = self.correction(invariant.clamp(-10, 10)).split(1, 1)
+        return (1 + noisy * own) * shape + noisy * towards * (first - shape)
+
+
+def _from_zero(inputs: int, outputs: int) -> nn.Sequential:
+    """Return a small network that at first answers zero."""
+    hidden, last = nn.Linear(inputs, _WIDTH), nn.Linear(_WIDTH, outputs)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(hidden, nn.GELU(), last)
+
+
+def _drawable(at: Tensor) -> Tensor:
+    """Return the nearest parameters [n, P] of a galaxy that can be drawn."""
+    shear = at[:, 4:6] * (_SHEAR_MAX / at[:, 4:6].norm(dim=1, keepdim=True).clamp_min(_SHEAR_MAX))
+    size, index = at[:, 3:4].clamp_min(_SIZE_MIN), at[:, 6:].clamp(*SERSIC_RANGE)
+    return torch.cat([at[:, :3], size, shear, index], 1)

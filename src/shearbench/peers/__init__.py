@@ -1,1 +1,0 @@
-"""Other people's estimators: what runs behind the options in `shearbench.estimators`."""

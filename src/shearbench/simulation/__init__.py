@@ -1,0 +1,1 @@
+"""Populations of galaxies, and their stamps drawn with GalSim."""

@@ -1,0 +1,273 @@
+"""Catalogs are drawn here: a row for each stamp, with its true parameters and its noise realisation."""
+
+from __future__ import annotations
+
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from shearbench.data.catalogs import COLUMNS, content_digest
+from shearbench.errors import ConfigError
+from shearbench.simulation.populations import SPLITS, Population
+
+_BLOCK = 65536  # galaxies drawn from one random stream; the first n galaxies do not depend on n
+# How a finite catalogue is dealt to the splits: 60, 10, 15 and 15 per cent, one each of the first four.
+_DEAL = np.array([0, 1, 2, 3, *[0] * 11, 1, 2, 2, 3, 3])
+
+
+def shear_shape(
+    e1: ArrayLike, e2: ArrayLike, s1: ArrayLike, s2: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the reduced-shear shape e after a shear s: (e + s) / (1 + s* e).
+
+    Parameters
+    ----------
+    e1, e2 : ndarray
+        Intrinsic shape, |e| < 1.
+    s1, s2 : float or ndarray
+        Reduced shear, |s| < 1.
+
+    Returns
+    -------
+    g1, g2 : ndarray
+
+    Notes
+    -----
+    Seitz & Schneider 1997, A&A 318, 687, eq. 2.13.
+    """
+    e = np.asarray(e1) + 1j * np.asarray(e2)
+    s = np.asarray(s1) + 1j * np.asarray(s2)
+    g = (e + s) / (1 + np.conj(s) * e)
+    return g.real, g.imag
+
+
+def sample_catalog(
+    population: Population,
+    name: str,
+    split: str,
+    galaxies: int,
+    seed: int,
+    pixel_scale: float,
+    shear: float = 0.02,
+    rotations: int = 2,
+    first_block: int = 0,
+) -> pd.DataFrame:
+    """Draw the galaxies of one split.
+
+    Every split has random streams of its own, so no galaxy, and no rotated copy of one, is in two splits.
+    The first galaxies of a split do not depend on how many follow.
+
+    Parameters
+    ----------
+    population : Population
+    name : str
+        The population's name; part of the seed.
+    split : {'train', 'validation', 'test', 'shear'}
+    galaxies : int
+        Galaxies to draw. The shear split has ``rotations * 8`` stamps of each: intrinsic shapes rotated by
+        180/rotations degrees, each sheared by (+s, 0), (-s, 0), (0, +s), (0, -s), and each of these with a
+        noise field and with its negative. All else is the same, the noise of the four shears too.
+        ``rotation`` numbers the rotations and signs of the noise together. Shapes cancel in the mean over
+        rotations and, to first order, noise in the mean over its signs; what is of second order, as the
+        bias that noise causes, is left as it is.
+    seed : int
+        The run's seed.
+    pixel_scale : float
+        Arcsec.
+    shear : float
+        The applied shear s of the shear split.
+    rotations : {2, 4}
+        Rotations of the shear split.
+    first_block : int
+        Number of the random stream that the galaxies begin with, for others of the same split.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The catalog's columns (see `COLUMNS`); attributes ``population, split, seed, psf, digest``.
+
+    Raises
+    ------
+    ConfigError
+        A catalogue of real galaxies cannot be read or has none of the sizes asked for.
+    """
+    blocks = [
+        _sample_block(population, name, split, block, seed, pixel_scale)
+        for block in range(first_block, first_block + (galaxies + _BLOCK - 1) // _BLOCK)
+    ]
+    table = pd.concat(blocks, ignore_index=True).iloc[:galaxies].reset_index(drop=True)
+    table["pair_id"] = np.arange(galaxies, dtype=np.int64)
+    if split == "shear":
+        table = _pair(table, shear, rotations)
+    n = len(table)
+    table["galaxy_id"] = np.arange(n, dtype=np.int64)
+    shear_split = split == "shear"
+    realisation = table["pair_id"] * rotations + table["rotation"] // 2 if shear_split else table["galaxy_id"]
+    noise_id = realisation.to_numpy(np.int64) + (SPLITS.index(split) << 40)
+    table["noise_id"] = np.where(table["rotation"] % 2 == 0, noise_id, ~noise_id)
+    table["g1"], table["g2"] = shear_shape(table["e1"], table["e2"], table["shear1"], table["shear2"])
+    extra = [column for column in table.columns if column not in COLUMNS]
+    table = table[COLUMNS + extra]
+    table.attrs = {
+        "population": name,
+        "split": split,
+        "seed": seed,
+        "psf": {"profile": population.psf.profile, "beta": population.psf.moffat_beta},
+        "digest": content_digest(table),
+    }
+    return table
+
+
+def _uniform(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> NDArray[np.float64]:
+    return bounds[0] + (bounds[1] - bounds[0]) * rng.random(n)
+
+
+def _sample_block(
+    population: Population, name: str, split: str, block: int, seed: int, pixel_scale: float
+) -> pd.DataFrame:
+    """Draw a whole block; the order of the draws is part of the format."""
+    entropy = [seed, zlib.crc32(name.encode()), SPLITS.index(split), block]
+    rng = np.random.default_rng(np.random.SeedSequence(entropy))
+    n = _BLOCK
+    # A Rayleigh law cut at shape_max, by its inverse: two normal components kept within a disc.
+    width, limit = population.shape_sigma, population.shape_max
+    mass = -np.expm1(-(limit**2) / (2 * width**2)) if width > 0 else 1.0
+    modulus = width * np.sqrt(-2 * np.log1p(-mass * rng.random(n)))
+    angle = 2 * np.pi * rng.random(n)
+    shift = 2 * population.centroid_shift_pixels * pixel_scale
+    applied = population.shear_max * np.sqrt(rng.random(n)) * np.exp(2j * np.pi * rng.random(n))
+    steps = np.round(_uniform(rng, population.sersic_n, n) / population.sersic_n_step)
+    columns: dict[str, Any] = {
+        "e1": modulus * np.cos(angle),
+        "e2": modulus * np.sin(angle),
+        "hlr": _uniform(rng, population.half_light_radius_arcsec, n),
+        "flux": _uniform(rng, population.flux, n),
+        "sersic_n": {"gaussian": np.full(n, 0.5), "exponential": np.ones(n)}.get(
+            population.profile, np.clip(steps * population.sersic_n_step, *population.sersic_n).round(6)
+        ),
+        "profile": population.profile,
+        "dx": shift * (rng.random(n) - 0.5),
+        "dy": shift * (rng.random(n) - 0.5),
+        "shear1": applied.real if split != "shear" else np.zeros(n),
+        "shear2": applied.imag if split != "shear" else np.zeros(n),
+        "rotation": np.zeros(n, dtype=np.int64),
+        "psf_fwhm": _uniform(rng, population.psf.fwhm_arcsec, n),
+        "psf_g1": population.psf.shape_sigma * rng.standard_normal(n),
+        "psf_g2": population.psf.shape_sigma * rng.standard_normal(n),
+    }
+    if population.psf.profile == "image":
+        from shearbench.simulation.galsim_stamps import psf_images
+
+        assert population.psf.image_file is not None
+        columns["psf_index"] = rng.integers(0, len(psf_images(population.psf.image_file)), n)
+    if population.catalogue_file is not None:
+        columns.update(_cosmos_columns(population, split, seed, angle, rng, n))
+    return pd.DataFrame(columns)
+
+
+def _cosmos_columns(
+    population: Population,
+    split: str,
+    seed: int,
+    angle: NDArray[np.float64],
+    rng: np.random.Generator,
+    n: int,
+) -> dict[str, Any]:
+    """Take galaxies of the catalogue, each turned by a random angle; no galaxy is in two splits."""
+    source = cosmos_galaxies(str(population.catalogue_file), population.profile)
+    low, high = population.half_light_radius_arcsec
+    kept = np.flatnonzero(
+        (source["hlr"] >= low) & (source["hlr"] <= high) & (np.abs(source["e"]) < population.shape_max)
+    )
+    if len(kept) < len(SPLITS):
+        raise ConfigError(
+            f"{population.catalogue_file}: only {len(kept)} galaxies have a half-light radius within "
+            f"{[low, high]} arcsec and |g| < {population.shape_max}; widen half_light_radius_arcsec"
+        )
+    shuffled = np.random.default_rng([seed, zlib.crc32(b"cosmos splits")]).permutation(kept)
+    dealt = np.resize(_DEAL, len(shuffled))
+    pick = rng.choice(shuffled[dealt == SPLITS.index(split)], n)
+    e = source["e"][pick] * np.exp(1j * angle)
+    return {
+        "profile": "real" if population.profile == "cosmos-real" else "sersic",
+        "e1": e.real,
+        "e2": e.imag,
+        "hlr": source["hlr"][pick],
+        "sersic_n": source["sersic_n"][pick],
+        "cosmos_index": pick.astype(np.int64),
+        "angle": angle / 2,  # a galaxy turned by this has the shape e [rad]
+    }
+
+
+@lru_cache(maxsize=2)
+def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
+    """Return shapes and sizes of the galaxies of a COSMOS-like catalogue.
+
+    Parameters
+    ----------
+    path : str
+        The catalogue's FITS file. Its ``_fits`` companion holds the Sersic fits.
+    profile : {'cosmos-parametric', 'cosmos-real'}
+        For the first, size, index and shape are those of the single-Sersic fit, exactly what is drawn.
+        A real galaxy has no such thing: its shape and size are the adaptive moments (Hirata & Seljak 2003)
+        of its HST image, PSF included, and its index is given as 1.
+
+    Returns
+    -------
+    dict
+        ``e`` complex reduced-shear shape, ``hlr`` [arcsec], ``sersic_n``; one entry per galaxy of the file.
+
+    Raises
+    ------
+    ConfigError
+        The catalogue cannot be read.
+    """
+    import galsim
+
+    folder, name = str(Path(path).parent), Path(path).name
+    try:
+        if profile == "cosmos-parametric":
+            catalog = galsim.COSMOSCatalog(name, dir=folder, use_real=False, exclusion_level="none")
+            fit = np.array([catalog.getParametricRecord(i)["sersicfit"] for i in range(len(catalog))])
+            pixel = 0.03  # arcsec; the fits are in HST pixels, hlr along the major axis
+            q = np.clip(fit[:, 3], 0.05, 1.0)
+            return {
+                "e": (1 - q) / (1 + q) * np.exp(2j * fit[:, 7]),
+                "hlr": fit[:, 1] * pixel * np.sqrt(q),
+                # As GalSim does: on a grid, and within what it can draw.
+                "sersic_n": np.clip(np.round(fit[:, 2] / 0.05) * 0.05, 0.3, 6.2).round(6),
+            }
+        real = galsim.RealGalaxyCatalog(name, dir=folder)
+        moments = [
+            galsim.hsm.FindAdaptiveMom(real.getGalImage(i), strict=False) for i in range(real.nobjects)
+        ]
+        scale = np.array([real.getGalImage(i).scale for i in range(real.nobjects)])
+    except (OSError, KeyError, galsim.GalSimError) as error:
+        raise ConfigError(f"catalogue_file: {path} is no GalSim catalogue of galaxies ({error})") from error
+    good = np.array([m.moments_status == 0 for m in moments])
+    shape = np.array(
+        [complex(m.observed_shape.g1, m.observed_shape.g2) if ok else 1 for m, ok in zip(moments, good)]
+    )
+    sigma = np.array([m.moments_sigma for m in moments])
+    # Half-light radius of the Gaussian with these moments; |e| = 1 keeps a failed measurement out.
+    return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}
+
+
+def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
+    """Give each galaxy its rotated and sheared partners; those alike but for the noise are side by side."""
+    n = len(table)
+    paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
+    rotation, member, sign = (np.tile(index.ravel(), n) for index in np.indices((rotations, 4, 2)))
+    e = (paired["e1"] + 1j * paired["e2"]).to_numpy() * np.exp(2j * np.pi * rotation / rotations)
+    paired["rotation"] = 2 * rotation + sign
+    paired["e1"], paired["e2"] = e.real, e.imag
+    if "angle" in paired:
+        paired["angle"] += np.pi * rotation / rotations
+    paired["shear1"] = np.array([shear, -shear, 0.0, 0.0])[member]
+    paired["shear2"] = np.array([0.0, 0.0, shear, -shear])[member]
+    return paired

@@ -1,0 +1,161 @@
+"""Populations: named distributions of galaxies and PSFs, and the presets every run may use.
+
+A population of one's own is an entry of the configuration, based on a preset::
+
+    populations:
+      faint: {base: exp_gauss, flux: [0.1, 0.5]}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from shearbench.options import Options
+
+SPLITS = ("train", "validation", "test", "shear")
+
+
+def stamp_count(split: str, galaxies: int, rotations: int) -> int:
+    """Return how many stamps a split has: each galaxy once, or with all its partners (`sample_catalog`)."""
+    return galaxies * rotations * 8 if split == "shear" else galaxies
+
+
+def _as_range(value: Any) -> Any:
+    # A workflow that has this one as a module may read 1e0 as text.
+    return (value, value) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
+
+
+Range = Annotated[tuple[float, float], BeforeValidator(_as_range)]
+"""A uniform distribution ``[low, high]``; a single number is a constant."""
+
+
+def _check_range(name: str, value: tuple[float, float], low: float, high: float = float("inf")) -> None:
+    if not low < value[0] <= value[1] < high:
+        raise ValueError(f"{name}: needs {low:g} < low <= high < {high:g}, got {list(value)}")
+
+
+class Psf(Options):
+    """The point-spread function, without the pixel."""
+
+    profile: Literal["gaussian", "moffat", "kolmogorov", "image"] = Field(
+        "gaussian", description="its form; `image` reads it from a FITS file"
+    )
+    fwhm_arcsec: Range = Field(
+        (0.6, 0.6), description="full width at half maximum, a number or a range [arcsec]"
+    )
+    moffat_beta: float = Field(
+        2.5,
+        ge=1.5,
+        le=100,
+        description="exponent of a Moffat profile; below 1.5 its wings are wider than GalSim can draw",
+    )
+    shape_sigma: float = Field(
+        0.0,
+        ge=0,
+        lt=0.2,
+        description="standard deviation of each component of the PSF's own shape g, per galaxy",
+    )
+    image_file: str | None = Field(
+        None,
+        description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random. "
+        "They hold the pixel's response, are interpolated as band-limited, may be off centre, and need a "
+        "FWHM of 2.2 of their pixels or more",
+    )
+    image_pixel_scale_arcsec: float = Field(
+        0.2, ge=1e-3, le=10, description="pixel scale of these images [arcsec]"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Psf:
+        _check_range("fwhm_arcsec", self.fwhm_arcsec, low=0)
+        if (self.profile == "image") != (self.image_file is not None):
+            raise ValueError("image_file: belongs to `profile: image`, and that profile needs it")
+        return self
+
+    @property
+    def constant(self) -> bool:
+        """Whether every galaxy has the same PSF (images from a file count as one each)."""
+        return (
+            self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and self.profile != "image"
+        )
+
+
+class Population(Options):
+    """A distribution of galaxies, as GalSim draws them."""
+
+    profile: Literal["gaussian", "exponential", "sersic", "cosmos-parametric", "cosmos-real"] = Field(
+        "exponential",
+        description="radial profile; the cosmos ones take galaxies of GalSim's COSMOS catalogue "
+        "(their single-Sersic fits, or the HST images themselves)",
+    )
+    half_light_radius_arcsec: Range = Field(
+        (0.5, 1.2), description="half-light radius (circularised) [arcsec]; for cosmos the sizes kept"
+    )
+    flux: Range = Field((0.5, 5.0), description="total flux, in the image's units")
+    sersic_n: Range = Field((0.7, 3.5), description="Sersic index, where the profile has one")
+    sersic_n_step: float = Field(
+        0.05,
+        ge=1e-3,
+        le=6,
+        description="the index is drawn on a grid of this step, because GalSim tabulates each index anew",
+    )
+    shape_sigma: float = Field(
+        0.2, ge=0, le=1, description="standard deviation of each component of the intrinsic g"
+    )
+    shape_max: float = Field(0.6, ge=0.01, lt=1, description="intrinsic shapes are kept within |g| < this")
+    shear_max: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="train, validation and test galaxies are sheared by up to this, uniform in a disc",
+    )
+    centroid_shift_pixels: float = Field(
+        0.5,
+        ge=0,
+        le=256,
+        description="centroids are uniform within this of the stamp's centre, along each axis [pixels]",
+    )
+    catalogue_file: str | None = Field(
+        None, description="COSMOS (or other GalSim real-galaxy) catalogue, FITS; for the cosmos profiles"
+    )
+    psf: Psf = Psf()
+
+    @model_validator(mode="after")
+    def _check(self) -> Population:
+        _check_range("half_light_radius_arcsec", self.half_light_radius_arcsec, low=0)
+        _check_range("flux", self.flux, low=1e-12, high=1e12)
+        _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
+        if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
+            raise ValueError("catalogue_file: belongs to the cosmos profiles, and they need it")
+        return self
+
+    @property
+    def model_profile(self) -> Literal["gaussian", "exponential", "sersic"]:
+        """The profile that the forward model takes for its galaxies: Sersic for galaxies of any kind."""
+        return self.profile if self.profile in ("gaussian", "exponential") else "sersic"
+
+    @property
+    def extent_arcsec(self) -> float:
+        """Half-light radius of the largest galaxy, convolved with the widest PSF (in quadrature) [arcsec]."""
+        return float((self.half_light_radius_arcsec[1] ** 2 + (self.psf.fwhm_arcsec[1] / 2) ** 2) ** 0.5)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The default: an exponential disc that NGMix can model exactly.
+    "exp_gauss": {"profile": "exponential"},
+    # Where every Gaussian-mixture model is wrong: free Sersic index, Moffat PSF that varies.
+    "sersic_moffat": {
+        "profile": "sersic",
+        "psf": {"profile": "moffat", "fwhm_arcsec": [0.6, 0.8], "moffat_beta": 2.5, "shape_sigma": 0.03},
+    },
+    # The published comparison: NGMix 'gauss' is exact.
+    "gauss_gauss": {"profile": "gaussian"},
+    # Morphologies of the COSMOS field; needs a catalogue (galsim_download_cosmos fetches the whole one).
+    "cosmos": {
+        "profile": "cosmos-parametric",
+        "half_light_radius_arcsec": [0.15, 1.2],
+        "psf": {"profile": "moffat", "fwhm_arcsec": [0.6, 0.8], "moffat_beta": 2.5, "shape_sigma": 0.03},
+    },
+}

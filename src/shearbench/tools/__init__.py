@@ -1,0 +1,1 @@
+"""Programs beside the workflow: benchmarks, generated documentation, estimates of cost."""

@@ -1,0 +1,124 @@
+"""Write what is generated from the option classes: the JSON schema and the tables of ``config/README.md``."""
+
+from __future__ import annotations
+
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from shearbench.config.schema import Config
+from shearbench.estimators import estimator_kinds, estimator_presets
+from shearbench.networks import architecture_kinds
+from shearbench.simulation.populations import PRESETS
+from shearbench.studies import Study
+from shearbench.training.variants import variant_presets
+
+_MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def schema() -> str:
+    """Return the JSON schema of the configuration, as text."""
+    return json.dumps(Config.model_json_schema(), indent=1, sort_keys=True) + "\n"
+
+
+def readme(text: str) -> str:
+    """Return the README with every generated part (between its marks) made anew."""
+    return _MARK.sub(lambda mark: f"{mark[1]}{_PARTS[mark[2]]()}{mark[3]}", text)
+
+
+def _table(rows: Iterator[tuple[str, str, str]]) -> str:
+    lines = [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in rows]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *lines]) + "\n"
+
+
+def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of every option of a model and of the models in it."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _options(field.annotation, f"{key}.")
+            continue
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if default is PydanticUndefined else f"`{_yaml(default)}`"
+        allowed = _choices(field.annotation)
+        meaning = (field.description or "").rstrip(".")
+        yield key, shown, meaning + (f"; one of {', '.join(f'`{c}`' for c in allowed)}" if allowed else "")
+
+
+def _choices(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) is typing.Literal:
+        return list(typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for part in typing.get_args(annotation) for choice in _choices(part)]
+    return []
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _sections() -> str:
+    from shearbench.simulation.populations import Population
+
+    return (
+        _table(_options(Config))
+        + "\n### `populations.<name>`\n\n"
+        + _table(_options(Population))
+        + "\nPresets: "
+        + ", ".join(f"`{name}`" for name in PRESETS)
+        + ".\n"
+    )
+
+
+def _estimators() -> str:
+    parts = []
+    for kind, cls in sorted(estimator_kinds().items()):
+        presets = [f"`{name}`" for name, options in estimator_presets().items() if options["kind"] == kind]
+        parts.append(f"### {kind}: {', '.join(presets)}\n\n{_summary(cls)}\n\n{_table(_options(cls))}")
+    return "\n".join(parts)
+
+
+def _architectures() -> str:
+    parts = []
+    presets = variant_presets()
+    for kind, cls in sorted(architecture_kinds().items()):
+        names = [f"`{name}`" for name, preset in presets.items() if preset["architecture"] == kind]
+        parts.append(
+            f"### {kind}: {', '.join(names)}\n\n{_summary(cls)}\n\n{_table(_options(cls, 'options.'))}"
+        )
+    return "\n".join(parts)
+
+
+def _studies() -> str:
+    return _table(_options(Study))
+
+
+def _summary(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]
+
+
+_PARTS = {
+    "options": _sections,
+    "estimators": _estimators,
+    "architectures": _architectures,
+    "studies": _studies,
+}
+
+
+def main() -> None:
+    """Write the schema and the tables into this checkout."""
+    root = Path(__file__).parents[3]
+    (root / "workflow/schemas/config.schema.json").write_text(schema(), encoding="utf-8")
+    page = root / "config/README.md"
+    page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

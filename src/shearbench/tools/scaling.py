@@ -1,0 +1,193 @@
+"""What a run will need in core-hours, GPU-hours and disk, from the rates that another run measured.
+
+``python -m shearbench.tools.scaling results/quick docs/scaling.md config/paper.yaml config/large.yaml``
+writes the tables of a page anew.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from shearbench.config.reading import load
+from shearbench.config.schema import Config
+from shearbench.config.studies import plan_studies
+from shearbench.evaluation.metrics import read_metrics
+from shearbench.simulation.populations import SPLITS, stamp_count
+from shearbench.training.variants import Variant
+
+_MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SHAPE_COLUMNS = 6  # of 8 bytes, in a table of estimates
+
+
+def rate(
+    throughput: pd.DataFrame, stage: str, name: str, population: str, network: bool = False
+) -> tuple[float, bool]:
+    """Return stamps a second and whether a GPU did them (one core otherwise), from a run's table.
+
+    Parameters
+    ----------
+    throughput : pandas.DataFrame
+        ``metrics/throughput.csv``.
+    stage, name, population : str
+        Of the table. For a population that was not measured, the slowest of those that were stands in.
+    network : bool
+        Whether it is a network: for one that was not measured, the slowest of those that were stands in.
+
+    Returns
+    -------
+    (float, bool)
+        NaN where nothing like it was measured.
+    """
+    rows = throughput[throughput["stage"] == stage]
+    named = rows[rows["name"] == name]
+    if named.empty and network:
+        named = rows[rows["kind"] == "network"]
+    here = named[named["population"] == population]
+    chosen = named if here.empty else here
+    if chosen.empty:
+        return math.nan, False
+    slowest = chosen.sort_values("stamps_per_second").to_dict("records")[0]
+    return float(slowest["stamps_per_second"]), bool(slowest.get("gpu_mb", math.nan) > 0)
+
+
+def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studies") -> pd.DataFrame:
+    """Return what each stage of a run needs.
+
+    Parameters
+    ----------
+    config : Config
+    throughput : pandas.DataFrame
+        ``metrics/throughput.csv`` of a run of stamps of the same size.
+    studies : str
+        The folder of the studies.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each stage: ``stamps`` (counted once for each time that one is treated), ``core_hours``,
+        ``gpu_hours`` (each NaN where no such rate was measured), ``disk_gb``, and ``unknown``, the names
+        without any rate, whose time is in neither.
+    """
+    rows = []
+    for stage, tasks in _stages(config, studies).items():
+        total = {"stamps": 0.0, "core_hours": 0.0, "gpu_hours": 0.0, "disk_gb": 0.0}
+        unknown = set()
+        for name, population, stamps, kept_bytes in tasks:
+            measured_as = "measure" if stage == "predict" else stage
+            network = stage in ("train", "predict")
+            per_second, on_gpu = rate(throughput, measured_as, name, population, network)
+            total["stamps"] += stamps
+            total["disk_gb"] += kept_bytes / 1e9
+            if math.isnan(per_second):
+                unknown.add(name)
+            else:
+                total["gpu_hours" if on_gpu else "core_hours"] += stamps / per_second / 3600
+        rows.append({"stage": stage, **total, "unknown": ", ".join(sorted(unknown))})
+    return pd.DataFrame(rows)
+
+
+def _stages(config: Config, studies: str) -> dict[str, list[tuple[str, str, int, int]]]:
+    """Return (name, population, stamps, bytes kept) of the tasks of each stage."""
+    counts = {
+        split: stamp_count(split, getattr(config.galaxies, split), config.shear_test.rotations)
+        for split in SPLITS
+    }
+    levels = {"test": len(config.noise_levels), "shear": len(config.shear_test.noise_levels)}
+    pixels = 4 * config.stamps.size_pixels**2
+    row = 8 * _SHAPE_COLUMNS
+    simulate, bounds, fits = [], [], []
+    for name, options in config.populations.items():
+        images = 1 if options.psf.constant else 2
+        simulate += [("galsim", name, n, n * pixels * images) for n in counts.values()]
+        bounds.append(("cramer_rao", name, counts["test"], 0))
+        for estimator, choices in config.estimators.items():
+            for split, number in levels.items():
+                first = choices.get("shear_galaxies") if split == "shear" else None
+                n = counts[split] if first is None else stamp_count(split, first, config.shear_test.rotations)
+                n = min(n, counts[split]) * number
+                fits.append((estimator, name, n, n * row))
+    train, predict = [], []
+    for name, variant, population, seeds, splits in _networks(config, studies):
+        recipe = variant.training
+        shown = recipe.epochs * (recipe.epoch_stamps or counts["train"])
+        train.append((name, population, seeds * shown, 0))
+        n = seeds * sum(counts[split] * levels[split] for split in splits)
+        predict.append((name, population, n, n * row))
+    return {"simulate": simulate, "bounds": bounds, "measure": fits, "train": train, "predict": predict}
+
+
+def _networks(config: Config, studies: str) -> Iterator[tuple[str, Variant, str, int, tuple[str, ...]]]:
+    """Yield name, variant, population, number of seeds and splits predicted of all networks of a run."""
+    for population in config.populations:
+        for name, variant in config.variants.items():
+            yield name, variant, population, len(config.seeds), ("test", "shear")
+    planned = plan_studies(studies, config)
+    for study in (planned.known[name] for name in config.studies):
+        for name, variant in planned.variants[study.name].items():
+            yield name, variant, study.population, len(study.seeds), ("test",)
+
+
+def rates_table(throughput: pd.DataFrame) -> str:
+    """Return the measured rates as a Markdown table."""
+    lines = ["| stage | population | name | stamps/s | peak memory [MB] |", "|---|---|---|---|---|"]
+    for one in throughput.to_dict("records"):
+        speed = f"{one['stamps_per_second']:,.0f}" + (" (GPU)" if one.get("gpu_mb", math.nan) > 0 else "")
+        what = f"{one['stage']} | `{one['population']}` | {one['name']}"
+        lines.append(f"| {what} | {speed} | {one['peak_mb']:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def needs_table(config: Config, throughput: pd.DataFrame) -> str:
+    """Return what a run needs as Markdown, with what is not known."""
+    table = needs(config, throughput)
+    lines = [
+        f"### {config.run}\n",
+        "| stage | stamps treated | core-hours | GPU-hours | disk [GB] |",
+        "|---|---|---|---|---|",
+    ]
+    on_gpu = bool(table["gpu_hours"].sum())
+    for one in table.to_dict("records"):
+        for_gpu = one["stage"] in ("train", "predict")
+        gpu = f"{one['gpu_hours']:,.1f}" if on_gpu else "not measured"
+        lines.append(
+            f"| {one['stage']} | {one['stamps']:,.0f} | {one['core_hours']:,.1f} | {gpu if for_gpu else ''} "
+            f"| {one['disk_gb']:,.1f} |"
+        )
+    total = table[["core_hours", "disk_gb"]].sum()
+    lines.append(f"| all | | {total['core_hours']:,.1f} | | {total['disk_gb']:,.1f} |")
+    unknown = ", ".join(f"`{name}`" for name in sorted({*", ".join(table["unknown"]).split(", ")} - {""}))
+    note = f"\nWithout a measured rate, and not in the hours: {unknown}.\n" if unknown else ""
+    return "\n".join(lines) + "\n" + note
+
+
+def main(run: str, page: str, *configs: str) -> None:
+    """Write the tables of a page anew.
+
+    Parameters
+    ----------
+    run : str
+        Folder of the run whose rates are taken.
+    page : str
+        A Markdown file with marks ``<!-- generated: rates -->`` and ``<!-- generated: needs -->``.
+    *configs : str
+        Configurations, each laid over ``config/config.yaml``.
+    """
+    throughput = read_metrics(Path(run, "metrics/throughput.csv"))
+    parts = {
+        "rates": rates_table(throughput),
+        "needs": "\n".join(needs_table(load("config/config.yaml", one), throughput) for one in configs),
+    }
+    text = Path(page).read_text(encoding="utf-8")
+    Path(page).write_text(
+        _MARK.sub(lambda mark: f"{mark[1]}{parts[mark[2]]}{mark[3]}", text), encoding="utf-8"
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
