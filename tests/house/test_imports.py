@@ -49,3 +49,20 @@ def test_modules_that_planning_imports_leave_torch_and_galsim_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_diagram_of_the_data_names_rules():
+    page = (SOURCE.parents[1] / "docs/architecture.md").read_text(encoding="utf-8")
+    drawn = page.split("```mermaid")[1].split("```")[0]
+    rules = {
+        name
+        for path in (SOURCE.parents[1] / "workflow/rules").glob("*.smk")
+        for name in re.findall(
+            r"^(?:use rule \w+ as|rule) (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+    nodes = set(re.findall(r"^ +(\w+) -->", drawn, re.MULTILINE)) | set(
+        re.findall(r"(\w+)$", drawn, re.MULTILINE)
+    )
+    assert nodes - {"LR"} <= rules
+    assert len(nodes) > 15

@@ -1,4 +1,4 @@
-"""Write what is generated from the option classes: the JSON schema and the tables of ``config/README.md``."""
+"""Write what is generated from the code: the configuration's schema and the marked parts of documents."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from shearbench.estimators import estimator_kinds, estimator_presets
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS
 from shearbench.studies import Study
+from shearbench.tools.structure import diagram
 from shearbench.training.variants import variant_presets
 
 _MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -29,7 +30,7 @@ def schema() -> str:
 
 
 def readme(text: str) -> str:
-    """Return the README with every generated part (between its marks) made anew."""
+    """Return a document with every generated part (between its marks) made anew."""
     return _MARK.sub(lambda mark: f"{mark[1]}{_PARTS[mark[2]]()}{mark[3]}", text)
 
 
@@ -100,6 +101,10 @@ def _studies() -> str:
     return _table(_options(Study))
 
 
+def _rooms() -> str:
+    return f"```mermaid\n{diagram()}```\n"
+
+
 def _summary(cls: type) -> str:
     return (cls.__doc__ or "").strip().splitlines()[0]
 
@@ -109,15 +114,19 @@ _PARTS = {
     "estimators": _estimators,
     "architectures": _architectures,
     "studies": _studies,
+    "rooms": _rooms,
 }
+
+PAGES = ("config/README.md", "docs/architecture.md")
+"""The documents with generated parts."""
 
 
 def main() -> None:
-    """Write the schema and the tables into this checkout."""
+    """Write the schema and the generated parts of the documents into this checkout."""
     root = Path(__file__).parents[3]
     (root / "workflow/schemas/config.schema.json").write_text(schema(), encoding="utf-8")
-    page = root / "config/README.md"
-    page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in (root / name for name in PAGES):
+        page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
