@@ -155,9 +155,9 @@ def test_a_stamp_is_refused_or_gives_numbers_that_all_depend_on_it(kind, side, c
         (Residual(stages=4), (24, 24), "options.stages: 4"),
         (Residual(fold=5), (24, 24), "options.fold: 5"),
         (UNet(scales=4), (24, 24), "options.scales: 4"),
-        (UNet(fold=3, scales=3), (21, 21), "half pixels"),
+        (UNet(fold=3, scales=3), (21, 21), "odd number of pixels"),
         (Attention(patch=7), (24, 24), "options.patch: 7"),
-        (Equivariant(), (24, 20), "turned"),
+        (Equivariant(), (24, 20), "rotated"),
         (Equivariant(stages=5), (24, 24), "options.stages: 5"),
     ],
 )
@@ -292,7 +292,7 @@ def test_a_few_steps_fit_a_few_stamps(kind):
 
 def test_heads_divide_the_width():
     with pytest.raises(
-        ConfigError, match=r"variants\.attention\.options\.heads: 5 do not divide the width 48"
+        ConfigError, match=r"variants\.attention\.options\.heads: 5 does not divide width, which is 48"
     ):
         resolve_variant("attention", {"options": {"heads": 5}}, Recipe())
 

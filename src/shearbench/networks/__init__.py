@@ -7,5 +7,5 @@ from shearbench.options import discover
 
 
 def architecture_kinds() -> dict[str, type[Architecture]]:
-    """Return the architectures there are, by their kind."""
+    """Return all architectures of this package, keyed by their kind."""
     return discover(__name__, Architecture)

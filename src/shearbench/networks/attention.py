@@ -1,4 +1,4 @@
-"""Networks that let the patches of a stamp attend to each other: a small vision transformer."""
+"""A small vision transformer: self-attention between the patches of a stamp."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ if TYPE_CHECKING:
 
 
 class Attention(DenseHead):
-    """Patches of the stamp, blocks of self-attention and dense layers, and a dense head.
+    """Vision transformer: the stamp is cut into patches, which exchange information by self-attention.
 
-    Dosovitskiy et al. 2021, arXiv:2010.11929; the answer is made of all patches, and not of one token's
-    summary, because a shape needs to know which was where.
+    Dosovitskiy et al. 2021, arXiv:2010.11929, without the class token: the dense head takes the features of
+    all patches, because a shape depends on where in the stamp each patch lies.
     """
 
     kind: ClassVar[str] = "attention"
 
-    patch: Depth = Field(6, description="Side of a patch, pixels.")
-    width: Width = Field(48, description="Features of a patch.")
-    depth: Depth = Field(3, description="Blocks.")
-    heads: Depth = Field(4, description="Heads of the attention; a divisor of the width.")
-    expansion: Depth = Field(2, description="By what the dense layers of a block are wider.")
+    patch: Depth = Field(
+        6, description="Side of a square patch [pixels]; it must divide the side of the stamp."
+    )
+    width: Width = Field(48, description="Number of features of each patch.")
+    depth: Depth = Field(3, description="Number of blocks, each of self-attention and dense layers.")
+    heads: Depth = Field(4, description="Number of attention heads; it must divide `width`.")
+    expansion: Depth = Field(
+        2, description="Units of the inner dense layer of a block, as a multiple of `width`."
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Attention:
         if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} do not divide the width {self.width}")
+            raise ValueError(f"heads: {self.heads} does not divide width, which is {self.width}")
         return self
 
     def refuses(self, shape: tuple[int, int]) -> str | None:

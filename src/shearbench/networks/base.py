@@ -1,4 +1,4 @@
-"""What an architecture is: options, presets, and one method that builds the torch module."""
+"""The base class of all architectures: options, presets, and the method that builds the torch module."""
 
 from __future__ import annotations
 
@@ -17,53 +17,57 @@ if TYPE_CHECKING:
 
 
 class Architecture(Options):
-    """Options of an architecture, and the module they describe.
+    """Options of an architecture, and the methods that build the network they describe.
 
     A concrete architecture is a subclass in a module of `shearbench.networks`. It sets ``kind``, declares
-    its options as fields, lists its ``presets`` (a variant's name, with the options it stands for and, under
-    ``training``, what it changes of the recipe) and implements `build`. Its module imports torch only
-    inside functions.
+    its options as fields, lists its ``presets`` and implements `build`. A preset maps the name of a variant
+    to the options that differ from the defaults and, under ``training``, to the fields of the recipe that
+    differ. The module imports torch only inside functions.
     """
 
     kind: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Variants a configuration may use at once: ``{name: {"options": {...}, "training": {...}}}``."""
+    """Variants that a configuration can name directly: ``{name: {"options": {...}, "training": {...}}}``."""
 
     input_scaling: Literal["pixel", "global"] = Field(
         "pixel",
-        description="Divide what is left of a stamp without the mean galaxy by one number for all pixels "
-        "(global) or by the spread of each pixel, galaxies and noise together (pixel).",
+        description="Scaling of the input, after the mean galaxy is subtracted from the stamp. `pixel` "
+        "divides each pixel by its own standard deviation (of galaxies and noise together); `global` divides "
+        "all pixels by the same number.",
     )
     symmetrise: Literal["never", "test", "always"] = Field(
         "never",
-        description="Answer with the mean over the 8 rotations and mirrors of the stamp (and its PSF), "
-        "turned back: the shear's offset is then zero by symmetry, at 8 times the cost; `test` only where "
-        "shapes are measured, not in training.",
+        description="Average the output over the 8 rotations and mirrors of the stamp (and of its PSF), each "
+        "output turned back first. The additive bias is then zero by symmetry; the cost is 8 times higher. "
+        "`test` averages when shapes are measured, `always` in training too.",
     )
     head: Literal["point", "gaussian"] = Field(
         "point",
-        description="Answer with the shape alone, or with the 2x2 covariance of its error as well, which "
-        "the loss `nll` trains.",
+        description="Output of the network: the shape alone (`point`), or the shape and the 2x2 covariance "
+        "of its error (`gaussian`). `gaussian` needs `training.loss: nll`, and `nll` needs `gaussian`.",
     )
 
     auxiliary: bool = Field(
         False,
-        description="Train it to answer flux, position and size as well, which helps it to see what the "
-        "shape depends on.",
+        description="Train the network to predict flux, position and size besides the shape. These further "
+        "targets help it to measure the shape.",
     )
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """What the network is trained to answer, of `shearbench.forward_model.fourier.parameter_names`."""
+        """Names of the predicted parameters, from `shearbench.forward_model.fourier.parameter_names`."""
         return ("flux", "x", "y", "hlr", "g1", "g2") if self.auxiliary else ("g1", "g2")
 
     @property
     def refined_share(self) -> float:
-        """Part of the stamps of a training step whose answers the loss sees, where not all are refined."""
+        """Fraction of the stamps of a training step whose shapes enter the loss (0 to 1).
+
+        It is below 1 only for an architecture with a forward model, which refines a part of the stamps.
+        """
         return 1.0
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         return None
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
@@ -72,53 +76,61 @@ class Architecture(Options):
         Parameters
         ----------
         channels : int
-            Channels of the input: the stamp, and the PSF where it differs from galaxy to galaxy.
+            Channels of the input: 1 for the stamp, 2 if the image of the PSF is an input too.
         shape : (int, int)
             Rows and columns of a stamp.
         outputs : int
-            How many numbers to answer with.
+            Number of outputs for each stamp.
 
         Returns
         -------
         torch.nn.Module
-            Called as ``module(x, level)`` with ``x`` [n, channels, ny, nx], scaled to order one, and
-            ``level`` [n, `LEVELS`]; it returns [n, outputs], of order one as well.
+            Called as ``module(x, level)``: ``x`` [n, channels, ny, nx] is the scaled image, of order one;
+            ``level`` [n, `LEVELS`] tells the noise level. It returns [n, outputs], of order one.
         """
         raise NotImplementedError
 
     def modules(self) -> tuple[str, ...]:
-        """Return the modules whose code decides the answer; what they import is found from there."""
+        """Return the dotted names of the Python modules that define the network.
+
+        A change in one of them, or in a module that they import, makes a training run again.
+        """
         return (type(self).__module__,)
 
     def adapted(self, population: Population) -> Architecture:
-        """Return the architecture for a population of galaxies and PSFs.
+        """Return the architecture with the options that depend on the population filled in.
 
         Raises
         ------
         ValueError
-            An option does not go with the population.
+            An option does not fit the population.
         """
         return self
 
     def body(
         self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
     ) -> ImageBody | ComponentBody:
-        """Build the network together with what prepares its input; only what does not see images overrides.
+        """Build the network together with the scaling of its input.
+
+        An architecture overrides this method only if its network does not take images, or has to know the
+        names of its outputs.
 
         Parameters
         ----------
         shape : (int, int)
             Rows and columns of a stamp.
         per_galaxy_psf : bool
+            Whether the PSF differs from galaxy to galaxy; its image is then an input.
         targets : tuple of str
-            What the first numbers of the answer are.
+            Names of the first outputs.
         outputs : int
-            How many numbers to answer with.
+            Number of outputs for each stamp.
 
         Returns
         -------
         torch.nn.Module
-            With ``fit`` and ``forward`` as those of `shearbench.networks.modules.bodies.ImageBody`.
+            It has ``fit`` and ``forward``, with the arguments of those of
+            `shearbench.networks.modules.bodies.ImageBody`.
         """
         from shearbench.networks.modules.bodies import ImageBody
 
@@ -126,12 +138,13 @@ class Architecture(Options):
         return ImageBody(network, shape, per_galaxy_psf, self.input_scaling == "pixel")
 
     def refinement(self, shape: tuple[int, int], pixel_scale: float) -> Refinement | None:
-        """Return what improves the answer with a forward model, if anything does.
+        """Return the module that refines the output by a forward model, or None if there is none.
 
         Parameters
         ----------
         shape : (int, int)
+            Rows and columns of a stamp.
         pixel_scale : float
-            Arcsec.
+            Pixel scale [arcsec].
         """
         return None

@@ -1,4 +1,4 @@
-"""Convolutional networks that differ in how they widen their view: pooling, strides, or dilation."""
+"""Convolutional networks with a choice of how the receptive field grows: pooling, strides or dilation."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _DILATED: dict[str, Any] = {"downsampling": "dilated", "fold": 4, "width": 32, "
 class ConvNet(DenseHead):
     """Stages of 3x3 convolutions and a dense head.
 
-    From one stage to the next the view of a pixel doubles: because the image is halved (max, average,
-    strided), or because the convolutions are spread out (dilated), which keeps every pixel.
+    From each stage to the next the receptive field doubles. Either the image is halved (`max`, `average`,
+    `strided`), or the convolutions are dilated and the image keeps its size (`dilated`).
     """
 
     kind: ClassVar[str] = "convnet"
@@ -31,21 +31,28 @@ class ConvNet(DenseHead):
     }
 
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
-        "max", description="How the view doubles from stage to stage."
+        "max",
+        description="How the receptive field doubles from stage to stage: the image is halved by max "
+        "pooling, average pooling or a convolution of stride 2, or keeps its size and the convolutions are "
+        "dilated.",
     )
     fold: Depth = Field(
         1,
-        description="Side of the squares of pixels turned into channels before anything else; loses nothing.",
+        description="Before the first convolution, squares of `fold` by `fold` pixels are rearranged into "
+        "channels, which loses no information; 1 leaves the image as it is.",
     )
     width: Width = Field(8, description="Channels of the first stage.")
-    growth: Depth = Field(2, description="By what the channels are multiplied from stage to stage.")
-    stages: Depth = Field(3, description="Stages; the view doubles between them.")
-    blocks: Further = Field(1, description="Further convolutions in each stage, after its first.")
-    skip: bool = Field(False, description="Whether each of these is added to what it was given.")
+    growth: Depth = Field(2, description="Factor by which the number of channels grows at each stage.")
+    stages: Depth = Field(3, description="Number of stages; the receptive field doubles between them.")
+    blocks: Further = Field(1, description="Number of convolutions in each stage after its first one.")
+    skip: bool = Field(
+        False, description="Add the input of each of these `blocks` to its output (skip connection)."
+    )
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     cbam: bool = Field(
         False,
-        description="Whether a stage ends with channels and pixels weighed by their content.",
+        description="End each stage with a convolutional block attention module (CBAM), which multiplies "
+        "channels and pixels by weights computed from the image.",
     )
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
@@ -58,7 +65,20 @@ class ConvNet(DenseHead):
         return self.with_head(self.branch(channels, self.width), channels, shape, outputs)
 
     def branch(self, channels: int, width: int) -> list[nn.Module]:
-        """Return the convolutions, from images of so many channels, with `width` in the first stage."""
+        """Return the convolutions.
+
+        Parameters
+        ----------
+        channels : int
+            Channels of the input image.
+        width : int
+            Channels of the first stage.
+
+        Returns
+        -------
+        list of torch.nn.Module
+            To be applied one after the other.
+        """
         from torch import nn
 
         from shearbench.networks.modules import attention, convolution

@@ -1,4 +1,4 @@
-"""Networks whose shape follows a turned or mirrored stamp exactly, by construction."""
+"""Equivariant networks: when the stamp is rotated or mirrored, the output shape changes accordingly."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ if TYPE_CHECKING:
 
 
 class Equivariant(Architecture):
-    """Group convolutions over the 8 turns and mirrors of a square, and a head with a spin-2 answer.
+    """Group convolutions over the 8 rotations and mirrors of a square, and a head with a spin-2 output.
 
-    Every kernel is used in its 8 orientations. The answer for a turned stamp is the turned answer, to
-    rounding, before any training: a mean over random orientations is zero, and so is the additive bias c.
-    Cohen & Welling 2016, arXiv:1602.07576.
+    Each kernel is applied in its 8 orientations (Cohen & Welling 2016, arXiv:1602.07576). The output for a
+    rotated stamp is the rotated output, up to rounding errors and even before training. The mean output over
+    random orientations is therefore zero, and so is the additive bias c.
     """
 
     kind: ClassVar[str] = "equivariant"
 
-    width: Width = Field(4, description="Fields, of 8 images each, of the first stage.")
-    growth: Depth = Field(2, description="By what the fields are multiplied from stage to stage.")
-    stages: Depth = Field(3, description="Stages; each begins by halving the image.")
-    blocks: Further = Field(0, description="Further 3x3 convolutions in each stage.")
-    activation: Activation = Field("gelu", description="The non-linearity.")
+    width: Width = Field(4, description="Number of fields of the first stage; a field has 8 channels.")
+    growth: Depth = Field(2, description="Factor by which the number of fields grows at each stage.")
+    stages: Depth = Field(3, description="Number of stages; each begins by halving the image.")
+    blocks: Further = Field(0, description="Number of further 3x3 convolutions in each stage.")
+    activation: Activation = Field("gelu", description="Activation function.")
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     hidden: Annotated[list[Width], Field(min_length=1, max_length=100)] = Field(
-        [16], description="Fields, of 8 numbers each, of the dense layers."
+        [16], description="Number of fields of each dense layer; a field has 8 units."
     )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Part of the units left out at random at each step of the training."
+        0.0, ge=0, lt=1, description="Fraction of the units set to zero at random in each training step."
     )
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         size = f"stamps of {shape[0]} by {shape[1]} pixels"
         if shape[0] != shape[1]:
-            return f"{size} cannot be turned by 90 degrees"
+            return f"{size} are not square, and cannot be rotated by 90 degrees"
         if shape[0] < 2**self.stages:
-            return f"options.stages: {self.stages} halve {size} to nothing"
+            return f"options.stages: {self.stages} stages halve {size} to less than one pixel"
         return too_wide(self.width, self.growth, self.stages)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
@@ -54,7 +54,11 @@ class Equivariant(Architecture):
     def body(
         self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
     ) -> ImageBody | ComponentBody:
-        """Build the network for these targets, which change each in its way; see `Architecture.body`."""
+        """Build the network; see `Architecture.body`.
+
+        The names of the targets are needed because position, size and shape change differently when the
+        stamp is rotated.
+        """
         from shearbench.networks.modules.bodies import ImageBody
 
         network = self._network(1 + per_galaxy_psf, shape, targets, outputs)

@@ -1,4 +1,4 @@
-"""What networks with a dense head have in common: its options."""
+"""Options and methods that all networks with a dense head share."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ if TYPE_CHECKING:
 
 
 class DenseHead(Architecture):
-    """Features of the image, and dense layers that make an answer of them."""
+    """Base class of networks that compute features of the image and pass them to dense layers."""
 
-    activation: Activation = Field("gelu", description="The non-linearity.")
+    activation: Activation = Field("gelu", description="Activation function.")
     projection: Width | None = Field(
         8,
-        description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
+        description="A last 1x1 convolution reduces the features to this number of channels before the dense "
+        "layers; null: no such convolution.",
     )
-    hidden: list[Width] = Field([128], max_length=100, description="Units of the dense layers.")
+    hidden: list[Width] = Field(
+        [128], max_length=100, description="Number of units of each dense layer before the output."
+    )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Part of the units left out at random at each step of the training."
+        0.0, ge=0, lt=1, description="Fraction of the units set to zero at random in each training step."
     )
 
     def project(self, channels: int) -> list[nn.Module]:
-        """Return the last convolution of images of so many channels: one module, or none."""
+        """Return the last 1x1 convolution, which takes `channels` channels: a list of one module or none."""
         from torch import nn
 
         return [] if self.projection is None else [nn.Conv2d(channels, self.projection, 1)]
@@ -35,7 +38,15 @@ class DenseHead(Architecture):
     def with_head(
         self, steps: list[nn.Module], channels: int, shape: tuple[int, int], outputs: int
     ) -> nn.Module:
-        """Put the dense layers after the steps that make the features."""
+        """Return the network: the modules that compute the features, then the dense layers.
+
+        Parameters
+        ----------
+        steps : list of torch.nn.Module
+            Applied one after the other, they compute the features.
+        channels, shape, outputs
+            See `Architecture.build`.
+        """
         from torch import nn
 
         from shearbench.networks.modules import heads
@@ -45,25 +56,28 @@ class DenseHead(Architecture):
 
 
 def cannot_be_halved(shape: tuple[int, int], fold: int, stages: int, exactly: bool = False) -> str | None:
-    """Return why stamps cannot be folded, and then halved from each stage to the next, or None if they can.
+    """Return why stamps cannot be folded and then halved between the stages, or None if they can.
 
     Parameters
     ----------
     shape : (int, int)
         Rows and columns of a stamp.
     fold : int
-        Side of the squares of pixels that become channels.
+        Side of the squares of pixels that become channels [pixels].
     stages : int
-        One more than there are halvings.
+        Number of stages: the number of halvings plus one.
     exactly : bool
-        Whether a side must be even to be halved.
+        Whether a side must be an even number of pixels each time it is halved.
     """
     size = f"stamps of {shape[0]} by {shape[1]} pixels"
     if any(side % fold for side in shape):
         return f"options.fold: {fold} does not divide {size}"
     folded = "" if fold == 1 else f" (folded by {fold})"
     if min(shape) // fold < 2 ** (stages - 1):
-        return f"options.stages: {stages} halve {size}{folded} to nothing"
+        return f"options.stages: {stages} stages halve {size}{folded} to less than one pixel"
     if exactly and any(side // fold % 2 ** (stages - 1) for side in shape):
-        return f"options.stages: {stages} halve {size}{folded} to half pixels"
+        return (
+            f"options.stages: {stages} stages halve {size}{folded} {stages - 1} times, and a side with an "
+            "odd number of pixels cannot be halved"
+        )
     return None

@@ -1,4 +1,4 @@
-"""Networks with a branch of their own for the PSF."""
+"""Networks with a separate branch for the image of the PSF."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 class PsfBranch(ConvNet):
     """A convolutional network for the galaxy, a smaller one for its PSF, and dense layers for both.
 
-    The way of FORKLENS (Zhang et al. 2024, A&A 683, A209). Where one PSF is that of all galaxies there is
-    nothing to learn from it, and the network is the branch of the galaxy alone.
+    As in FORKLENS (Zhang et al. 2024, A&A 683, A209). If all galaxies have the same PSF, its image carries
+    no information, and the network has the galaxy's branch only.
     """
 
     kind: ClassVar[str] = "psf-branch"
 
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
-        "strided", description="How the view doubles from stage to stage, in both branches."
+        "strided",
+        description="How the receptive field doubles from stage to stage, in both branches: the image is "
+        "halved by max pooling, average pooling or a convolution of stride 2, or keeps its size and the "
+        "convolutions are dilated.",
     )
     psf_width: Width = Field(4, description="Channels of the first stage of the PSF's branch.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         return super().refuses(shape) or too_wide(self.psf_width, self.growth, self.stages, "psf_width")
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Any network's first guess, improved by Gauss-Newton steps through a forward model."""
+"""Networks whose first guess is improved by Gauss-Newton steps through a forward model."""
 
 from __future__ import annotations
 
@@ -16,48 +16,61 @@ if TYPE_CHECKING:
     from shearbench.networks.modules.refinement import Refinement
     from shearbench.simulation.populations import Population
 
-# What mixtures describe to a tenth of the bound at a noise of 1e-5: half-light radii in FWHM of the PSF.
+# For these profiles and half-light radii [FWHM of the PSF] the error of a Gaussian mixture model is below a
+# tenth of the Cramer-Rao bound at a noise of 1e-5 per pixel.
 _MIXTURES = ("gaussian", "exponential")
 _MIXTURE_RANGE = (0.5, 3.5)
-_LARGEST_SHEAR = 0.6  # for which the Fourier sums are made
+_LARGEST_SHEAR = 0.6  # |g| for which the grid of the Fourier sums is chosen
 
 
 class First(Options):
-    """The network that makes the guess."""
+    """The network that makes the first guess."""
 
-    architecture: str = Field("whitened", description="Its kind.")
-    options: dict[str, Any] = Field(default_factory=dict, description="Its options.")
+    architecture: str = Field(
+        "whitened",
+        description="Kind of the network that makes the first guess: any architecture but `refined`.",
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of that network that differ from its defaults."
+    )
 
 
 class Refined(Architecture):
-    """A network that answers all parameters of the galaxy, and a forward model that improves them.
+    """A network predicts all parameters of the galaxy, and a forward model refines them.
 
-    The model is the population's own profile seen through the PSF's image, as a fit would have it; how far
-    to trust the guess, and how to shrink the shape at high noise, is learned.
+    The forward model is the galaxy profile of the population convolved with the image of the PSF, as in a
+    fit. Two small networks are trained as well: one weighs the guess against the pixels, the other shrinks
+    the shape at high noise.
     """
 
     kind: ClassVar[str] = "refined"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "refined": {"training": Whitened.presets["whitened"]["training"]}  # its first network's, by default
+        "refined": {"training": Whitened.presets["whitened"]["training"]}  # as of its first network
     }
 
     first: First = Field(
         First(),
         validate_default=True,
-        description="The network that makes the guess: architecture and options.",
+        description="The network that makes the first guess: its architecture and options.",
     )
     profile: Literal["auto", "gaussian", "exponential", "sersic"] = Field(
-        "auto", description="The forward model's; auto: that of the population."
+        "auto",
+        description="Galaxy profile of the forward model; auto: the profile of the population.",
     )
     forward_model: Literal["auto", "fourier", "mixture"] = Field(
         "auto",
-        description="Fourier sums, for any PSF; or, on a CPU, Gaussian mixtures: many times faster, and as "
-        "good for exponential or Gaussian galaxies of half-light radii of 0.5 to 3.5 FWHM of a Gaussian PSF. "
-        "auto: mixture where all galaxies are such.",
+        description="How the forward model computes images. `fourier`: Fourier sums, for any PSF. `mixture`: "
+        "sums of Gaussians, many times faster on a CPU and as accurate, but only for exponential or Gaussian "
+        "galaxies with half-light radii of 0.5 to 3.5 times the FWHM of a Gaussian PSF; on a GPU it uses "
+        "Fourier sums. `auto`: `mixture` if all galaxies of the population are of this kind, else `fourier`.",
     )
-    steps: Depth = Field(1, description="Gauss-Newton steps.")
+    steps: Depth = Field(1, description="Number of Gauss-Newton steps.")
     share: float = Field(
-        0.25, ge=1e-3, le=1, description="Part of the stamps of a training step that is refined as well."
+        0.25,
+        ge=1e-3,
+        le=1,
+        description="Fraction of the stamps of each training step that the forward model refines; when "
+        "shapes are measured, it refines all stamps.",
     )
 
     @field_validator("first")
@@ -83,9 +96,14 @@ class Refined(Architecture):
     @model_validator(mode="after")
     def _errors_of_its_own(self) -> Refined:
         if self.head != "point" or self._first().head != "point":
-            raise ValueError("head: a refined network has its errors from the forward model; use point")
+            raise ValueError(
+                "head: found gaussian; a refined network takes its errors from the forward model; use point"
+            )
         if self._first().symmetrise != "never":
-            raise ValueError("first.options.symmetrise: say it of the refined network, not of the first")
+            raise ValueError(
+                "first.options.symmetrise: set symmetrise in the options of the refined network instead, "
+                "not in those of its first network"
+            )
         return self
 
     def _first(self) -> Architecture:
@@ -95,26 +113,27 @@ class Refined(Architecture):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All parameters of the profile."""
+        """Names of all parameters of the profile."""
         names = ("flux", "x", "y", "hlr", "g1", "g2")
         return (*names, "n") if self.profile == "sersic" else names
 
     @property
     def refined_share(self) -> float:
-        """The option `share`."""
+        """Fraction of the stamps of a training step that is refined: the option `share`."""
         return self.share
 
     def modules(self) -> tuple[str, ...]:
-        """Return its own and the first network's; see `Architecture.modules`."""
+        """Return the modules of this architecture and of its first network; see `Architecture.modules`."""
         return (*super().modules(), *self._first().modules())
 
     def adapted(self, population: Population) -> Architecture:
-        """Return itself with the population's profile, where none is given; see `Architecture.adapted`.
+        """Return the architecture with `auto` replaced in ``profile`` and ``forward_model``.
 
         Raises
         ------
         ValueError
-            Mixtures are asked for, and do not describe the population.
+            ``forward_model`` is `mixture`, and the population has galaxies or PSFs that Gaussian mixtures do
+            not describe.
         """
         profile = population.model_profile if self.profile == "auto" else self.profile
         sizes, widths = population.half_light_radius_arcsec, population.psf.fwhm_arcsec
@@ -126,9 +145,9 @@ class Refined(Architecture):
         )
         if self.forward_model == "mixture" and not described:
             raise ValueError(
-                "options.forward_model: 'mixture' describes Gaussian and exponential galaxies, of half-light "
-                f"radii of {_MIXTURE_RANGE[0]:g} to {_MIXTURE_RANGE[1]:g} FWHM of a Gaussian PSF, which "
-                "those of this population are not; use auto or fourier"
+                "options.forward_model: 'mixture' is for Gaussian and exponential galaxies with half-light "
+                f"radii of {_MIXTURE_RANGE[0]:g} to {_MIXTURE_RANGE[1]:g} times the FWHM of a Gaussian PSF, "
+                "and this population has others; use auto or fourier"
             )
         model = self.forward_model
         if model == "auto":
@@ -136,7 +155,7 @@ class Refined(Architecture):
         return self.model_copy(update={"profile": profile, "forward_model": model})
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         reason = self._first().refuses(shape)
         return reason and f"options.first: {reason}"
 
@@ -151,7 +170,8 @@ class Refined(Architecture):
         from shearbench.forward_model.fourier import Grid, light_reach
         from shearbench.networks.modules.refinement import Refinement
 
-        # Wings matter: with copies a stamp and a half away, Sersic galaxies are off by the bound at 1e-5.
+        # The wings of a Sersic galaxy reach far. On a grid of 1.5 stamps, its periodic copies would shift the
+        # shape by as much as the Cramer-Rao bound at a noise of 1e-5.
         grid = Grid(-(-2 * max(shape) // 3), wings=8.0, reach=light_reach(_LARGEST_SHEAR) / 2)
         profile = "exponential" if self.profile == "auto" else self.profile
         mixture = None

@@ -1,4 +1,4 @@
-"""Residual networks with pre-activation."""
+"""Residual convolutional networks with pre-activation."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class Residual(DenseHead):
-    """Stages of residual blocks: normalisation and non-linearity before each of two 3x3 convolutions.
+    """Stages of residual blocks, with normalisation and activation before each of two 3x3 convolutions.
 
-    From one stage to the next the image is halved and has twice the channels. He et al. 2016,
+    From each stage to the next the image is halved and the number of channels doubled. He et al. 2016,
     arXiv:1603.05027.
     """
 
@@ -24,17 +24,22 @@ class Residual(DenseHead):
 
     downsampling: Literal["squeeze", "strided", "average"] = Field(
         "squeeze",
-        description="How an image is halved: its pixels become channels (squeeze), which loses nothing, "
-        "a convolution takes every second one, or they are averaged.",
+        description="How the image is halved: `squeeze` rearranges each square of 2 by 2 pixels into "
+        "channels and loses no information; `strided` is a convolution of stride 2; `average` is average "
+        "pooling.",
     )
-    fold: Depth = Field(2, description="Side of the squares of pixels turned into channels at first.")
+    fold: Depth = Field(
+        2,
+        description="Before the first convolution, squares of `fold` by `fold` pixels are rearranged into "
+        "channels, which loses no information; 1 leaves the image as it is.",
+    )
     width: Width = Field(12, description="Channels of the first stage.")
-    stages: Depth = Field(3, description="Stages; the image is halved between them.")
-    blocks: Further = Field(2, description="Residual blocks in each stage.")
-    normalisation: Normalisation = Field("none", description="Normalisation before each non-linearity.")
+    stages: Depth = Field(3, description="Number of stages; the image is halved between them.")
+    blocks: Further = Field(2, description="Number of residual blocks in each stage.")
+    normalisation: Normalisation = Field("none", description="Normalisation before each activation.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         problem = cannot_be_halved(shape, self.fold, self.stages, exactly=self.downsampling == "squeeze")
         return problem or too_wide(self.width, 2, self.stages)
 

@@ -1,4 +1,4 @@
-"""The published small network: two convolutions, average pooling, two dense layers."""
+"""ShearNet, a small published network: two convolutions, average pooling, two dense layers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class ShearNet(Architecture):
 
     kind: ClassVar[str] = "shearnet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        # Muon would spend more on the large dense layer than the whole network costs.
+        # With Muon, the update of the large dense layer would take longer than the network itself.
         "shearnet": {"training": {"optimiser": "adamw"}},
-        # As published: no scaling of single pixels, one data set with its noise, no augmentation.
+        # As published: one scale for all pixels, the same noise in every epoch, no augmentation.
         "plain": {
             "options": {"input_scaling": "global"},
             "training": {"optimiser": "adamw", "fresh_noise": False, "d4": False},
@@ -29,11 +29,13 @@ class ShearNet(Architecture):
 
     width: Width = Field(16, description="Channels of the first convolution; the second has twice as many.")
     hidden: Width = Field(128, description="Units of the first dense layer.")
-    activation: Activation = Field("relu", description="The non-linearity.")
+    activation: Activation = Field("relu", description="Activation function.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
-        return None if min(shape) >= 4 else f"stamps of {shape} pixels cannot be halved twice"
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
+        return (
+            None if min(shape) >= 4 else f"stamps of {shape[0]} by {shape[1]} pixels cannot be halved twice"
+        )
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

@@ -1,4 +1,4 @@
-"""Terms that architectures and their modules share."""
+"""Types and limits of options that architectures and their torch modules share."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 LEVELS = 2
-"""Numbers by which a network is told the noise: of the stamp relative to its flux, and absolute."""
+"""How many numbers tell a network the noise level: relative to the stamp's flux, and to the median flux."""
 
 MAX_WIDTH = 10**4
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
-"""Units of a layer, or channels of an image."""
+"""Number of units of a layer, or of channels of an image."""
 Depth = Annotated[int, Field(ge=1, le=100)]
-"""Layers, blocks or stages that follow each other."""
+"""Number of layers, blocks or stages, one after the other; at least one."""
 Further = Annotated[int, Field(ge=0, le=100)]
-"""The same, where none is enough."""
+"""Number of layers or blocks, which may be zero."""
 Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
 Normalisation = Literal["none", "batch", "group", "layer"]
 
 
 def too_wide(width: int, growth: int, stages: int, option: str = "width") -> str | None:
-    """Return why channels that are multiplied from stage to stage become too many, or None if they do not."""
+    """Return why the last stage has too many channels, or None if it has not.
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first stage.
+    growth : int
+        Factor by which the number of channels grows at each stage.
+    stages : int
+    option : str
+        Name of the option that gives `width`, for the message.
+    """
     if width * growth ** (stages - 1) <= MAX_WIDTH:
         return None
     return (
-        f"options.{option}: {width} channels, times {growth} in each of {stages} stages but the first, are "
-        f"more than {MAX_WIDTH} in the last"
+        f"options.{option}: {width} channels, times {growth} in each of {stages} stages but the first, give "
+        f"{width * growth ** (stages - 1)} in the last stage; at most {MAX_WIDTH} are allowed"
     )

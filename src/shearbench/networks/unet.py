@@ -1,4 +1,4 @@
-"""Networks that look at all scales at once: a U-Net and a dense head."""
+"""A U-Net with a dense head: features of fine and coarse scales together."""
 
 from __future__ import annotations
 
@@ -14,29 +14,39 @@ if TYPE_CHECKING:
 
 
 class UNet(DenseHead):
-    """Convolutions at each scale, and what the coarser scales found beside the finer ones.
+    """Convolutions at each scale; features of the coarser scales are joined to those of the finer ones.
 
-    The image is halved from scale to scale by averaging, and brought back by turning channels into pixels.
-    Ronneberger et al. 2015, arXiv:1505.04597.
+    On the way down, the image is halved by average pooling. On the way up, channels are rearranged into
+    pixels. Ronneberger et al. 2015, arXiv:1505.04597.
     """
 
     kind: ClassVar[str] = "unet"
 
-    fold: Depth = Field(2, description="Side of the squares of pixels turned into channels at first.")
-    width: Width = Field(12, description="Channels at the finest scale; twice as many at the next.")
-    scales: Depth = Field(3, description="Scales; the image is halved between them.")
-    blocks: Depth = Field(1, description="Convolutions at each scale, on the way down and up each.")
+    fold: Depth = Field(
+        2,
+        description="Before the first convolution, squares of `fold` by `fold` pixels are rearranged into "
+        "channels, which loses no information; 1 leaves the image as it is.",
+    )
+    width: Width = Field(
+        12,
+        description="Channels at the finest scale; each coarser scale has twice as many as the one before.",
+    )
+    scales: Depth = Field(3, description="Number of scales; the image is halved between them.")
+    blocks: Depth = Field(
+        1, description="Number of convolutions at each scale, on the way down and again on the way up."
+    )
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
     projection: Width | None = Field(
         4,
-        description="Channels that a last 1x1 convolution leaves for the dense layers; null: all of them.",
+        description="A last 1x1 convolution reduces the features to this number of channels before the dense "
+        "layers; null: no such convolution.",
     )
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         problem = cannot_be_halved(shape, self.fold, self.scales, exactly=True)
         if problem is not None:
-            return problem.replace("options.stages", "options.scales")
+            return problem.replace("stages", "scales")
         return too_wide(self.width, 2, self.scales)
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
@@ -48,7 +58,7 @@ class UNet(DenseHead):
         return self.with_head([*steps, *self.project(self.width)], channels, shape, outputs)
 
     def _scale(self, incoming: int, width: int, scales: int) -> list[nn.Module]:
-        """Return what is done at one scale, all coarser ones included, to an image of `width` channels."""
+        """Return the modules of one scale and of all coarser ones; their output has `width` channels."""
         from torch import nn
 
         from shearbench.networks.modules import convolution

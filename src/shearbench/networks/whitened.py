@@ -1,4 +1,4 @@
-"""A residual network of dense layers on the whitened principal components of the whole stamp."""
+"""A residual network of dense layers that takes the whitened principal components of the stamp."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Whitened(Architecture):
-    """Dense layers that see the stamp as principal components of unit variance.
+    """Residual dense layers whose input is the principal components of the stamp, scaled to like variances.
 
-    Nothing is lost at first: the components span what galaxies of the population look like. What the network
-    has to learn is then well conditioned, which is what convolutional networks spend their training on.
+    The components span the images of the population's galaxies, so that little information is lost. Inputs of
+    like variances make a well-conditioned problem, which a convolutional network first has to learn.
     """
 
     kind: ClassVar[str] = "whitened"
@@ -36,43 +36,55 @@ class Whitened(Architecture):
         }
     }
 
-    input_scaling: Literal["pixel"] = Field("pixel", description="Of no use here, see `whitening`.")
+    input_scaling: Literal["pixel"] = Field(
+        "pixel", description="Without effect in this architecture; `whitening` sets the scaling of its input."
+    )
     whitening: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="How far components are brought to equal variance: from 0, all divided by one number, to "
-        "1, each by its own spread. Less is better at low noise, more at high noise.",
+        description="Scaling of the components: 1 divides each component by its own standard deviation, 0 "
+        "divides all by the same number, values between are a geometric mean of the two. A smaller value is "
+        "better at low noise, a larger one at high noise.",
     )
     components: Width = Field(
-        128, ge=16, description="Principal components of the stamp without the mean galaxy."
+        128,
+        ge=16,
+        description="Number of principal components of the stamp, after the mean galaxy is subtracted.",
     )
     psf_components: Width = Field(
-        16, ge=8, description="Principal components of the PSF, where it differs from galaxy to galaxy."
+        16,
+        ge=8,
+        description="Number of principal components of the PSF's image, if it differs from galaxy to galaxy.",
     )
     oriented: bool = Field(
         True,
-        description="Bring each stamp to one of its 8 orientations by its own components, and turn the "
-        "answer back: exactly symmetric, at no cost.",
+        description="Rotate and mirror each stamp to a standard orientation, which is found from its own "
+        "components, and turn the output back. The network is then exactly symmetric under the 8 rotations "
+        "and mirrors, at no cost.",
     )
-    width: Width = Field(256, description="Units of a layer.")
-    blocks: Depth = Field(4, description="Residual blocks of two layers.")
-    activation: Activation = Field("gelu", description="The non-linearity.")
+    width: Width = Field(256, description="Units of each layer.")
+    blocks: Depth = Field(4, description="Number of residual blocks, of two layers each.")
+    activation: Activation = Field("gelu", description="Activation function.")
 
     def refuses(self, shape: tuple[int, int]) -> str | None:
-        """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
+        """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         if shape[0] != shape[1]:
-            return f"stamps of {shape[0]} by {shape[1]} pixels have no diagonal mirror"
-        # The rarest symmetry has an eighth of all images, and the components' counts differ from that.
+            return f"stamps of {shape[0]} by {shape[1]} pixels are not square"
+        # About an eighth of the space of images has the rarest symmetry; the shares of the components differ
+        # from these fractions, hence the smaller limit.
         for name in ("components", "psf_components"):
             if getattr(self, name) > shape[0] * shape[1] // 4:
-                return f"options.{name}: {getattr(self, name)} are more than a quarter of a stamp's pixels"
+                return (
+                    f"options.{name}: {getattr(self, name)} is more than a quarter of the pixels of a stamp, "
+                    f"which has {shape[0]} by {shape[1]}"
+                )
         return None
 
     def body(
         self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
     ) -> ImageBody | ComponentBody:
-        """Build the network with its components; see `Architecture.body`."""
+        """Build the network and its principal components; see `Architecture.body`."""
         from torch import nn
 
         from shearbench.networks.modules import convolution
