@@ -1,4 +1,4 @@
-"""Keep a few stamps at each noise level, with NGMix's exponential model fitted to them and what it leaves."""
+"""Save a few stamps at each noise level, the exponential model fitted to them, and the residuals."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ with logged(snakemake.log[0]):
                 snakemake.params.sigmas,
                 snakemake.params.seed,
                 partial(fitted_images, model="exp"),
-                "NGMix's exponential model, mixture fit",
+                "mixture fit (exp)",
             )
         )
     write_gallery(snakemake.output[0], galleries, origins[snakemake.output[0]])

@@ -392,7 +392,7 @@ def test_says_what_it_shows(name: str) -> None:
         ],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
-        "cost": [*estimators, "seconds per stamp [s]", "RMSE / Cramér–Rao bound"],
+        "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
         "study": ["down-sampling", QUESTION, r"$\sigma$ = $10^{-5}$", "RMSE / Cramér–Rao bound"],
     }
     for text in expected[name]:

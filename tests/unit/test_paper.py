@@ -234,7 +234,18 @@ class TestTables:
         )["rmse"]
         assert f"{mean.mean() / 1e-4:.2f}" in lines[0]
         assert r"Cram\'er--Rao bound & $1.15$" in text
-        assert "2000 galaxies" in text
+        assert "2000 test galaxies" in text
+
+    def test_populations_of_similar_names_have_labels_of_their_own(self, run):
+        accuracy, shear_bias = (
+            pd.concat([run[table].assign(population=name) for name in ("a_b", "a-b", "A-b")])
+            for table in ("accuracy", "shear_bias")
+        )
+        shear_bias = shear_bias.drop_duplicates(["population", "noise", "estimator", "calibration", "seed"])
+        accuracy = accuracy.drop_duplicates(["population", "noise", "estimator", "seed"])
+        texts = [accuracy_tex(accuracy), shear_bias_tex(shear_bias), estimators_tex(accuracy, shear_bias)]
+        found = re.findall(r"\\label\{(.*?)\}", "\n".join(texts))
+        assert len(found) == len(set(found)) == 9
 
     def test_estimators_counts_failures(self, run):
         text = estimators_tex(run["accuracy"], run["shear_bias"])
@@ -394,7 +405,7 @@ class TestDocument:
     def test_what_answers_for_ensembles_is_named(self, run):
         texts = captions(run["accuracy"], with_ensemble(run["shear_bias"]))
         assert "ensembles only: FPFS" in texts["accuracy"]
-        assert "FPFS: calibrated by a response of their own" in texts["shear_bias"]
+        assert "a response that they measure themselves: FPFS" in texts["shear_bias"]
         assert "(40 for the slowest estimator)" in texts["shear_bias"]
 
     def test_every_macro_it_uses_is_defined(self, run):

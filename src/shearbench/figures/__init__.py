@@ -1,1 +1,1 @@
-"""Figures: each is a function of the tables that evaluation wrote, and of nothing else."""
+"""Figures; each is drawn from the tables in ``metrics/`` only."""

@@ -1,4 +1,4 @@
-"""The headline: RMSE against noise, every estimator, both bounds."""
+"""RMSE of g against noise, for every estimator, with both bounds."""
 
 from __future__ import annotations
 
@@ -32,23 +32,14 @@ from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 ENTRY = Entry(
     category="1. Accuracy",
     caption="""\
-**Error against noise.** Root mean square error of the estimated shape g (reduced shear, dimensionless;
-mean square over g1 and g2 and over all test galaxies not flagged as failed) against the standard
-deviation of the noise in a pixel, one panel per population. *n* in each panel is the number of test
-galaxies; every estimator gets the same pixels. Compared are estimates of g of single galaxies:
-re-Gaussianisation's distortion is converted, KSB's is a shear. What answers for ensembles only
-(metacalibration, AnaCal's FPFS) is in the shear-bias figure alone. The upper axis gives the median over
-galaxies of the matched-filter S/N, sqrt(sum I²)/σ with I the noiseless image. Points are means over
-training seeds; error bars are the bootstrap error over galaxies and, for networks trained more than
-once, the scatter of the seeds over the square root of their number, in quadrature (often smaller than
-the points). Thick grey line: Cramér–Rao bound, the least error of an unbiased estimator that fits flux,
-centroid, size and shape. Light shading: below the prior-limited bound, the least error of an estimator
-that knows the distribution of shapes. Dashed: the Bayes floor, the error of the posterior mean, found
-by importance sampling on part of the galaxies (its ratio to their bound, times the bound of all). At
-high noise an estimator using a prior goes below the Cramér–Rao bound because it is biased (towards
-round), not because it is better than possible. "Mismatched" marks fits of a model that is not the
-galaxies'. "NGMix" is the ngmix package; "mixture fit" is this project's own fit of the same models;
-where the ngmix package was not available its curves are absent.""",
+**Error against noise.** Root mean square error (RMSE) of the estimated reduced shear g, per component,
+against the noise per pixel σ (upper axis: median matched-filter S/N), one panel per population. All
+estimators measure the same *n* test galaxies; failed measurements are left out. Error bars: bootstrap
+over galaxies and, for networks, scatter over training seeds. Grey line: Cramér–Rao bound, the least
+error of an unbiased estimator that fits flux, centroid, size and shape. Shaded: errors below the least
+of an estimator that also knows the distribution of shapes. Dashed: Bayes floor, the RMSE of the
+posterior mean. An estimator that levels off while the bound falls has a floor of its own. At high noise
+an estimator with a prior can go below the Cramér–Rao bound because it is biased.""",
     reads=("accuracy.csv",),
     reads_if_made=("bayes_floor.csv",),
 )
@@ -61,10 +52,10 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
     Parameters
     ----------
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr, rmse,
+        ``metrics/accuracy.csv``; columns used: population, noise, estimator, label, kind, seed, n, snr, rmse,
         rmse_err, crb, prior_bound.
     bayes_floor : pandas.DataFrame, optional
-        ``metrics/bayes_floor.csv``; read are population, noise, floor_over_crb and its error.
+        ``metrics/bayes_floor.csv``; columns used: population, noise, floor_over_crb and its error.
 
     Returns
     -------
@@ -93,11 +84,11 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
         noise_axis(axis, accuracy["noise"], label=i >= len(names) - columns)
         snr_axis(axis, table)
         axis.tick_params(labelbottom=i >= len(names) - columns)
-        note(axis, f"{wrapped(names[i])}\n{count(table)}")
+        note(axis, f"{wrapped(names[i])}\n{count(table)}", "lower right")
         if i % columns == 0:
             axis.set_ylabel("RMSE of $g$, per component")
     values = accuracy[["rmse", "crb", "prior_bound"]].clip(upper=1.0).to_numpy(float)
-    # An RMSE above 1 means nothing for |g| < 1: the bound may leave the frame there.
+    # No shape has |g| > 1, so a bound above 1 need not be shown.
     log_limits(axes[0, 0], "y", values, pad=0.2)
     legend_below(figure, entries)
     return figure

@@ -17,7 +17,9 @@ from shearbench.figures.looks import Look
 from shearbench.figures.style import BOUND, DOUBLE, SINGLE, SPACING, exact
 
 FLOOR: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (6, 1.5)), "marker": "_"}
-"""How the Bayes floor is drawn."""
+"""Line style of the Bayes floor."""
+PLATE: dict[str, Any] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
+"""Background of a text that may lie over lines."""
 
 
 def positive(values: ArrayLike) -> NDArray[np.float64]:
@@ -29,17 +31,17 @@ def positive(values: ArrayLike) -> NDArray[np.float64]:
 def panels(
     columns: int, rows: int, height: float, sharey: bool | Literal["row", "col"] = "row", legend: float = 0.0
 ) -> tuple[Figure, NDArray[Any]]:
-    """Make a grid of axes: one column wide for one column of panels, two for more.
+    """Make a figure with a grid of axes, one journal column wide if it has one column of panels, else two.
 
     Parameters
     ----------
     columns, rows : int
     height : float
-        Of a row, inches.
+        Height of a row of panels, inches.
     sharey : bool, "row" or "col"
         As for ``Figure.subplots``.
     legend : float
-        Room for the legend below, inches (see `legend_height`).
+        Height of the legend below the panels, inches (see `legend_height`).
 
     Returns
     -------
@@ -65,7 +67,7 @@ def log_limits(axis: Axes, which: Literal["x", "y"], values: ArrayLike, pad: flo
         side.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)), numticks=12))
         side.set_minor_formatter(NullFormatter())
     else:
-        # Less than two decades hold one or two powers of ten: too few to read a value from.
+        # An axis shorter than two decades has one or two powers of ten: too few ticks to read a value.
         subs = (1.0, 2.0, 5.0) if decades > 0.7 else (1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
         side.set_major_locator(LogLocator(base=10, subs=subs, numticks=12))
         side.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if 1e-3 < x < 1e4 else exact(x)))
@@ -80,9 +82,9 @@ def signed_log(axis: Axes, which: Literal["x", "y"], linear: float, limit: float
     axis : Axes
     which : "x" or "y"
     linear, limit : float
-        `linear` is rounded to a power of ten.
+        End of the linear part, rounded to a power of ten, and end of the axis.
     most : int
-        Labelled powers of ten on each side.
+        Largest number of labelled powers of ten on each side of zero.
     """
     linear = 10.0 ** round(math.log10(linear))
     limit = max(limit, 3 * linear)
@@ -106,7 +108,7 @@ def _signed_power(value: float) -> str:
 
 
 def noise_axis(axis: Axes, noise: ArrayLike, label: bool = True, pad: float = 0.35) -> None:
-    """Make the x axis one of noise per pixel, logarithmic, with room (decades) at both ends."""
+    """Make the x axis a logarithmic axis of noise per pixel, with `pad` decades of room at both ends."""
     found = np.unique(positive(noise))
     log_limits(axis, "x", found if found.size else [1e-3], pad=pad)
     axis.xaxis.set_major_locator(FixedLocator(list(_decades(found))))
@@ -117,7 +119,7 @@ def noise_axis(axis: Axes, noise: ArrayLike, label: bool = True, pad: float = 0.
 
 
 def _decades(noise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ticks at the noise levels themselves; at powers of ten where there are too many."""
+    """Return ticks at the noise levels, or at powers of ten if there are more than seven levels."""
     if noise.size <= 7:
         return noise
     low, high = math.floor(math.log10(noise[0])), math.ceil(math.log10(noise[-1]))
@@ -127,8 +129,8 @@ def _decades(noise: NDArray[np.float64]) -> NDArray[np.float64]:
 def snr_axis(axis: Axes, table: pd.DataFrame, label: bool = True) -> None:
     """Add the median signal-to-noise ratio on top of a noise axis.
 
-    S/N falls as 1/sigma for the same galaxies, so one constant, the median of ``snr * noise``, makes the
-    axis. Without a finite S/N in the table there is none.
+    The S/N of a galaxy is proportional to 1/sigma, so the axis needs one constant, the median of
+    ``snr * noise``. If the table has no finite S/N, no axis is added.
     """
     constants = positive(table["snr"].to_numpy(float) * table["noise"].to_numpy(float))
     if not constants.size:
@@ -159,7 +161,7 @@ def sideways(i: int, n: int, width: float = 0.2) -> float:
 def errorbar(
     axis: Axes, x: ArrayLike, y: ArrayLike, error: ArrayLike | None, look: Look, **changes: Any
 ) -> ErrorbarContainer | None:
-    """Draw an estimator's points with its error bars; an error that is not known leaves the bar out."""
+    """Draw an estimator's points with error bars; a point whose error is NaN has no bar."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if not np.isfinite(y).any():
         return None
@@ -189,7 +191,7 @@ def note(axis: Axes, text: str, where: str = "upper left", **changes: Any) -> No
 
 
 def count(table: pd.DataFrame) -> str:
-    """Return ``n = 2000`` (or a range) for the numbers of galaxies in a table of metrics."""
+    """Return ``n = 2000``, the number of galaxies in a table of metrics, or a range if it varies."""
     n = table["n"].dropna().astype(int)
     if n.empty:
         return "no galaxies"
@@ -197,7 +199,7 @@ def count(table: pd.DataFrame) -> str:
 
 
 def figure_title(figure: Figure, text: str) -> None:
-    """Write what the whole figure is of at its upper left."""
+    """Write the title of the whole figure at its upper left."""
     figure.suptitle(text, fontsize=8.5, x=0.01, ha="left", linespacing=SPACING)
 
 
@@ -208,12 +210,12 @@ def draw_floor(axis: Axes, floor: pd.DataFrame, unit: pd.Series, over_unit: bool
     ----------
     axis : Axes
     floor : pandas.DataFrame
-        Rows of `metrics/bayes_floor.csv` of one population. It was found for a part of the galaxies, so what
-        is drawn is its ratio to their bound, times the bound of all.
+        Rows of `metrics/bayes_floor.csv` of one population. The floor was computed for a part of the
+        galaxies. Its ratio to the bound of that part is multiplied by the bound of all galaxies.
     unit : pandas.Series
-        That bound, indexed by noise.
+        Bound of all galaxies, indexed by noise.
     over_unit : bool
-        Draw the ratio itself.
+        Draw the ratio of floor to bound instead of the floor.
     """
     first = floor.drop_duplicates("noise").sort_values("noise")
     scale = 1.0 if over_unit else unit.reindex(first["noise"]).to_numpy(float)
@@ -228,20 +230,20 @@ def draw_bounds(axis: Axes, table: pd.DataFrame, scale: pd.Series | None = None)
     ----------
     axis : Axes
     table : pandas.DataFrame
-        Rows of `metrics/accuracy.csv` of one population. The bounds hold for the good rows of each
-        estimator, so the median over estimators is drawn.
+        Rows of `metrics/accuracy.csv` of one population. Each row has the bounds of the galaxies that its
+        estimator did not fail on; the median over estimators is drawn.
     scale : pandas.Series, optional
-        What to divide by, indexed by noise.
+        Divisor of the bounds, indexed by noise.
     """
     for column in ("crb", "prior_bound"):
         bound = table.groupby("noise")[column].median().dropna()
         bound = bound / scale.reindex(bound.index) if scale is not None else bound
         x, y = bound.index.to_numpy(float), bound.to_numpy(float)
-        if len(bound) == 1:  # a level line of a quarter decade, so that it can be seen
+        if len(bound) == 1:  # one noise level: a horizontal line of a quarter decade, to be visible
             x, y = x * np.array([10**-0.125, 10**0.125]), np.repeat(y, 2)
         if column == "crb":
             axis.plot(x, y, color=BOUND, linewidth=3.5, zorder=2)
         elif len(bound):
-            # Efficient estimators lie on this bound and hide a line: what it forbids is shaded.
+            # Efficient estimators lie on this bound and would hide its line: the region below is shaded.
             axis.fill_between(x, y, 1e-12, facecolor="0.93", edgecolor="none", zorder=1)
             axis.plot(x, y, color="0.35", linewidth=0.8, linestyle=":", zorder=2.1)

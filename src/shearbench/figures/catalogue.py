@@ -1,7 +1,7 @@
-"""The figures there are: each is a module of this package that has an `Entry` and a function that draws it.
+"""List of the figures: each is a module of this package with an `Entry` and a function that draws it.
 
-A module assigns ``ENTRY = Entry(...)``, of constants alone, and defines ``draw(*tables, ...)``, whose first
-arguments are the files that the entry reads. A new file is a new figure: there is no list to keep.
+A module assigns ``ENTRY = Entry(...)``, with constants only, and defines ``draw(*tables, ...)``, whose first
+arguments are the files that the entry reads. A new module is a new figure; no list has to be edited.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Entry:
-    """What is to be known of a figure to plan it, to show it in the report and to quote it in the paper.
+    """Description of a figure for the workflow, the report and the paper.
 
     Attributes
     ----------
     category : str
-        Where the report shows it.
+        Heading under which the report shows it.
     caption : str
-        What it shows, in reStructuredText.
+        In reStructuredText: plotted quantities, symbols and error bars.
     reads : tuple of str
-        Files below ``metrics/``, in the order of the arguments of `draw`; ``{study}`` stands for a study's
-        name. A run that does not make them does not have the figure.
+        Files in ``metrics/``, in the order of the arguments of `draw`; ``{study}`` is replaced by the name of
+        a study. A run that does not make these files does not draw the figure.
     reads_if_made : tuple of str
-        Further files, which not every run makes.
+        Further files, passed to `draw` if the run makes them.
     each : {'run', 'population', 'study'}
-        What there is one figure for. That of a population is drawn by ``draw(*tables, population)``, that
-        of a study by ``draw(*tables, question, name)``.
+        Whether there is one figure for the run, for each population, or for each study. For a population,
+        the call is ``draw(*tables, population)``; for a study, ``draw(*tables, question, name)``.
     """
 
     category: str
@@ -42,7 +42,8 @@ class Entry:
 def entries() -> dict[str, Entry]:
     """Return the entry of each figure by its name, in the order of the report.
 
-    They are read from the source: the workflow plans where matplotlib may not be installed.
+    The entries are read from the source code without importing it, because the workflow may be planned where
+    matplotlib is not installed.
     """
     found = {}
     for path in Path(__file__).parent.glob("*.py"):

@@ -1,4 +1,4 @@
-"""Accuracy against cost."""
+"""Accuracy against the time to measure a stamp."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from shearbench.figures.style import BOUND, DOUBLE, SINGLE, SPACING, exact, styl
 ENTRY = Entry(
     category="6. Cost",
     caption="""\
-**Accuracy against cost.** RMSE of g over the Cramér–Rao bound of the same galaxies, at the lowest and at
-the middle noise level, against the time one stamp takes [s], measured in this run while estimating (reading
-and, for networks, training not counted). A row per population. Error bars: bootstrap over the test galaxies
-and scatter over training seeds. Times are those of the machine the run was made on, and of whatever else
-ran on it. At high noise an estimator using a prior goes below the Cramér–Rao bound (values under 1) because
-it is biased.""",
+**Accuracy against cost.** RMSE of g divided by the Cramér–Rao bound of the same test galaxies, against
+the time to measure one stamp [s], at the lowest noise level (left) and at the middle one (right), one
+row per population. Times were measured in this run; reading of the stamps and training of the networks
+are not included. They depend on the machine and on its load. Grey: the bound. Error bars: bootstrap over
+the galaxies and scatter over training seeds. At high noise an estimator with a prior can go below the
+bound because it is biased.""",
     reads=("accuracy.csv",),
 )
 
@@ -32,7 +32,7 @@ def draw(accuracy: pd.DataFrame) -> Figure:
     Parameters
     ----------
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed,
+        ``metrics/accuracy.csv``; columns used: population, noise, estimator, label, kind, seed,
         rmse_over_crb, rmse_over_crb_err, seconds_per_stamp.
 
     Returns
@@ -65,7 +65,7 @@ def draw(accuracy: pd.DataFrame) -> Figure:
             if j == 0:
                 axis.set_ylabel("RMSE / Cramér–Rao bound")
             if i == len(names) - 1:
-                axis.set_xlabel("seconds per stamp [s]")
+                axis.set_xlabel("time per stamp [s]")
     log_limits(axes[0, 0], "x", accuracy["seconds_per_stamp"], pad=0.4)
     for axis, noise in zip(axes[0], shown):
         ratios = accuracy.loc[accuracy["noise"] == noise, "rmse_over_crb"].to_numpy(float)

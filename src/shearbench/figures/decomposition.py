@@ -1,10 +1,11 @@
-"""What the error consists of: offset, slope and scatter against noise."""
+"""Offset, slope and scatter of the estimates against noise."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from shearbench.figures.axes import (
     count,
@@ -24,15 +25,14 @@ from shearbench.figures.style import DOUBLE, styled
 ENTRY = Entry(
     category="1. Accuracy",
     caption="""\
-**Offset, slope and scatter** of the estimated against the true shape, against noise per pixel (upper axis:
-median matched-filter S/N, sqrt(sum I²)/σ with I the noiseless image). Offset: root mean square over g1 and
-g2 of the mean residual. Slope: the same of the fitted slope minus one. Scatter: rms residual, per
-component, once both are taken out. They have different cures: an offset or slope can be calibrated, scatter
-cannot. Error bars: of the offset and the scatter, their standard errors for the *n* test galaxies less the
-failed; of the slope, half the difference of the two components; for networks also the scatter of the seeds.
-An offset below its error bar is consistent with none. Estimators are moved sideways by up to 0.1 dex. Thick
-grey and shaded: Cramér–Rao and prior-limited bound. At high noise an estimator using a prior goes below the
-Cramér–Rao bound because it is biased: its slope falls to zero (\\|slope − 1\\| near 1).""",
+**Offset, slope and scatter** of estimated against true shape, against the noise per pixel σ (upper axis:
+median matched-filter S/N). Left: offset, the rms over g1 and g2 of the mean residual. Middle: \\|slope −
+1\\| of a straight-line fit, rms over both components. Right: scatter about that line, per component.
+Calibration removes offset and slope, but not scatter. Error bars: standard errors over the *n* test
+galaxies; for the slope, half the difference of the components; for networks also the scatter over seeds.
+An offset below its error bar is consistent with zero. Grey: Cramér–Rao bound; shaded: below the
+prior-limited bound. At high noise an estimator with a prior has a slope near 0. Points are moved
+sideways by up to 0.1 dex.""",
     reads=("accuracy.csv",),
     each="population",
 )
@@ -46,12 +46,12 @@ _PARTS = (
 
 @styled
 def draw(accuracy: pd.DataFrame, population: str) -> Figure:
-    """Draw the offset, the error of the slope and the remaining scatter of each estimator.
+    """Draw offset, slope minus 1 and remaining scatter of each estimator against noise.
 
     Parameters
     ----------
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr,
+        ``metrics/accuracy.csv``; columns used: population, noise, estimator, label, kind, seed, n, snr,
         bias_g1, bias_g2, slope_g1, slope_g2, scatter, crb, prior_bound, n_failed.
     population : str
 
@@ -77,7 +77,8 @@ def draw(accuracy: pd.DataFrame, population: str) -> Figure:
         *handles(found, names, failures(table, "scatter")),
     ]
     height = legend_height(entries, DOUBLE)
-    figure = Figure(figsize=(DOUBLE, 2.7 + height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.04)
+    figure = Figure(figsize=(DOUBLE, 2.7 + height), layout=layout)
     for axis, (part, label) in zip(figure.subplots(1, 3), _PARTS):
         if part == "scatter":
             draw_bounds(axis, table)

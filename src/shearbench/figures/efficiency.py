@@ -1,4 +1,4 @@
-"""How far from the Cramer-Rao bound: RMSE over the bound against noise."""
+"""RMSE of g divided by the Cramer-Rao bound, against noise."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from shearbench.figures.axes import (
+    PLATE,
     count,
     draw_bounds,
     draw_floor,
@@ -33,35 +34,32 @@ from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 ENTRY = Entry(
     category="1. Accuracy",
     caption="""\
-**Distance from the bound.** RMSE of g (as in the headline figure) divided by the Cramér–Rao bound of the
-same galaxies (root mean variance over the good ones), against noise per pixel: the whole range above, on a
-logarithmic axis, and close to the bound below, on a linear one (what lies outside is not drawn there). The
-upper axis is the median matched-filter S/N, sqrt(sum I²)/σ with I the noiseless image; *n* is the number of
-test galaxies. Error bars resample numerator and denominator together (bootstrap over galaxies) and include
-the scatter over training seeds. Points of different estimators are moved sideways by up to 0.08 dex so that
-their bars do not overlap. At high noise an estimator using a prior goes below the Cramér–Rao bound (values
-under 1) because it is biased; the light shading shows what the prior-limited bound forbids. Dashed: the
-Bayes floor, the root mean variance of the posterior of part of the galaxies, over their bound: the least
-RMSE that an estimator can have on average over the population, whatever it knows of it.""",
+**Error over the bound.** RMSE of g divided by the Cramér–Rao bound of the same galaxies, against the
+noise per pixel σ (upper axis: median matched-filter S/N; *n*: number of test galaxies). Above: all
+ratios, logarithmic. Below: ratios near 1, linear. An efficient unbiased estimator lies at 1 (grey).
+Error bars: bootstrap over galaxies and scatter over training seeds. Shaded: below the prior-limited
+bound, which holds for an estimator that knows the distribution of shapes. Dashed: Bayes floor, the least
+RMSE that any estimator can have on average over the population. Points are moved sideways by up to 0.08
+dex. At high noise an estimator with a prior can go below 1 because it is biased.""",
     reads=("accuracy.csv",),
     reads_if_made=("bayes_floor.csv",),
 )
 
 ZOOM = (0.6, 1.6)
-"""Limits of the lower panels: close to the bound, where per cents matter."""
+"""Limits of the ratio in the lower panels."""
 
 
 @styled
 def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Figure:
-    """Draw RMSE over the bound against noise: the whole range above, close to the bound below.
+    """Draw RMSE over the bound against noise: all ratios above, those near 1 below.
 
     Parameters
     ----------
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``; read are population, noise, estimator, label, kind, seed, n, snr,
+        ``metrics/accuracy.csv``; columns used: population, noise, estimator, label, kind, seed, n, snr,
         rmse_over_crb, rmse_over_crb_err, crb, prior_bound.
     bayes_floor : pandas.DataFrame, optional
-        ``metrics/bayes_floor.csv``; read are population, noise, floor_over_crb and its error.
+        ``metrics/bayes_floor.csv``; columns used: population, noise, floor_over_crb and its error.
 
     Returns
     -------
@@ -92,8 +90,8 @@ def draw(accuracy: pd.DataFrame, bayes_floor: pd.DataFrame | None = None) -> Fig
         noise_axis(upper, accuracy["noise"], label=False)
         noise_axis(lower, accuracy["noise"])
         snr_axis(upper, table)
-        note(upper, f"{wrapped(name)}\n{count(table)}", "upper right")
-        note(lower, "close to the bound", "upper right")
+        note(upper, f"{wrapped(name)}\n{count(table)}", "upper right", bbox=PLATE)
+        note(lower, "ratios near 1", "upper right", bbox=PLATE)
     log_limits(axes[0, 0], "y", np.append(accuracy["rmse_over_crb"].to_numpy(float), 1.0), pad=0.2)
     axes[1, 0].set_ylim(*ZOOM)
     for axis in axes[:, 0]:

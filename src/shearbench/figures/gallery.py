@@ -1,4 +1,4 @@
-"""Stamps at each noise level, the fitted model, and what is left."""
+"""Stamps at each noise level, the fitted model, and the residual."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from shearbench.figures.style import DOUBLE, exact, power, styled
 ENTRY = Entry(
     category="5. Stamps",
     caption="""\
-**Stamps at each noise level**: two galaxies of the test split (at the upper and the lower quartile of the
-flux), the same in every row. Stamp with noise and fitted model share a grey scale (linear within twice the
-noise, logarithmic beyond); the residual, stamp minus model, is in units of the noise per pixel σ [flux
-units]. Structure in the residuals at low noise is the error of the model. S/N is the matched-filter ratio
-of each stamp, sqrt(sum I²)/σ with I the noiseless image. The bar is in arcsec.""",
+**Stamps at each noise level** σ (per pixel, flux units; one row each): the same two test galaxies, at
+the upper and at the lower quartile of the flux. Stamp and fitted model have the same grey scale, linear
+below twice the noise and logarithmic above. The residual, stamp minus model, is in units of σ. Structure
+in the residuals at low noise is an error of the model; a right model leaves noise only. S/N is the
+matched-filter signal-to-noise ratio of the stamp. The scale bar is in arcseconds.""",
     reads=("gallery.h5",),
     each="population",
 )
@@ -48,14 +48,14 @@ def draw_gallery(gallery: Gallery) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Residuals are in units of the noise, which is what their colours mean.
+        Colours of the residuals are in units of the noise per pixel.
     """
     levels, galaxies = gallery.snr.shape
     columns = 3 * galaxies
     side = (DOUBLE - 1.25) / max(columns, 6)
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
     figure = Figure(figsize=(side * columns + 1.25, (side + 0.03) * levels + 0.62), layout=layout)
-    # A narrow empty column sets the galaxies apart.
+    # A narrow empty column separates the galaxies.
     ratios = [1.0, 1.0, 1.0, *[0.08, 1.0, 1.0, 1.0] * (galaxies - 1)]
     axes = figure.subplots(levels, len(ratios), squeeze=False, width_ratios=ratios)
     size = gallery.stamp.shape[-1] * gallery.pixel_scale
@@ -102,7 +102,7 @@ _BEHIND = {"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 1.0}
 
 
 def _norm(image: NDArray[np.float32], sigma: float) -> AsinhNorm:
-    """Linear within the noise, logarithmic beyond, so that the faint outskirts are seen at any noise."""
+    """Return a grey scale, linear within the noise and logarithmic beyond, that shows faint outskirts."""
     high = float(np.nanmax(image)) if np.isfinite(image).any() else 1.0
     return AsinhNorm(linear_width=2 * sigma, vmin=-2 * sigma, vmax=max(high, 4 * sigma))
 

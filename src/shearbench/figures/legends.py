@@ -19,7 +19,7 @@ from shearbench.figures.style import BOUND, SPACING
 
 
 def failures(table: pd.DataFrame, column: str) -> dict[str, str]:
-    """Return a remark for each estimator that fails: on all galaxies, or on most at some noise level."""
+    """Return a remark for each estimator that fails on all galaxies, or on most at some noise level."""
     good = table[np.isfinite(table[column].astype(float))]
     remarks = {str(name): "no result" for name in set(table["estimator"]) - set(good["estimator"])}
     if "n_failed" in table:
@@ -34,7 +34,7 @@ def handles(
     remarks: Mapping[str, str] | None = None,
     line: bool = True,
 ) -> list[Line2D]:
-    """Return legend entries for the estimators `shown`, each with the remark on it if there is one."""
+    """Return legend entries for the estimators `shown`, each followed by its remark, if any."""
     shown, remarks = set(shown), remarks or {}
     entries = [
         look.handle(f"{look.label} ({remarks[name]})" if name in remarks else None)
@@ -48,7 +48,7 @@ def handles(
 
 
 def _legend_columns(entries: Sequence[Artist], width: float) -> int:
-    """Return the largest number of columns that fit; a legend is filled column by column."""
+    """Return the largest number of columns that fit into the width; matplotlib fills them one by one."""
     widths = [max(map(len, str(entry.get_label()).split("\n"))) * 0.041 + 0.46 for entry in entries]
     for columns in range(len(entries), 1, -1):
         each, longer = divmod(len(entries), columns)
@@ -85,7 +85,7 @@ def crb_handle() -> Line2D:
 
 
 def bound_handles(table: pd.DataFrame) -> list[Artist]:
-    """Return the legend entries of the bounds that a table of metrics has."""
+    """Return the legend entries of the bounds whose columns in a table of metrics have values."""
     prior = Patch(facecolor="0.93", edgecolor="0.35", linestyle=":", label="below prior-limited bound")
     return [
         entry

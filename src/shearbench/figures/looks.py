@@ -1,4 +1,4 @@
-"""What an estimator looks like: colour, marker and line, the same in all figures of a run; and its points."""
+"""Colour, marker and line of each estimator, the same in all figures of a run; means over seeds."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class Look:
         return Line2D([], [], label=wrapped(label or self.label), **self.line)
 
 
-# Fits of the same model by two programs lie on each other: the reference is drawn large and hollow, the
-# built-in fit small and filled, so that both are seen.
+# ngmix and the built-in fit of the same model give nearly the same points. ngmix is drawn large and hollow,
+# the built-in fit small and filled, so that both are visible.
 _FAMILIES: dict[str, dict[str, Any]] = {
     "ngmix": {"color": "black", "filled": False, "linewidth": 1.8, "markersize": 5.6, "zorder": 2.8},
     "mixture": {"color": BLUE, "linewidth": 0.9, "markersize": 3.0, "zorder": 3.4},
@@ -70,22 +70,22 @@ _LINES: tuple[str | tuple[int, tuple[float, ...]], ...] = (
 
 
 def looks(table: pd.DataFrame) -> dict[str, Look]:
-    """Give every estimator of a table its look.
+    """Return the look of every estimator in a table.
 
-    Families (``kind``) have fixed colours; the members of a family take its lines and markers by the
-    order of their names, and so do networks (rows with a training seed), which take a colour each. It
-    follows that figures of one run agree, whatever the order of the rows.
+    A family (``kind``) has a fixed colour, and its members get markers and lines in the order of their
+    names. Networks (rows with a training seed) get colours and markers in the order of their names. The
+    order of the rows has no influence, so all figures of a run agree.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        With the column ``estimator``, and ``label``, ``kind``, ``seed`` where it has them. Hand over all
-        rows, not those of one panel.
+        Column ``estimator``; optional columns ``label``, ``kind``, ``seed``. It must have the rows of all
+        panels, not those of one.
 
     Returns
     -------
     dict of str to Look
-        In the order of a legend: ngmix, built-in mixtures, HSM, others, networks.
+        In the order of the legend: ngmix, built-in mixture fits, HSM, others, networks.
     """
     columns = [name for name in ("estimator", "label", "kind", "seed") if name in table]
     rows = table[columns].sort_values(columns).drop_duplicates("estimator", keep="last")
@@ -133,7 +133,7 @@ def over_seeds(table: pd.DataFrame, by: str, value: str, error: str | None = Non
     table : pandas.DataFrame
         Rows of one estimator.
     by : str
-        What else the rows differ in, such as ``"noise"``.
+        Column to group the rows by, such as ``"noise"``.
     value : str
         Column to average. Rows where it is not finite are left out.
     error : str, optional
@@ -155,5 +155,5 @@ def over_seeds(table: pd.DataFrame, by: str, value: str, error: str | None = Non
 
 
 def populations_of(table: pd.DataFrame) -> list[str]:
-    """Return the populations of a table in the order they come in."""
+    """Return the populations of a table in the order of its rows."""
     return [str(name) for name in table["population"].drop_duplicates()]

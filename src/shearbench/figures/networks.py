@@ -1,4 +1,4 @@
-"""The networks as diagrams, with their size, their cost and their view."""
+"""Diagrams of the networks, with their parameters, operations and receptive fields."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from shearbench.figures.style import (
 ENTRY = Entry(
     category="4. Networks",
     caption="""\
-**The networks**, layer by layer, in the order in which a stamp goes through them. A layer's height is the
-side of its image, its width and its number are its channels; brackets are inputs added to the output of a
-block, or put beside it. Where the populations differ in whether each galaxy has a PSF of its own, one that
-has is drawn. On the right: parameters; floating-point operations of the convolutions and matrix products
-for one stamp (a multiplication and an addition are two); and the receptive field: how many pixels across
-one feature before the dense layers depends on, measured by where its gradient is not zero for random
-weights. It ends at the edges of the stamp, the dotted line.""",
+**The networks**, layer by layer from left to right. The height of a box is the side of the layer's
+image; its width and its number are the channels. Brackets mark blocks whose input is added to their
+output, or joined to it as further channels. Right: number of parameters; floating-point operations for
+one stamp (convolutions and matrix products; a multiplication and an addition count as two); receptive
+field, the number of pixels across that one feature before the dense layers depends on, with the side of
+the stamp dotted. If some populations have one PSF per galaxy, the networks are drawn for such a
+population.""",
     reads=("networks.csv", "network_layers.csv"),
 )
 
-# What a layer is drawn as. Filling and colour say it twice, for print in grey.
+# Colour and hatching of each type of layer; the hatching is for print in grey.
 _FILLINGS: dict[str, dict[str, Any]] = {
     "convolution": {"facecolor": BLUE},
     "group convolution": {"facecolor": SKY, "hatch": "/////"},
@@ -53,7 +53,7 @@ _FILLINGS: dict[str, dict[str, Any]] = {
     "principal components": {"facecolor": GREEN, "hatch": "-----"},
     "other": {"facecolor": PURPLE, "hatch": "|||||"},
 }
-_PALE = ("pooling", "dense")  # a number can be read on these
+_PALE = ("pooling", "dense")  # a number is legible on these without a white background
 _KINDS = {
     "Conv2d": "convolution",
     "GroupConvolution": "group convolution",
@@ -67,14 +67,14 @@ _KINDS = {
     "GroupReadout": "dense",
     "Components": "principal components",
 }
-_LITTLE = "Norm|Position|LevelField"  # layers with weights that change no shape, and no diagram
+_LITTLE = "Norm|Position|LevelField"  # layers with weights that leave the shape unchanged and are not drawn
 _ROW = 0.5  # height of a network, inches
-_TALL = 0.74  # of the tallest layer, of a row
-_LOW = 0.17  # of the lowest
-_GAP = 0.35  # between layers, of the narrowest
+_TALL = 0.74  # height of the tallest layer, in rows
+_LOW = 0.17  # height of the lowest layer, in rows
+_GAP = 0.35  # gap between layers, in widths of the narrowest layer
 _SKIPS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("added", "input added", {"color": "black", "linewidth": 0.6}),
-    ("beside", "input put beside", {"color": "black", "linewidth": 0.8, "linestyle": (0, (1.5, 1))}),
+    ("beside", "input joined", {"color": "black", "linewidth": 0.8, "linestyle": (0, (1.5, 1))}),
 )
 _PLATE = {"facecolor": "white", "edgecolor": "none", "pad": 0.25}
 _SMALL = 5.5  # size of the numbers in the layers, points
@@ -93,8 +93,8 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        A row for each variant, as it is for the first of the populations with the most channels: those
-        whose PSF differs from galaxy to galaxy, where there are any.
+        One row per variant, drawn for the first population that has one PSF per galaxy, or else for the first
+        population.
     """
     order = networks["channels"].sort_values(ascending=False, kind="stable").index
     population = networks.loc[order[0], "population"]
@@ -134,7 +134,7 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
 
 
 def _look(layers: pd.DataFrame) -> pd.Series:
-    """Return what each layer is drawn as; nothing for what has no weights and is not known."""
+    """Return the type that each layer is drawn as; empty for an unknown layer without weights."""
     known = layers["kind"].map(_KINDS).fillna("")
     other = (known == "") & (layers["parameters"] > 0) & ~layers["kind"].str.contains(_LITTLE)
     return known.mask(other, "other")
@@ -149,14 +149,14 @@ def _widths(own: pd.DataFrame) -> list[float]:
 
 
 def _width(own: pd.DataFrame) -> float:
-    """Return the width of a diagram; of two branches, of the longer one and what follows."""
+    """Return the width of a diagram: the longer of the two branches, if there are two, and the head."""
     parts = {str(name): part for name, part in own.groupby("part")}
     ends = {name: sum(_widths(part)) + _GAP * len(part) for name, part in parts.items()}
     return max(ends.get("features", 0.0), ends.get("psf", 0.0)) + ends.get("head", 0.0)
 
 
 def _diagram(axis: Axes, row: int, own: pd.DataFrame, side: float) -> float:
-    """Draw the layers of a network in its row, and brackets round blocks; return where they end."""
+    """Draw the layers of a network in its row, with brackets around blocks; return the x of their end."""
     two = "psf" in set(own["part"])
     tracks = {"features": (row - 0.22, 0.5), "psf": (row + 0.24, 0.5)} if two else {}
     ends = {"features": 0.0, "psf": 0.0}
@@ -192,7 +192,7 @@ def _diagram(axis: Axes, row: int, own: pd.DataFrame, side: float) -> float:
 
 
 def _brackets(axis: Axes, own: pd.DataFrame, column: str, places: dict[str, Any], line: Any) -> None:
-    """Draw what goes round a block: a bracket from before its first layer to after its last."""
+    """Draw a bracket over each block, from before its first layer to after its last."""
     paths = own[column].str.split()
     for block in dict.fromkeys(path for inside in paths for path in inside):
         inside = [places[name] for name, of in zip(own["layer"], paths) if block in of]
@@ -206,7 +206,7 @@ def _numbers(axis: Axes, values: NDArray[np.float64], label: str) -> None:
     """Draw a point and its number for each network, on a logarithmic axis."""
     low = values.min() / 3
     axis.set_xscale("log")
-    axis.set_xlim(low, max(15 * values.max(), 200 * low))  # room for a number, and two powers of ten
+    axis.set_xlim(low, max(15 * values.max(), 200 * low))  # room for a number, and at least two powers of ten
     axis.xaxis.set_minor_formatter(NullFormatter())
     for row, value in enumerate(values):
         axis.axhline(row, color="0.85", linewidth=0.5, zorder=1)
@@ -217,7 +217,7 @@ def _numbers(axis: Axes, values: NDArray[np.float64], label: str) -> None:
 
 
 def _views(axis: Axes, values: NDArray[np.float64], side: float) -> None:
-    """Draw receptive fields as bars, beside the stamp's side."""
+    """Draw the receptive fields as bars, with the side of the stamp as a dotted line."""
     axis.barh(range(len(values)), values, height=0.3, color=BLUE, zorder=2)
     axis.axvline(side, color="black", linewidth=0.6, linestyle=":", zorder=3)
     for row, value in enumerate(values):
@@ -229,7 +229,7 @@ def _views(axis: Axes, values: NDArray[np.float64], side: float) -> None:
 
 
 def _beside(axis: Axes, text: str, x: float, y: float, points: float) -> None:
-    """Write a number to the right of a place."""
+    """Write a number to the right of the point (x, y)."""
     axis.annotate(
         text,
         (x, y),

@@ -20,33 +20,34 @@ from shearbench.figures.style import BOUND, DOUBLE, SPACING, exact, power, style
 ENTRY = Entry(
     category="2. Residuals",
     caption="""\
-**Distribution of the residuals**, at the lowest noise level of the run, at most 2000 test galaxies per
-estimator (of a network, its first seed). Left and middle: residual of g1 and g2 (estimated minus true,
-dimensionless) in units of its robust width (1.4826 times the median absolute deviation), which is printed;
-dotted, a Gaussian of unit width centred on zero: an offset moves the histogram away from it, heavy tails
-widen it. Galaxies more than five widths away are counted as "beyond". Right: absolute residual of both
-components on a logarithmic axis (fraction of galaxies per logarithmic bin; the last bin holds all larger
-ones). Grey: what an unbiased Gaussian estimator on each galaxy's Cramér–Rao bound would give. Flagged
-failures are counted beside the name and not drawn.""",
+**Distribution of the residuals** (estimated minus true g) at the lowest noise of the run, one row per
+estimator (for a network, its first seed), for at most 2000 test galaxies. Left and middle: residuals of
+g1 and g2 divided by their robust width, which is printed (1.4826 times the median absolute deviation);
+dotted: Gaussian of unit width. The number of galaxies beyond five widths is printed. A shift from zero
+is an offset. Right: absolute residuals of both components, as the fraction of galaxies per logarithmic
+bin; the last bin includes all larger ones. Grey: the distribution for an unbiased Gaussian estimator
+whose error is each galaxy's Cramér–Rao bound. Failed measurements are counted beside the name and not
+drawn.""",
     reads=("residuals.parquet",),
     each="population",
 )
 
-_SPAN = 5.0  # of the left panels, in robust widths
+_SPAN = 5.0  # half-range of the left panels, in robust widths
 
 
 @styled
 def draw(residuals: pd.DataFrame, population: str) -> Figure:
-    """Draw, one row for each estimator, the residuals in units of their own width, and their size.
+    """Draw the residuals in units of their robust width and the absolute residuals, one row per estimator.
 
-    Widths differ by a factor of a hundred, so no common linear axis shows them: the two panels on the
-    left show the form (offset, tails) of each component against a unit Gaussian; the one on the right
-    the absolute size on a logarithmic axis, against what an unbiased estimator on the bound would give.
+    Widths of estimators differ by a factor of a hundred, too much for a common linear axis. The two panels
+    on the left show the shape of the distribution (offset, tails) beside a unit Gaussian. The panel on the
+    right shows absolute residuals on a logarithmic axis, beside those of an unbiased Gaussian estimator whose
+    error is the Cramer-Rao bound.
 
     Parameters
     ----------
     residuals : pandas.DataFrame
-        ``metrics/residuals.parquet``; read are population, noise, estimator, label, kind, seed, g1, g2,
+        ``metrics/residuals.parquet``; columns used: population, noise, estimator, label, kind, seed, g1, g2,
         g1_est, g2_est, flag, crb_g1, crb_g2.
     population : str
 
@@ -84,7 +85,7 @@ def draw(residuals: pd.DataFrame, population: str) -> Figure:
     axes[-1, 1].set_xlabel("residual of $g_2$ / its robust width")
     axes[-1, 2].set_xlabel("|residual| of $g_1$ and $g_2$")
     for axis, meaning in zip(
-        axes[0], ("dotted: unit Gaussian", "", "grey: unbiased, on the Cramér–Rao bound")
+        axes[0], ("dotted: unit Gaussian", "", "grey: unbiased, error = Cramér–Rao bound")
     ):
         axis.set_title(meaning, fontsize=7, pad=4)
     noise = f", $\\sigma$ = {exact(table['noise'].min())}" if len(table) else ""
@@ -123,7 +124,7 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: Look, bins: NDArra
         )
         width = 1.4826 * float(np.median(np.abs(residual - np.median(residual)))) if residual.size else 0.0
         if width > 0:
-            # Outliers are counted, at the right of the panel, not squeezed into the last bin.
+            # Outliers are counted in a text at the right of the panel instead of in the last bin.
             density = np.histogram(residual / width, form)[0] / (residual.size * (form[1] - form[0]))
             axis.stairs(density, form, fill=True, zorder=2, **fill)
             axis.stairs(density, form, zorder=3, **line)
@@ -147,7 +148,7 @@ def _row(row: NDArray[np.object_], table: pd.DataFrame, look: Look, bins: NDArra
 
 
 def _expected(axis: Axes, table: pd.DataFrame, bins: NDArray[np.float64]) -> None:
-    """Draw the sizes that unbiased Gaussian estimates on each galaxy's own bound would have."""
+    """Draw the distribution of |residual| for unbiased Gaussian errors equal to each galaxy's bound."""
     bound = positive(table[["crb_g1", "crb_g2"]])
     if bound.size:
         below = 2 * ndtr(bins[:, None] / bound).mean(axis=1) - 1

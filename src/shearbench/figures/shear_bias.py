@@ -1,4 +1,4 @@
-"""Multiplicative and additive shear bias of each estimator, and what surveys require."""
+"""Multiplicative and additive shear bias of each estimator, and the requirements of surveys."""
 
 from __future__ import annotations
 
@@ -16,20 +16,14 @@ from shearbench.figures.style import DOUBLE, exact, styled
 ENTRY = Entry(
     category="3. Shear bias",
     caption="""\
-**Shear bias**: multiplicative bias m (dimensionless) and additive bias c (reduced shear) of both
-components, ⟨ĝ⟩ = (1 + m) g + c, against noise per pixel. Measured on galaxies rendered under positive and
-negative shear with the same noise, in several orientations, and again with the negative of that noise, so
-that shape cancels, and noise to first order (the bias that noise causes is of second order and stays). At
-the default number of galaxies this measures m to 3e-4 or better at σ = 1e-3 where the model is right.
-Above: as measured, on up to the number of galaxies printed (slow estimators measure the first ones only;
-the table gives each one's number). Below: after calibration by the mean response and offset, measured on
-other galaxies than those judged. Metacalibration and AnaCal's FPFS answer another question, the shear of an
-ensemble: they are calibrated by the response they measure on the galaxies that are judged, and what is
-above is the m of ellipticities whose scale is arbitrary. Axes are linear near zero and logarithmic beyond.
-Shaded bands: requirements on \\|m\\| and \\|c\\| for Euclid, LSST (isolated galaxies, constant shear) and
-Roman. Error bars are 1σ from a bootstrap over galaxies, with the scatter over training seeds; a point in a
-band with a bar that leaves it does not show that the requirement is met. Estimators are moved sideways by
-up to 0.28 dex.""",
+**Shear bias**: multiplicative bias m and additive bias c of the mean shape, ⟨ĝ⟩ = (1 + m) g + c, for
+both components, against the noise per pixel σ. Each galaxy is simulated under positive and negative
+shear, in several orientations and with noise of both signs, so that shape noise cancels. Above: without
+calibration. Below: after division by the mean response, measured on other galaxies; metacalibration and
+FPFS use the response that they measure themselves, and their m above has no meaning. The number of
+galaxies is printed. Axes are linear near zero and logarithmic beyond. Bands: survey requirements. Error
+bars: 1σ, bootstrap over galaxies and scatter over training seeds. Points are moved sideways by up to
+0.28 dex.""",
     reads=("shear_bias.csv",),
     each="population",
 )
@@ -38,10 +32,10 @@ REQUIREMENTS = {
     "m": (("Euclid", 2e-3, "0.90"), ("LSST", 1e-3, "0.82"), ("Roman", 3.2e-4, "0.72")),
     "c": (("Euclid", 5e-4, "0.90"), ("LSST", 1e-4, "0.82")),
 }
-"""Largest |m| and |c| allowed, and the grey of the band.
+"""Largest |m| and |c| that each survey allows, and the grey of its band.
 
-Euclid: Cropper et al. (2013), the whole budget of m and the upper end of that of c; LSST: DESC's requirement
-for isolated galaxies under constant shear; Roman: the requirement on calibration of its reference survey.
+Euclid: Cropper et al. (2013), the total of m and the largest value for c; LSST: the DESC requirement for
+isolated galaxies under constant shear; Roman: the calibration requirement of its reference survey.
 """
 _ROWS = (("none", "uncalibrated"), ("response", "calibrated"))
 _COLUMNS = ("m1", "m2", "c1", "c2")
@@ -54,8 +48,8 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
     Parameters
     ----------
     shear_bias : pandas.DataFrame
-        ``metrics/shear_bias.csv``; read are population, noise, estimator, label, kind, seed, calibration,
-        n_pairs, and m1, m2, c1, c2 with their errors.
+        ``metrics/shear_bias.csv``; columns used: population, noise, estimator, label, kind, seed,
+        calibration, n_pairs, and m1, m2, c1, c2 with their errors.
     population : str
 
     Returns
@@ -85,7 +79,7 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
                 own = part[part["estimator"] == name]
                 points = over_seeds(own, "noise", quantity, f"{quantity}_err")
                 x = points["noise"] * sideways(i, len(names), 0.55)
-                # A line between noise levels would cross the bands where nothing was measured.
+                # A line between noise levels would suggest values in the bands that were not measured.
                 errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
             values = positive(np.abs(table[[f"{letter}1", f"{letter}2"]].to_numpy(float)))
             largest = float(values.max()) if values.size else 0.0
@@ -96,7 +90,7 @@ def draw(shear_bias: pd.DataFrame, population: str) -> Figure:
             if quantity == "m1":
                 n = part["n_pairs"].dropna().astype(int)
                 upto = "up to " if n.nunique() > 1 else ""
-                # Above the panel: within it, there is no corner where no estimator may be.
+                # The text is above the panel because points may lie in any corner of it.
                 above = f"{title}, {upto}{n.max()} galaxies" if len(n) else title
                 axis.set_title(above, loc="left", fontsize="medium")
             axis.tick_params(axis="y", labelsize=7)

@@ -1,4 +1,4 @@
-"""Multiplicative bias of galaxies selected by what was observed of them, before and after calibration."""
+"""Multiplicative bias of galaxies selected by an observed quantity, before and after calibration."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shearbench.figures.style import DOUBLE, exact, styled
 ENTRY = Entry(
     category="3. Shear bias",
     caption="""\
-**Shear bias of selected galaxies**: multiplicative bias m, mean of both components, of galaxies weighted by
-what was observed of them: the estimator's own error of each stamp, which tells S/N and size. Bins 1 to 4
-are four overlapping quarters, from the largest errors to the smallest; *all* is every galaxy. Each stamp
-has the weight of how it is observed under its shear, so that selection bias is included. Top: as measured.
-Middle: divided by the response of all galaxies, which leaves faint galaxies with too little and bright ones
-with too much. Bottom: divided by the response at that observed error. Responses are those of other galaxies
-than are judged. Linear within 0.1, logarithmic beyond. Error bars are 1σ from a bootstrap over galaxies.""",
+**Shear bias of selected galaxies**: multiplicative bias m, mean of both components, in four overlapping
+bins of the error that the estimator gives each galaxy (1: largest errors, 4: smallest) and for all
+galaxies, one column per noise level σ. The shear changes the bin of a galaxy, so selection bias is
+included. Top: without calibration. Middle: divided by the mean response of all galaxies. Bottom: divided
+by the response of galaxies with the same error. Responses are measured on other galaxies. An estimator
+is safe against this selection where m is consistent with zero in each bin. The axis is linear within
+±0.1 and logarithmic beyond. Error bars: 1σ, bootstrap over galaxies and scatter over training seeds.""",
     reads=("shear_bias_bins.csv",),
     each="population",
 )
@@ -31,7 +31,7 @@ _ROWS = (
     ("response", "response of all galaxies"),
     ("binned", "response as a function\nof the observed error"),
 )
-_LINEAR = 0.1  # where the axis of m becomes logarithmic
+_LINEAR = 0.1  # |m| beyond which the axis is logarithmic
 
 
 @styled
@@ -47,8 +47,8 @@ def draw(bins: pd.DataFrame, population: str) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Rows: calibration; columns: noise levels. Left to right from the largest errors to the smallest, then
-        all galaxies.
+        Rows: calibrations; columns: noise levels. In a panel: bins from the largest errors to the
+        smallest, then all galaxies.
     """
     table = bins[bins["population"] == population]
     error = np.hypot(table["m1_err"], table["m2_err"]) / 2
@@ -74,13 +74,13 @@ def draw(bins: pd.DataFrame, population: str) -> Figure:
                 x = points["bin"].map(places) + (i - (len(names) - 1) / 2) * 0.8 / max(len(names), 1)
                 errorbar(axis, x, points["value"], points["error"], found[name], linestyle="none")
     for axis, level in zip(axes[0], levels):
-        axis.set_title(f"noise {exact(level)}")
+        axis.set_title(f"$\\sigma$ = {exact(level)}")
     sizes = table["m"].abs().to_numpy(float)
     largest = float(sizes[np.isfinite(sizes)].max(initial=3 * _LINEAR))
     signed_log(axes[0, 0], "y", _LINEAR, 2 * largest)
     for axis in axes[-1]:
         axis.set_xticks(list(places.values()), ["all" if k == 0 else str(k) for k in places])
-        axis.set_xlabel("bin, from large errors to small")
+        axis.set_xlabel("bin of the estimator's error (1: largest)")
     figure_title(figure, population)
     legend_below(figure, entries)
     return figure

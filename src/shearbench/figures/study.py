@@ -1,4 +1,4 @@
-"""The answer to a study: RMSE over the bound along the study's axis, with errors and seeds."""
+"""Result of a study: RMSE over the bound for each value of the varied setting, with errors and seeds."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from shearbench.figures.style import BOUND, SINGLE, SPACING, exact, styled, wrap
 ENTRY = Entry(
     category="7. Studies",
     caption="""\
-RMSE of g over the Cramér–Rao bound for each value of what is varied, one line per noise level σ (per pixel,
-flux units); the title is the question. Large points are means over training seeds with their error (scatter
-of the seeds over the square root of their number, and bootstrap over test galaxies, in quadrature); small
-points beside them are the single seeds. Solid, filled: the noise level at which the verdict is given. Grey:
-the bound. At high noise networks go below the Cramér–Rao bound because they learn the distribution of
-shapes and are biased towards it.""",
+RMSE of g divided by the Cramér–Rao bound (grey) for each setting that the study compares, one line and
+one symbol per noise level σ (per pixel, flux units). Large symbols: mean over training seeds; error
+bars: scatter of the seeds over the square root of their number and bootstrap over the test galaxies, in
+quadrature. Small points beside them: single seeds. Filled symbols: the noise level at which the settings
+are judged. At high noise a network can go below the bound because it has learned the distribution of
+shapes and is biased towards it.""",
     reads=("studies/{study}.csv", "studies/{study}_accuracy.csv"),
     each="study",
 )
@@ -36,27 +36,28 @@ _MARKERS = "osDv^P<>"
 def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label: str) -> Figure:
     """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
-    More than five values that are no numbers are listed from top to bottom, at the judged noise level alone.
+    If there are more than five values and they are not numbers, they are listed from top to bottom, at the
+    judged noise level only.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        Of `shearbench.evaluation.study.study_table`; read are value, variant, population, noise,
-        rmse_over_crb, rmse_over_crb_err, judged. Where all values are positive numbers, the axis is one of
-        numbers, logarithmic from a factor of eight on.
+        Table of `shearbench.evaluation.study.study_table`; columns used: value, variant, population, noise,
+        rmse_over_crb, rmse_over_crb_err, judged. If all values are positive numbers, the axis is numerical,
+        and logarithmic if they span a factor of eight or more.
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``, for the single seeds; read are population, noise, estimator,
+        ``metrics/accuracy.csv``, for the single seeds; columns used: population, noise, estimator,
         rmse_over_crb.
     question : str
-        What the study asks; the title.
+        The question of the study; the title.
     axis_label : str
-        What is varied.
+        Name of the varied setting.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Large points are means over seeds, small ones beside them the seeds. The noise level that the verdict
-        is read off is drawn with a solid line and filled points.
+        Large symbols are means over seeds, small points beside them single seeds. The noise level of the
+        verdict has a solid line and filled symbols.
     """
     values = [str(value) for value in table["value"].drop_duplicates()]
     numbers = _numbers(values)
@@ -142,7 +143,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
 
 
 def _numbers(values: list[str]) -> list[float] | None:
-    """Return the values as positive numbers, or None where one of them is not."""
+    """Return the values as positive numbers, or None if one of them is no positive number."""
     try:
         found = [float(value) for value in values]
     except ValueError:

@@ -1,7 +1,7 @@
-"""One style for every figure: sizes, fonts, colours, texts, and how a figure is saved.
+"""The style of every figure: sizes, fonts, colours and texts; saving of a figure.
 
-Colours are those of Okabe & Ito (2008, "Color Universal Design"), told apart by people of all types of
-colour vision; marker, line and filling say the same again, for print in grey.
+Colours are those of Okabe & Ito (2008, "Color Universal Design"), which people with any type of colour vision
+can distinguish. Markers, lines and fillings differ too, for print in grey.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PURPLE, SKY, WINE, OLIVE = "#CC79A7", "#56B4E9", "#882255", "#999933"
 BOUND = "0.72"
 """Grey of the Cramer-Rao bound."""
 SPACING = 1.02
-"""Of lines of text: the font's own is meant for mathematics."""
+"""Spacing of lines of text; the default of the font is wider, for mathematics."""
 
 _RC: dict[str, Any] = {
     "font.family": "STIXGeneral",  # comes with matplotlib: the same on every machine
@@ -71,13 +71,13 @@ P = ParamSpec("P")
 
 @contextlib.contextmanager
 def context() -> Iterator[None]:
-    """Put the style in force for a while, whatever the user's own settings, and restore those after."""
+    """Use this style instead of the user's settings inside a ``with`` block."""
     with matplotlib.style.context(["default", _RC]):
         yield
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Make a function that draws a figure do so in this style."""
+    """Decorate a function that draws a figure, so that it uses this style."""
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -88,9 +88,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def save(figure: Figure, pdf_path: str | os.PathLike[str], png_path: str | os.PathLike[str]) -> None:
-    """Write a figure as PDF (fonts embedded) and PNG, each whole or not at all.
+    """Write a figure as PDF (fonts embedded) and PNG; an interrupted write leaves no partial file.
 
-    The files hold no date and no version: the same figure gives the same bytes.
+    The files contain no date and no version, so the same figure gives the same bytes.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def save(figure: Figure, pdf_path: str | os.PathLike[str], png_path: str | os.Pa
 
 
 def wrapped(label: str, width: int = 34) -> str:
-    """Break a long label into lines, and keep its dollar signs from being read as mathematics."""
+    """Break a long label into lines, and escape dollar signs, which would start mathematics."""
     return "\n".join(textwrap.wrap(label, width, break_long_words=True) or [""]).replace("$", r"\$")
 
 
@@ -122,7 +122,7 @@ def power(value: float) -> str:
 
 
 def exact(value: float) -> str:
-    """Write a number that was chosen, not measured, without trailing digits: ``10^-5``, ``2 x 10^-3``."""
+    """Write a number of the configuration without trailing zeros: ``10^-5``, ``2 x 10^-3``."""
     if not math.isfinite(value):
         return "–"
     mantissa, exponent = f"{value:.5e}".split("e")

@@ -20,11 +20,11 @@ from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 ENTRY = Entry(
     category="4. Networks",
     caption="""\
-**Training curves** of the networks: loss (above; solid: validation, dotted: training) and RMSE of g on the
-validation galaxies (below; dimensionless, per component) against the number of stamps seen, one column per
-population. Each seed is a line; the marker at its end tells the networks apart. There are no error bars:
-the spread of the lines is the scatter over seeds. Losses of different networks compare only where they are
-trained with the same loss and the same noise levels.""",
+**Training curves** of the networks, one column per population and one line per training seed, against
+the number of stamps seen. Above: loss on the validation galaxies (solid) and on the training galaxies
+(dotted). Below: RMSE of g on the validation galaxies, per component, dimensionless. The marker at the
+end of a line names the network. The spread of the lines of one network is the scatter over seeds. Losses
+of two networks are comparable only if both were trained with the same loss and the same noise levels.""",
     reads=("training.csv",),
 )
 
@@ -36,13 +36,13 @@ def draw(training: pd.DataFrame) -> Figure:
     Parameters
     ----------
     training : pandas.DataFrame
-        ``metrics/training.csv``; read are population, variant, seed, views, train_loss, validation_loss,
+        ``metrics/training.csv``; columns used: population, variant, seed, views, train_loss, validation_loss,
         validation_rmse, and label where it is there.
 
     Returns
     -------
     matplotlib.figure.Figure
-        A line for each seed.
+        One line per seed.
     """
     names = populations_of(training)
     named = training.rename(columns={"variant": "estimator"}).assign(kind="network")
@@ -61,7 +61,7 @@ def draw(training: pd.DataFrame) -> Figure:
                 rows = rows.sort_values("views")
                 dotted = {"color": look.color, "linestyle": (0, (1, 1)), "linewidth": 0.6}
                 upper.plot(rows["views"], rows["train_loss"], **dotted)
-                # One marker, at the end, tells the lines apart in print without colour.
+                # A marker at the end of each line names the network in print without colour.
                 last = {**_line(look), "markevery": [len(rows) - 1]}
                 upper.plot(rows["views"], rows["validation_loss"], **last)
                 lower.plot(rows["views"], rows["validation_rmse"], **last)
@@ -71,7 +71,7 @@ def draw(training: pd.DataFrame) -> Figure:
     _loss_axis(axes[0, 0], training[["train_loss", "validation_loss"]].to_numpy(float))
     axes[0, 0].set_ylabel("loss")
     log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
-    axes[1, 0].set_ylabel("validation RMSE of $g$")
+    axes[1, 0].set_ylabel("validation RMSE of $g$,\nper component")
     legend_below(figure, entries)
     return figure
 
@@ -81,7 +81,7 @@ def _line(look: Look) -> dict[str, Any]:
 
 
 def _loss_axis(axis: Axes, losses: np.ndarray) -> None:
-    """Logarithmic where all losses are positive; a log-likelihood may be negative, and is drawn as it is."""
+    """Make the axis logarithmic if all losses are positive; a log-likelihood may be negative."""
     found = losses[np.isfinite(losses)]
     if found.size and found.min() > 0:
         log_limits(axis, "y", found, pad=0.1)

@@ -1,4 +1,4 @@
-"""Residuals against size, flux, ellipticity and centroid at the lowest noise."""
+"""Residuals against size, flux, shape and centroid at the lowest noise."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from shearbench.figures.style import BOUND, DOUBLE, exact, styled
 ENTRY = Entry(
     category="2. Residuals",
     caption="""\
-**Residuals against the properties of the galaxies**, at the lowest noise level of the run. Galaxies are
-binned in true half-light radius [arcsec], flux [flux units], true \\|g\\|, distance of the centroid from
-the stamp's centre [arcsec], and Sérsic index where it varies, with equal numbers in each bin. Above: mean
-of the residual's component along the true shape over the RMSE in the same bin: the systematic part of the
-error, positive where galaxies come out too elongated. Below: RMSE of g, per component, with the Cramér–Rao
-bound of the same galaxies (thick grey). Error bars are standard errors over the galaxies of a bin and
-include the scatter over training seeds. Within a bin, estimators are moved sideways so that their bars do
-not overlap.""",
+**Error against the properties of the galaxies** at the lowest noise of the run, in bins of equal numbers
+of test galaxies: true half-light radius [arcsec], flux [flux units], true \\|g\\|, offset of the centroid
+[arcsec] and, if it varies, Sérsic index. Above: mean residual along the true shape divided by the RMSE
+of the bin; it is positive where galaxies are measured too elongated, and near ±1 where the error is
+mostly bias. Below: RMSE of g, per component, with the Cramér–Rao bound of the same galaxies (grey).
+Error bars: standard errors over the galaxies of a bin, with the scatter over training seeds. Points are
+moved sideways within a bin.""",
     reads=("trends.csv",),
     each="population",
 )
@@ -34,27 +33,27 @@ PROPERTIES = {
     "centroid": "centroid offset [arcsec]",
     "sersic_n": "Sérsic index $n$",
 }
-"""Properties a trend can be against, with the labels of their axes."""
+"""Properties of galaxies, and the labels of their axes."""
 
 
 @styled
 def draw(trends: pd.DataFrame, population: str) -> Figure:
     """Draw the mean residual (in units of the RMSE) and the RMSE in bins of each property.
 
-    Biases of estimators differ by factors of a hundred and change sign; what part of its error each
-    bias makes up fits one linear axis.
+    Mean residuals of estimators differ by factors of a hundred and in sign. Divided by the RMSE they fit on
+    one linear axis.
 
     Parameters
     ----------
     trends : pandas.DataFrame
-        ``metrics/trends.csv``; read are population, noise, estimator, label, kind, seed, property, low,
+        ``metrics/trends.csv``; columns used: population, noise, estimator, label, kind, seed, property, low,
         high, centre, n, bias, bias_err, rmse, rmse_err, crb.
     population : str
 
     Returns
     -------
     matplotlib.figure.Figure
-        One column of panels for each property: mean residual over RMSE above, RMSE below.
+        One column of panels per property: mean residual over RMSE above, RMSE below.
     """
     table = trends[trends["population"] == population]
     table = table.assign(part=table["bias"] / table["rmse"], part_err=table["bias_err"] / table["rmse"])
@@ -71,7 +70,7 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
         upper.axhline(0, color=BOUND, linewidth=1.5, zorder=1)
         bound = rows.groupby("centre")["crb"].median().dropna()
         lower.plot(bound.index, bound.to_numpy(), color=BOUND, linewidth=3.5, zorder=2)
-        # Bins hold equal numbers and differ in width: the narrowest one must hold all estimators.
+        # Bins have equal numbers of galaxies and differ in width: all estimators must fit into the narrowest.
         width = float((rows["high"] - rows["low"]).min())
         for i, estimator in enumerate(names):
             own = rows[rows["estimator"] == estimator]
@@ -87,7 +86,7 @@ def draw(trends: pd.DataFrame, population: str) -> Figure:
                     look,
                     markersize=0.7 * look.markersize,
                     capsize=0.0,
-                    # Lines through points that scatter about zero would only tangle.
+                    # Lines between points that scatter about zero would cross each other.
                     linestyle="none" if axis is upper else look.linestyle,
                 )
         if len(rows):

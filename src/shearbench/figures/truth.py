@@ -1,4 +1,4 @@
-"""Predicted against true shape at the lowest noise."""
+"""Estimated against true shape at the lowest noise."""
 
 from __future__ import annotations
 
@@ -19,38 +19,36 @@ from shearbench.figures.style import BLUE, BOUND, DOUBLE, SPACING, VERMILLION, e
 ENTRY = Entry(
     category="2. Residuals",
     caption="""\
-**Estimated against true shape**, at the lowest noise level of the run. For each estimator (of a network,
-its first seed), above: estimated against true g1 (blue circles) and g2 (red squares), with the identity in
-grey; below: residual, estimated minus true, in units of its own robust width (1.4826 times the median
-absolute residual of both components). Shapes are reduced shear and dimensionless. The RMSE of the galaxies
-shown and their number *n* (at most 2000), or how many were flagged as failed, are in each panel; failed
-ones are not drawn. Points beyond the frame are drawn on its edge. There are no error bars: each point is
-one galaxy. The bound differs from galaxy to galaxy, so an efficient estimator has heavier tails than a
-Gaussian.""",
+**Estimated against true shape** at the lowest noise of the run, for g1 (blue circles) and g2 (red
+squares), both reduced shear and dimensionless; one pair of panels per estimator (for a network, its
+first seed). Upper panels: estimate against truth, with the line of equality in grey. Lower panels:
+residual (estimate minus truth) divided by its robust width, 1.4826 times the median absolute residual.
+Each point is one of at most 2000 test galaxies. The panels give the RMSE and the number of galaxies, or
+the number of failed measurements, which are not drawn. Points outside the frame are drawn on its edge.""",
     reads=("residuals.parquet",),
     each="population",
 )
 
 _COMPONENTS = (("g1", BLUE, "o"), ("g2", VERMILLION, "s"))
 _COLUMNS = 5
-_SPAN = 6.0  # of the residuals, in robust widths
+_SPAN = 6.0  # half-range of the residuals, in robust widths
 
 
 @styled
 def draw(residuals: pd.DataFrame, population: str) -> Figure:
-    """Draw estimated against true g1 and g2, and below the residuals in units of their own robust width.
+    """Draw estimated against true g1 and g2, and below them the residuals in units of their robust width.
 
     Parameters
     ----------
     residuals : pandas.DataFrame
-        ``metrics/residuals.parquet``; read are population, noise, estimator, label, kind, seed, g1, g2,
+        ``metrics/residuals.parquet``; columns used: population, noise, estimator, label, kind, seed, g1, g2,
         g1_est, g2_est, flag.
     population : str
 
     Returns
     -------
     matplotlib.figure.Figure
-        A pair of panels for each estimator.
+        Two panels per estimator, one above the other.
     """
     table = residuals[residuals["population"] == population]
     found = looks(residuals)
@@ -118,7 +116,7 @@ def _panel(upper: Axes, lower: Axes, table: pd.DataFrame, label: str, reach: flo
             "zorder": 3 - 0.1 * k,
         }
         true, estimate = good[name].to_numpy(float), good[f"{name}_est"].to_numpy(float)
-        # What lies outside is drawn on the edge: no outlier is hidden.
+        # Points outside the frame are drawn on its edge, so that no outlier is hidden.
         edge = 1.12 * reach
         upper.plot(np.clip(true, -edge, edge), np.clip(estimate, -edge, edge), **points)
         lower.plot(

@@ -1,4 +1,4 @@
-"""A trained network as what measures the sheared stamps of metacalibration."""
+"""A trained network that measures the sheared stamps of metacalibration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shearbench.jobs.torch_settings import torch_settings
 from shearbench.tasks.shear.model_file import load_model
 from shearbench.tasks.shear.network import ShearNetwork
 
-_BLOCK = 256  # stamps at once
+_BLOCK = 64  # stamps in each forward pass
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class NetworkMeasurer:
         answers = []
         with torch_settings(1, 0, torch.device("cpu")), torch.inference_mode():
             for start in range(0, len(batch), _BLOCK):
-                part = batch.select(slice(start, start + _BLOCK))
+                # The last block is filled up with copies of the last stamp: rounding depends on the size of a
+                # block, and results must not depend on the size of the batch.
+                part = batch.select(np.minimum(np.arange(start, start + _BLOCK), len(batch) - 1))
                 images, psf = torch.from_numpy(part.images), torch.from_numpy(part.psf)
                 answer = self.network(images, psf, images.new_tensor(part.sigma))
                 answers.append(answer.shapes.double().numpy())
-        g1, g2 = np.concatenate(answers).T
+        g1, g2 = np.concatenate(answers)[: len(batch)].T
         nothing = np.full(len(batch), np.nan)
         flag = np.where(np.hypot(g1, g2) < 1, int(Flag.GOOD), int(Flag.OUT_OF_RANGE))
         return Shapes(g1, g2, nothing, nothing.copy(), flag)

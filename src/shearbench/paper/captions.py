@@ -1,4 +1,4 @@
-"""Captions of the figures in the paper: that of the figure's entry, and on how much data it stands."""
+"""Captions of the figures in the paper: the caption of the entry, followed by the data of this run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def caption(text: str, reads: Sequence[str], accuracy: pd.DataFrame, shear_bias:
     text : str
         The caption of the figure's entry, in reStructuredText.
     reads : sequence of str
-        The metrics that the figure reads (`shearbench.figures.catalogue.Entry`); the caption quotes the
-        numbers of galaxies, the noise and the errors of this run that belong to them.
+        The metrics that the figure reads (`shearbench.figures.catalogue.Entry`). They determine which numbers
+        of galaxies, noise levels and errors of this run the caption quotes.
     accuracy, shear_bias : pandas.DataFrame
         The metrics tables.
 
@@ -32,7 +32,7 @@ def caption(text: str, reads: Sequence[str], accuracy: pd.DataFrame, shear_bias:
     if "accuracy.csv" in reads:
         parts.append(f"Measured on {_where(accuracy)}.")
         if ensembles:
-            parts.append(f"Not shown, because they answer for ensembles only: {ensembles}.")
+            parts.append(f"Not shown, because they measure the shear of ensembles only: {ensembles}.")
     if {"residuals.parquet", "trends.csv"} & {*reads} and len(accuracy):
         parts.append(f"The lowest noise is sigma = {accuracy['noise'].min():g}.")
     if "shear_bias.csv" in reads:
@@ -41,7 +41,7 @@ def caption(text: str, reads: Sequence[str], accuracy: pd.DataFrame, shear_bias:
 
 
 def plain(text: str) -> str:
-    """Return reStructuredText of one paragraph without its marks and line breaks."""
+    """Return a paragraph of reStructuredText without its markup and line breaks."""
     without = re.sub(r"\*\*|``", "", text).replace("\\|", "|")
     return re.sub(r"(?<!\w)\*(\w+)\*(?!\w)", r"\1", " ".join(without.split()))
 
@@ -62,13 +62,10 @@ def _ensembles(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
 
 
 def _shear_bias(table: pd.DataFrame, ensembles: str) -> str:
-    """Return on how many galaxies m was measured, and how well."""
+    """Return on how many galaxies m was measured, and its errors."""
     text = ""
     if ensembles:
-        text = (
-            f"{ensembles}: calibrated by a response of their own, measured on the galaxies that are judged; "
-            "before that they are ellipticities of arbitrary scale, whose m means nothing. "
-        )
+        text = f"Calibrated by a response that they measure themselves: {ensembles}. "
     judged = table[table["n_pairs"] > 0]
     if judged.empty:
         return text + "No estimator has a result."
@@ -85,4 +82,4 @@ def _shear_bias(table: pd.DataFrame, ensembles: str) -> str:
                 + (f" ({fewest} for the slowest estimator)" if fewest < galaxies else "")
                 + f", with an error of m between {least} ({best}) and {most}"
             )
-    return f"{text}Measured on {'; '.join(parts)}. A galaxy with any flagged member is left out."
+    return f"{text}Measured on {'; '.join(parts)}. A galaxy is left out if any of its measurements fails."

@@ -1,4 +1,4 @@
-"""A minimal paper that includes all figures, tables and macros of a run."""
+"""A LaTeX document that includes all figures, tables and macros of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main_tex(
     macros: Mapping[tuple[Any, ...], str],
     studies: Iterable[str] = (),
 ) -> str:
-    """Return ``paper/main.tex``, an article that pdflatex compiles where it lies.
+    """Return ``paper/main.tex``, an article that pdflatex compiles in its folder.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ def main_tex(
     tables : sequence of str
         Paths of the tables, relative to the paper's folder.
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``: which numbers the text quotes, by their macros.
+        ``metrics/accuracy.csv``; the text quotes its numbers by their macros.
     macros : mapping
-        The name of each number's macro (`shearbench.paper.numbers.macro_names`).
+        Name of the macro of each number (`shearbench.paper.numbers.macro_names`).
     studies : iterable of str
-        Names of the studies whose verdict the text quotes.
+        Names of the studies whose verdicts the text quotes.
 
     Returns
     -------
@@ -51,6 +51,7 @@ def main_tex(
         r"\begin{document}",
         r"\maketitle",
         r"\section{Results}",
+        _TERMS,
         *_results(accuracy, macros),
         *[rf"\paragraph{{{escape(name)}.}} \{macros['Verdict', name]}" for name in studies],
         r"\section{Tables}",
@@ -69,8 +70,15 @@ def main_tex(
     return "\n".join([*lines, r"\end{document}", ""])
 
 
+_TERMS = (
+    r"Shapes are reduced shear $g$; $\sigma$ is the noise per pixel. S/N is the matched-filter signal-to-"
+    r"noise ratio $\sqrt{\sum I^2}/\sigma$ of the noiseless image $I$. A mismatched fit has another model "
+    r"than the galaxies. NGMix is the ngmix package; a mixture fit is this project's own fit of the same models."
+)
+
+
 def _results(accuracy: pd.DataFrame, macros: Mapping[tuple[Any, ...], str]) -> list[str]:
-    """One paragraph a population: RMSE over the bound of every estimator at the lowest and highest noise."""
+    """Return a paragraph per population: RMSE over bound of each estimator at lowest and highest noise."""
     lines = []
     for population, rows in accuracy.groupby("population", sort=False):
         lines.append(rf"\paragraph{{{escape(population)}.}}")

@@ -37,7 +37,7 @@ _SPECIAL = {
 
 
 def escape(text: object) -> str:
-    """Return text that LaTeX (pdflatex, T1 fonts) prints as it stands; what it cannot print becomes ``?``."""
+    """Escape text for LaTeX (pdflatex, T1 fonts); a character that it cannot print becomes ``?``."""
     return "".join(_SPECIAL.get(char) or _printable(char) for char in str(text))
 
 
@@ -77,9 +77,9 @@ def longtable(
     columns : str
         LaTeX column types.
     head : sequence of rows
-        Repeated on every page.
+        Head of the table, repeated on every page.
     body : sequence of rows
-        A row's cells; a string alone heads a group of rows; None draws a rule.
+        A list is the cells of a row, a string the heading of a group of rows, None a horizontal rule.
     caption, label : str
         In LaTeX.
     size : str

@@ -1,4 +1,4 @@
-"""What a run was made with, and the digest of everything it made."""
+"""The manifest of a run: versions, seeds and machine, and the digest of every output."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def make_manifest(
     Parameters
     ----------
     outputs : iterable of path-like
-        Files below `root`.
+        Files in `root` or its subfolders.
     root : path-like
         The run's folder; paths in the manifest are relative to it.
     seeds : mapping
         The seeds of the run and of its networks.
     inputs : iterable of mapping
-        Files made by others that the run read (`shearbench.data.external.contents`), each once.
+        External files that the run read (`shearbench.data.external.contents`), each once.
     packages : sequence of str
         Distributions whose versions are noted; one that is not installed has None.
 
@@ -59,13 +59,13 @@ def make_manifest(
     Raises
     ------
     FileNotFoundError
-        An output is not there.
+        An output does not exist.
     ValueError
-        An output is not below `root`.
+        An output is not in `root`.
     """
     root = Path(root)
     entries = {}
-    # Links are not followed: a folder of the run may be one, to a disk with more room.
+    # Links are not resolved: a folder of the run may be a link to another disk.
     above = os.path.abspath(root)
     for output in sorted(Path(os.path.abspath(output)).relative_to(above) for output in outputs):
         path = root / output
@@ -89,7 +89,7 @@ def write_manifest(path: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
 
 
 def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> list[str]:
-    """Hash every output again and return what does not agree with the manifest.
+    """Compute the digest of every output again and compare it with the manifest.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = N
     Returns
     -------
     list of str
-        A line for each output that is missing or differs; empty if all is as it was.
+        One line for each output that is missing or differs; empty if there is none.
 
     Raises
     ------
@@ -129,16 +129,16 @@ def git_state(file: str | os.PathLike[str]) -> dict[str, Any]:
     Parameters
     ----------
     file : path-like
-        A file without which the code would not run: in another project's repository it is not tracked.
+        A file of the package. If git does not track it, the repository around it is another project's.
 
     Returns
     -------
     dict
-        ``commit``; ``dirty``, whether tracked files differ from it or code is there that is not tracked;
-        ``reason``, why there is no commit. Each is None where it does not apply.
+        ``commit``; ``dirty``, whether tracked files differ from the commit or there is untracked code;
+        ``reason`` for having no commit. Each is None if it does not apply.
     """
     path = Path(file).resolve()
-    # Variables such as GIT_DIR, which git itself sets for its hooks, would name another repository.
+    # Variables such as GIT_DIR, which git sets for its hooks, may name another repository.
     environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
 
     def git(*arguments: str) -> str:
@@ -169,7 +169,7 @@ def _no_commit(reason: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what this machine is: system, processor, usable cores, memory and GPUs."""
+    """Return system, processor, usable cores, memory and GPUs of this machine."""
     gpus = _output_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
@@ -197,7 +197,7 @@ def _version(package: str) -> str | None:
 
 
 def _output_of(program: str, *arguments: str) -> str | None:
-    """Return what a program prints, or None if it is not there or fails."""
+    """Return the output of a program, or None if it is not installed or fails."""
     if shutil.which(program) is None:
         return None
     try:

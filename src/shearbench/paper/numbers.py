@@ -1,10 +1,10 @@
-r"""Every number that a text may quote, as LaTeX macros and as JSON.
+r"""Every number that a paper may quote, as LaTeX macros and as JSON.
 
-A macro's name says what it is, letters only: ``\{Quantity}{Population}{Estimator}{Noise}``. Names are those
+The name of a macro has letters only: ``\{Quantity}{Population}{Estimator}{Noise}``. Names are those
 of the configuration with a capital for each word, digits are spelled out, and a noise level of 1e-5 is
-``SigmaOneEMinusFive``: ``\RmseExpGaussNgmixExpSigmaOneEMinusFive``. Where two numbers would have one name
-(``mlp1`` and ``mlp-1`` are both ``MlpOne``), both are spelled character by character instead. Under the
-same name ``numbers.json`` has the value, error and unit, and the table, row and column they are from.
+``SigmaOneEMinusFive``: ``\RmseExpGaussNgmixExpSigmaOneEMinusFive``. If two numbers would have the same name
+(``mlp1`` and ``mlp-1`` both give ``MlpOne``), both are spelled character by character. Under the same name,
+``numbers.json`` has value, error, unit, and the table, row and column of the number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from shearbench.studies import Study
 
 _DIGITS = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))
 _CHARACTERS = {**_DIGITS, "-": "Dash", "_": "Underscore", ".": "Point", " ": "Space"}
-_ACCURACY = {  # macro's quantity: column, column of its error, unit
+_ACCURACY = {  # quantity in the macro: column, column of its error, unit
     "Rmse": ("rmse", "rmse_err", "reduced shear"),
     "RmseOverBound": ("rmse_over_crb", "rmse_over_crb_err", ""),
     "Scatter": ("scatter", None, "reduced shear"),
@@ -57,21 +57,21 @@ _COUNTS = ("n_failed", "peak_mb")
 
 @dataclass(frozen=True)
 class Number:
-    """One quotable number, or words computed from numbers.
+    """One number that a paper may quote, or the verdict of a study in words.
 
     Attributes
     ----------
     key : tuple
-        What it is: its quantity, then names of the configuration and noise levels.
+        Quantity, then names of the configuration and noise levels.
     value : float or str or None
-        None where there is no finite value.
+        None if there is no finite value.
     error : float or None
     text : str
-        As LaTeX prints it: rounded, in math mode if it is a number.
+        LaTeX text: rounded; in math mode if it is a number.
     unit : str
         Empty for a pure number.
     source : dict
-        ``table``, ``column``, and what picks the row.
+        ``table``, ``column``, and the keys of the row.
     """
 
     key: tuple[Any, ...]
@@ -100,7 +100,7 @@ def collect_numbers(
     Returns
     -------
     list of Number
-        With keys that are all different.
+        All keys are different.
 
     Raises
     ------
@@ -129,7 +129,7 @@ def collect_numbers(
 
 
 def macro_names(keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
-    """Return the name of each number's macro: letters only, and no two alike.
+    """Return the name of each number's macro, of letters only; all names are different.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def macro_names(keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
     Returns
     -------
     dict of tuple to str
-        Capitals and spelled-out digits; where two keys, or a key and an exact name, would come out
-        alike, every one of them has its exact name.
+        A capital for each word, digits spelled out. If two keys, or a key and an exact name, would have the
+        same name, each of them gets its exact name.
     """
     keys = list(dict.fromkeys(keys))
     plain = {key: _plain_name(key) for key in keys}
@@ -149,7 +149,7 @@ def macro_names(keys: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], str]:
 
 
 def _plain_name(key: tuple[Any, ...]) -> str:
-    """Return a key with a capital for each word: easy to read, but not always the only one of its name."""
+    """Return a key with a capital for each word; easy to read, but two keys may have the same name."""
     name = ""
     for part in key:
         if isinstance(part, float):
@@ -162,7 +162,7 @@ def _plain_name(key: tuple[Any, ...]) -> str:
 
 
 def _exact_name(key: tuple[Any, ...]) -> str:
-    """Return a key spelled so that it can be read back: a capital begins whatever is no small letter."""
+    """Return a key spelled unambiguously: each character but a small letter is a word with a capital."""
     spelled = []
     for part in key:
         text = repr(part) if isinstance(part, float) else str(part)
@@ -251,8 +251,8 @@ def macros_tex(numbers: Iterable[Number]) -> str:
         r"% 1e-5 is SigmaOneEMinusFive. Quantities: Rmse, RmseOverBound, Scatter, MedianAbs, Coverage,",
         r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo}. Of a population at a noise",
         r"% level: Snr, Bound, PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a",
-        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}. What has no value prints as --.",
-        "% Names that would be alike (of mlp1 and mlp-1) are spelled: Exact, then each character.",
+        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}. A missing value prints as --.",
+        "% If two names would be equal (of mlp1 and mlp-1), both are Exact, then each character spelled out.",
     ]
     numbers = list(numbers)
     names = macro_names(item.key for item in numbers)

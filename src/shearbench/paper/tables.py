@@ -1,6 +1,7 @@
-"""The metrics as LaTeX tables, seeds combined, values rounded to two digits of their errors.
+"""The metrics as LaTeX tables: seeds are combined and values rounded to two digits of their errors.
 
-They need the packages booktabs and longtable.
+The tables need the LaTeX packages booktabs and longtable. Names of the configuration have letters,
+digits, ``-`` and ``_`` only and are used unchanged in the label of a table.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from shearbench.studies import Study
 _KEYS = ["population", "noise", "estimator", "label", "kind"]
 _BIASES = {name: f"{name}_err" for name in ("m1", "m2", "c1", "c2")}
 _SEEDS = (
-    "Networks: mean over seeds; the error adds the scatter of the seeds and the bootstrap error over "
-    "galaxies in quadrature."
+    "Networks: mean over training seeds; the error is the scatter of the seeds over the square root of "
+    "their number and the bootstrap error over galaxies, in quadrature."
 )
 
 
@@ -48,8 +49,8 @@ def combined_shear_bias(shear_bias: pd.DataFrame) -> pd.DataFrame:
 def level_bounds(accuracy: pd.DataFrame) -> pd.DataFrame:
     """Return snr, crb and prior_bound for each population and noise level.
 
-    Bounds are over the galaxies an estimator did not fail on; the row of the estimator that failed least
-    stands for its level.
+    The bounds in a row of `accuracy` are those of the galaxies that its estimator did not fail on. The row of
+    the estimator with the fewest failures is taken.
     """
     order = accuracy.assign(good=accuracy["n"] - accuracy["n_failed"]).sort_values(
         "good", ascending=False, kind="stable"
@@ -87,13 +88,11 @@ def accuracy_tex(accuracy: pd.DataFrame) -> str:
                 body.append([name, *limits])
         galaxies = accuracy.loc[accuracy["population"] == population, "n"].max()
         caption = (
-            rf"RMSE of the shape, per component, for \texttt{{{escape(population)}}} at each noise level "
-            rf"$\sigma$ per pixel, from {galaxies} galaxies "
-            rf"less the flagged ones. {_SEEDS}{_failures(accuracy, population)}"
+            rf"RMSE of $g$, per component, for \texttt{{{escape(population)}}} at each noise level "
+            rf"$\sigma$ per pixel, over {galaxies} test galaxies without the failed measurements; each "
+            rf"column is in its own unit. {_SEEDS}{_failures(accuracy, population)}"
         )
-        tables.append(
-            longtable("l" + "r" * len(levels), head, body, caption, f"tab:accuracy-{_slug(population)}")
-        )
+        tables.append(longtable("l" + "r" * len(levels), head, body, caption, f"tab:accuracy-{population}"))
     return "\n".join(tables)
 
 
@@ -113,21 +112,22 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
                 calibrated = "raw" if row["calibration"] == "none" else "calibrated"
                 body.append([escape(row["label"]), calibrated, *_bias_cells(row), *used])
         caption = (
-            rf"Multiplicative and additive shear bias for \texttt{{{escape(population)}}}, with bootstrap "
-            "errors over base galaxies; each appears under $\\pm$ shear in both components with equal noise, "
-            "and rotated. Calibrated: divided by a response measured on other galaxies, or by the "
-            f"estimator's own. A base galaxy with any flagged member is dropped. {_SEEDS}"
+            rf"Multiplicative bias $m$ and additive bias $c$ for \texttt{{{escape(population)}}}. Each "
+            "galaxy is simulated under positive and negative shear in both components, with the same noise and in "
+            "several orientations. Calibrated: divided by a response measured on other galaxies, or by the "
+            "response that the estimator measures itself. A galaxy is dropped if any of its measurements "
+            f"fails. Errors: bootstrap over galaxies. {_SEEDS}"
             f"{_failures(shear_bias, population)}"
         )
-        label = f"tab:shear-bias-{_slug(population)}"
+        label = f"tab:shear-bias-{population}"
         tables.append(longtable("llrrrrrr", head, body, caption, label, "scriptsize"))
     return "\n".join(tables)
 
 
 def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
-    """Return ``tables/estimators.tex``: every estimator's m, c, RMSE/bound, coverage and failures.
+    """Return ``tables/estimators.tex``: m, c, RMSE over bound, coverage and failures of every estimator.
 
-    One that answers for ensembles only is in `shear_bias` alone, and has neither an RMSE nor a coverage.
+    An estimator that measures ensembles only is in `shear_bias` alone and has no RMSE and no coverage.
     """
     biases = combined_shear_bias(shear_bias[shear_bias["calibration"] == "response"])
     whole = biases["estimator"].isin(set(biases["estimator"]) - set(accuracy["estimator"]))
@@ -159,15 +159,15 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
                     ]
                 )
         caption = (
-            rf"Every estimator on \texttt{{{escape(population)}}}: shear bias after calibration (on other "
-            r"galaxies, or by the estimator's own response), RMSE over the Cram\'er--Rao bound of the same "
-            r"galaxies, how often its own $1\sigma$ error holds the truth (68.3 if honest), and the flagged "
-            "galaxies. An estimator that answers for ensembles only has no RMSE; its failures are galaxies "
-            "of the shear split. An estimator with a prior may go below the bound at high noise, because it "
-            "is biased. "
+            rf"All estimators on \texttt{{{escape(population)}}}: shear bias after calibration (with a "
+            r"response measured on other galaxies, or by the estimator itself); RMSE over the Cram\'er--Rao bound "
+            r"of the same galaxies; coverage, the fraction of residuals smaller than the estimator's own "
+            r"$1\sigma$ error (68.3\% if the errors are right); number of failed measurements. An estimator "
+            "that measures the shear of ensembles only has no RMSE, and its failures are those on the shear "
+            "test. At high noise an estimator with a prior can go below the bound because it is biased. "
             f"{_SEEDS}{_failures(accuracy, population)}"
         )
-        label = f"tab:estimators-{_slug(population)}"
+        label = f"tab:estimators-{population}"
         tables.append(longtable("lrrrrrrr", head, body, caption, label, "scriptsize"))
     return "\n".join(tables)
 
@@ -184,8 +184,8 @@ def throughput_tex(throughput: pd.DataFrame) -> str:
             peak = f"{memory:.0f}" if math.isfinite(memory) else MISSING
             body.append([escape(row["label"]), *cells, str(int(row["cores"])), peak])
     caption = (
-        "What each stage costs, on the machine of the manifest. Measuring: all noise levels, splits and "
-        "seeds of an estimator added up. Training: a stamp counts each time it is seen."
+        "Speed and peak memory of each stage, on the machine described in manifest.json. Measuring: sum over "
+        "all noise levels, splits and seeds of an estimator. Training: a stamp counts each time it is seen."
     )
     return longtable("lrrrrr", head, body, caption, "tab:throughput")
 
@@ -207,17 +207,17 @@ def networks_tex(networks: pd.DataFrame) -> str:
             kind = escape(row["architecture"]) + (" + forward model" if row["refined"] else "")
             body.append([escape(row["variant"]), kind, *cells])
     caption = (
-        "The networks. FLOPs: convolutions and matrix products, a multiplication and an addition being two, "
-        "for one stamp whose shape is measured, without those of a forward model. Receptive field: pixels "
-        "across that one feature before the dense layers depends on, measured by where its gradient is not "
-        "zero (all: the whole stamp). "
-        "Training: what a stamp of a batch keeps in memory for the gradient."
+        "The networks. FLOPs: floating-point operations of convolutions and matrix products to measure one "
+        "stamp, without those of a forward model; a multiplication and an addition count as two. Receptive "
+        "field: number of pixels across that one feature before the dense layers depends on, that is, where "
+        "its gradient is not zero (all: the whole stamp). Training: memory that one stamp of a batch needs "
+        "for the gradient."
     )
     return longtable("llrrrr", head, body, caption, "tab:networks")
 
 
 def study_tex(study: Study, table: pd.DataFrame) -> str:
-    """Return ``tables/study_{name}.tex``: RMSE over the bound along the axis, and the verdict as caption."""
+    """Return ``tables/study_{name}.tex``: RMSE over the bound of each value; the caption has the verdict."""
     table = table.assign(value=labels(study, table))
     levels = sorted(table["noise"].unique())
     judged = {row["value"]: row for row in table[table["judged"]].to_dict("records")}
@@ -240,21 +240,21 @@ def study_tex(study: Study, table: pd.DataFrame) -> str:
         )
     caption = (
         rf"{escape(study.question)} RMSE over the Cram\'er--Rao bound on "
-        rf"\texttt{{{escape(study.population)}}}; the last columns compare with the best at "
-        rf"$\sigma$ = {power_of_ten(study.noise)}. {escape(verdict(study, table))}"
+        rf"\texttt{{{escape(study.population)}}}. The last two columns give the ratio to the best value at "
+        rf"$\sigma$ = {power_of_ten(study.noise)}, and its significance. {escape(verdict(study, table))}"
     )
-    return longtable("lr" + "r" * (len(levels) + 2), head, body, caption, f"tab:study-{_slug(study.name)}")
+    return longtable("lr" + "r" * (len(levels) + 2), head, body, caption, f"tab:study-{study.name}")
 
 
 def _failures(table: pd.DataFrame, population: object) -> str:
-    """Return a note on the estimators that fail on most galaxies of a population; empty if there is none."""
+    """Return a sentence on each estimator that fails on most galaxies of a population; empty if none does."""
     own = table[table["population"] == population]
     said = sentences(failing(own.to_dict("records")))
     return "".join(f" {escape(sentence)}." for sentence in said)
 
 
 def _factor(row: Mapping[Any, Any]) -> str:
-    """Return how far a study's value is from the best, or why nothing can be compared."""
+    """Return the ratio of a value to the best one, or ``best``, or ``diverged`` if it has no result."""
     if row["n_seeds"] == 0 and row["n_diverged"] > 0:
         return "diverged"
     return "best" if row["best"] else number(row["factor"], row["factor_err"])
@@ -267,10 +267,6 @@ def _bias_cells(row: Mapping[Any, Any]) -> list[str]:
 
 
 def _exponent(values: list[float]) -> int:
-    """Return the power of ten of the smallest of the values, which a column is then given in units of."""
+    """Return the power of ten of the smallest value, which is the unit of a column."""
     finite = [value for value in values if math.isfinite(value) and value > 0]
     return int(np.floor(np.log10(min(finite)))) if finite else 0
-
-
-def _slug(text: object) -> str:
-    return "".join(char if char.isalnum() and char.isascii() else "-" for char in str(text))
