@@ -73,7 +73,8 @@ def main_tex(
 _TERMS = (
     r"Shapes are reduced shear $g$; $\sigma$ is the noise per pixel. S/N is the matched-filter signal-to-"
     r"noise ratio $\sqrt{\sum I^2}/\sigma$ of the noiseless image $I$. A mismatched fit has another model "
-    r"than the galaxies. NGMix is the ngmix package; a mixture fit is this project's own fit of the same models."
+    r"than the galaxies. NGMix is the ngmix package; a mixture fit is this project's own fit of the same "
+    r"models."
 )
 
 

@@ -113,10 +113,10 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
                 body.append([escape(row["label"]), calibrated, *_bias_cells(row), *used])
         caption = (
             rf"Multiplicative bias $m$ and additive bias $c$ for \texttt{{{escape(population)}}}. Each "
-            "galaxy is simulated under positive and negative shear in both components, with the same noise and in "
-            "several orientations. Calibrated: divided by a response measured on other galaxies, or by the "
-            "response that the estimator measures itself. A galaxy is dropped if any of its measurements "
-            f"fails. Errors: bootstrap over galaxies. {_SEEDS}"
+            "galaxy is simulated under positive and negative shear in both components, with the same noise "
+            "and in several orientations. Calibrated: divided by a response measured on other galaxies, or "
+            "by the response that the estimator measures itself. A galaxy is dropped if any of its "
+            f"measurements fails. Errors: bootstrap over galaxies. {_SEEDS}"
             f"{_failures(shear_bias, population)}"
         )
         label = f"tab:shear-bias-{population}"
@@ -160,12 +160,12 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
                 )
         caption = (
             rf"All estimators on \texttt{{{escape(population)}}}: shear bias after calibration (with a "
-            r"response measured on other galaxies, or by the estimator itself); RMSE over the Cram\'er--Rao bound "
-            r"of the same galaxies; coverage, the fraction of residuals smaller than the estimator's own "
-            r"$1\sigma$ error (68.3\% if the errors are right); number of failed measurements. An estimator "
-            "that measures the shear of ensembles only has no RMSE, and its failures are those on the shear "
-            "test. At high noise an estimator with a prior can go below the bound because it is biased. "
-            f"{_SEEDS}{_failures(accuracy, population)}"
+            r"response measured on other galaxies, or by the estimator itself); RMSE over the Cram\'er--Rao "
+            r"bound of the same galaxies; coverage, the fraction of residuals smaller than the estimator's "
+            r"own $1\sigma$ error (68.3\% if the errors are right); number of failed measurements. An "
+            "estimator that measures the shear of ensembles only has no RMSE, and its failures are those on "
+            "the shear test. At high noise an estimator with a prior can go below the bound because it is "
+            f"biased. {_SEEDS}{_failures(accuracy, population)}"
         )
         label = f"tab:estimators-{population}"
         tables.append(longtable("lrrrrrrr", head, body, caption, label, "scriptsize"))
