@@ -303,7 +303,7 @@ def test_a_resolved_variant_resolves_to_itself():
             ["variants.pooled.options.downsampling", "'min'", "'max'"],
         ),
         ("pooled", {"training": {"epoch": 3}}, ["variants.pooled.training.epoch", "did you mean 'epochs'"]),
-        ("pooled", {"training": {"noise": [1e-1, 1e-5]}}, ["variants.pooled.training", "must rise"]),
+        ("pooled", {"training": {"noise": [1e-1, 1e-5]}}, ["variants.pooled.training", "[lowest, highest]"]),
         ("pooled", {"training": {"noise": -1.0}}, ["variants.pooled.training.noise", "-1.0"]),
         ("pooled", {"option": {}}, ["variants.pooled.option", "did you mean 'options'"]),
         ("pooled", [1], ["variants.pooled"]),

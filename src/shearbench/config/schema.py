@@ -1,4 +1,4 @@
-"""The option classes of a run: what a configuration may say."""
+"""The option classes of a configuration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant
 
 MAX_JOBS = 4000
-"""Jobs of a run. Snakemake needs 5 to 15 ms to plan one, in every process that it starts: a minute in all."""
+"""Largest number of jobs of a run. Each process of Snakemake plans them all, at 5 to 15 ms a job."""
 Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -37,15 +37,19 @@ class Stamps(Options):
 
 
 class Galaxies(Options):
-    """How many galaxies each split has."""
+    """Number of galaxies of each split."""
 
-    train: Count = Field(20000, description="galaxies the networks train on")
-    validation: Count = Field(2000, description="galaxies that decide when to stop and calibrate errors")
-    test: Count = Field(2000, description="galaxies every estimator is judged on")
+    train: Count = Field(20000, description="number of galaxies on which the networks are trained")
+    validation: Count = Field(
+        2000,
+        description="number of galaxies used to select the best epoch of a training and to calibrate the "
+        "errors of networks",
+    )
+    test: Count = Field(2000, description="number of galaxies on which all estimators are compared")
     shear: Annotated[int, Field(ge=2, le=10**8)] = Field(
         500,
-        description="galaxies that measure m and c; each gives 8 x `rotations` stamps: under 4 shears, with "
-        "each noise field and with its negative",
+        description="number of galaxies from which m and c are measured. Each gives 8 x `rotations` stamps: "
+        "4 applied shears, and for each of them a noise field and its negative",
     )
 
 
@@ -53,60 +57,82 @@ class ShearTest(Options):
     """How multiplicative and additive bias are measured."""
 
     shear: float = Field(
-        0.02, ge=1e-6, le=0.1, description="reduced shear applied, with either sign, to g1 and to g2"
+        0.02,
+        ge=1e-6,
+        le=0.1,
+        description="reduced shear that is applied: plus and minus this value, in g1 and in g2",
     )
     rotations: typing.Literal[2, 4] = Field(
-        2, description="intrinsic orientations of each galaxy: 2 are 90 degrees apart, 4 are 45"
+        2,
+        description="number of intrinsic orientations of each galaxy: 2 (90 degrees apart) or 4 (45 degrees "
+        "apart)",
     )
     noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
-        (1e-5, 1e-3), description="noise levels at which m and c are measured; each one of `noise_levels`"
+        (1e-5, 1e-3),
+        description="noise levels at which m and c are measured [flux per pixel]; each must be one of "
+        "`noise_levels`",
     )
 
 
 class BayesFloor(Options):
-    """How the Bayes floor, the least RMSE of any estimator that knows the population, is computed."""
+    """How the Bayes floor is computed: the least RMSE of an estimator that knows the population."""
 
     galaxies: int = Field(
-        200, ge=0, le=10**7, description="test galaxies whose posterior is sampled; 0 leaves the floor out"
+        200,
+        ge=0,
+        le=10**7,
+        description="number of test galaxies whose posterior is sampled; 0: the Bayes floor is not computed",
     )
     samples: int = Field(
-        240, ge=60, le=10**6, description="samples of each galaxy's posterior at each noise level"
+        240,
+        ge=60,
+        le=10**6,
+        description="number of samples of the posterior of each galaxy at each noise level",
     )
 
 
 class Config(Options):
-    """One run."""
+    """The configuration of a run."""
 
-    run: Name = Field("quick", description="name of the run; everything it makes is under `results/{run}/`")
-    seed: int = Field(1, ge=0, lt=2**63, description="seeds every random number of the run")
+    run: Name = Field("quick", description="name of the run; its files are in `results/<run>/`")
+    seed: int = Field(
+        1, ge=0, lt=2**63, description="seed of the random numbers of the run, except those of a training"
+    )
     noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
         (1e-5, 1e-4, 1e-3, 1e-2, 1e-1),
         min_length=1,
-        description="standard deviation of the noise of a pixel, in the image's units (flux per pixel)",
+        description="standard deviations of the noise at which estimators are compared [flux per pixel]",
     )
     stamps: Stamps = Stamps()
     galaxies: Galaxies = Galaxies()
     shear_test: ShearTest = ShearTest()
     bayes_floor: BayesFloor = BayesFloor()
-    chunk_stamps: int = Field(5000, ge=1, le=10**7, description="stamps one simulation job draws")
+    chunk_stamps: int = Field(
+        5000, ge=1, le=10**7, description="number of stamps that one simulation job draws"
+    )
     populations: dict[Name, Population] = Field(
-        description="what is simulated: presets, or new names with `base: <preset>` and what they change"
+        description="populations of galaxies and PSFs: presets, or new names with a `base` and the options "
+        "that differ from it"
     )
     estimators: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
-        description="estimators other than networks: presets, or new names with a `base`",
+        description="estimators other than networks: presets, or new names with a `base` and the options "
+        "that differ from it",
     )
     variants: dict[Name, Variant] = Field(
-        default_factory=dict, description="networks: presets, or new names with a `base`"
+        default_factory=dict,
+        description="networks: presets, or new names with a `base` and the options that differ from it",
     )
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
-        (1,), min_length=1, description="each network is trained once with each of these"
+        (1,), min_length=1, description="seeds of the trainings: each network is trained once with each seed"
     )
     training: Recipe = Recipe()
     studies: Annotated[tuple[Name, ...], Distinct] = Field(
-        (), description="studies (files in `config/studies/`) that `all` includes"
+        (), description="names of the studies (files in `config/studies/`) that the run includes"
     )
-    bootstrap: int = Field(400, ge=20, le=10**5, description="bootstrap resamples behind every quoted error")
+    bootstrap: int = Field(
+        400, ge=20, le=10**5, description="number of bootstrap resamples from which each error is estimated"
+    )
 
     _left_out: dict[str, list[str]] = PrivateAttr(default_factory=dict)
 
@@ -116,8 +142,8 @@ class Config(Options):
         for one, other in combinations(levels, 2):
             if noise_label(one) == noise_label(other):
                 raise ValueError(
-                    f"{one!r} and {other!r} are both {noise_label(one)} in file names; levels must differ in "
-                    "their first six digits"
+                    f"{one!r} and {other!r} would both be {noise_label(one)} in file names; noise levels "
+                    "must differ in their first six digits"
                 )
         return levels
 
@@ -129,18 +155,20 @@ class Config(Options):
                 f"shear_test.noise_levels: {sorted(stray)} is not in noise_levels {sorted(self.noise_levels)}"
             )
         if not self.populations:
-            raise ValueError(f"populations: at least one is needed; there are {sorted(POPULATION_PRESETS)}")
+            raise ValueError(
+                f"populations: at least one is needed; the presets are {sorted(POPULATION_PRESETS)}"
+            )
         for name in self.estimators:
             network = getattr(self.estimator(name), "network", None)
             if network is not None and network not in self.variants:
                 known = sorted(self.variants)
                 raise ValueError(
-                    f"estimators.{name}.network: '{network}' is no variant of this run"
-                    f"{nearest(network, known)}; it has {', '.join(known) or 'none'}"
+                    f"estimators.{name}.network: '{network}' is not a variant of this run"
+                    f"{nearest(network, known)}; its variants are {', '.join(known) or 'none'}"
                 )
         both = set(self.estimators) & set(self.variants)
         if both:
-            raise ValueError(f"variants: '{min(both)}' is an estimator's name already")
+            raise ValueError(f"variants: '{min(both)}' is the name of an estimator too; rename one of them")
         for name, population in self.populations.items():
             side = self.stamps.size_pixels * self.stamps.pixel_scale_arcsec
             sharpest = population.psf.fwhm_arcsec[0]
@@ -176,16 +204,17 @@ class Config(Options):
         return self
 
     def estimator(self, name: str) -> Estimator:
-        """Return the estimator of that name, with its options."""
+        """Return the estimator of the run that has this name, with its options."""
         return make_estimator(self.estimators[name])
 
     def dump(self) -> dict[str, Any]:
-        """Return the resolved configuration as plain values; `resolve` of it gives it again.
+        """Return the resolved configuration as plain values; `resolve` makes the same configuration of them.
 
-        Entries that were left out are in it as null: laid over the default, it must leave them out again.
+        Entries that were left out are null in it, so that they are left out again when the result is merged
+        into the default configuration.
         """
         plain = self.model_dump(mode="json")
-        # What is said for all networks overrules presets, which what is left unsaid must not.
+        # Options given for all networks override those of presets, so defaults must not be among them.
         plain["training"] = self.training.model_dump(mode="json", exclude_unset=True)
         for section, names in self._left_out.items():
             plain[section].update(dict.fromkeys(names))
@@ -193,12 +222,12 @@ class Config(Options):
 
 
 def noise_label(sigma: float) -> str:
-    """Return a noise level as it is written in file names."""
+    """Return the text of a noise level in file names."""
     return f"{sigma:g}"
 
 
 def planned_jobs(config: Config) -> dict[str, int]:
-    """Return about how many jobs a run has of those rules that have many, by the rule; studies left out."""
+    """Return about how many jobs a run has, by rule; rules with few jobs and studies are not counted."""
     levels = len(config.noise_levels) + len(config.shear_test.noise_levels)
     stamps = [
         stamp_count(split, getattr(config.galaxies, split), config.shear_test.rotations) for split in SPLITS
@@ -214,14 +243,14 @@ def planned_jobs(config: Config) -> dict[str, int]:
 
 
 def _fewer_jobs(config: Config, jobs: Mapping[str, int]) -> str:
-    """Return what to change where a run has too many jobs."""
+    """Return the error message for a run with too many jobs."""
     total = sum(jobs.values())
     most = max(jobs, key=lambda rule: jobs[rule])
-    too_many = f"makes {jobs[most]} jobs of '{most}', and {total} in all; a run has at most {MAX_JOBS}"
+    too_many = f"makes {jobs[most]} jobs of the rule '{most}' and {total} jobs in all, of {MAX_JOBS} allowed"
     if most != "simulate_stamps":
         return (
-            f"populations: with the other lists this {too_many}. Give fewer populations, noise_levels, "
-            "estimators, variants or seeds, or several runs"
+            f"populations: this configuration {too_many}. Use fewer populations, noise_levels, estimators, "
+            "variants or seeds, or divide it into several runs"
         )
     larger = config.chunk_stamps * -(-jobs[most] // (MAX_JOBS // 2))
-    return f"chunk_stamps: {config.chunk_stamps} {too_many}. Give at least {larger}, or fewer galaxies"
+    return f"chunk_stamps: {config.chunk_stamps} {too_many}. Use at least {larger}, or fewer galaxies"

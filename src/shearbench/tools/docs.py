@@ -1,4 +1,8 @@
-"""Write what is generated from the code: the configuration's schema and the marked parts of documents."""
+"""Write the files and parts of documents that are generated from the code.
+
+They are the JSON schema of the configuration, and the parts of the `PAGES` between the marks
+``<!-- generated: name -->`` and ``<!-- end -->``.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from shearbench.config.schema import Config
+from shearbench.config.studies import read_study
 from shearbench.estimators import estimator_kinds, estimator_presets
+from shearbench.figures.catalogue import entries
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS
 from shearbench.studies import Study
 from shearbench.tools.structure import diagram
 from shearbench.training.variants import variant_presets
 
+_ROOT = Path(__file__).parents[3]
 _MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -30,7 +37,18 @@ def schema() -> str:
 
 
 def readme(text: str) -> str:
-    """Return a document with every generated part (between its marks) made anew."""
+    """Return the text of a document with all its generated parts renewed.
+
+    Parameters
+    ----------
+    text : str
+        The document; each generated part is between two marks, see the docstring of this module.
+
+    Raises
+    ------
+    KeyError
+        There is no generated part of the name in a mark.
+    """
     return _MARK.sub(lambda mark: f"{mark[1]}{_PARTS[mark[2]]()}{mark[3]}", text)
 
 
@@ -40,7 +58,7 @@ def _table(rows: Iterator[tuple[str, str, str]]) -> str:
 
 
 def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """Yield (key, default, meaning) of every option of a model and of the models in it."""
+    """Yield (key, default, meaning) of each option of a model and of the models inside it."""
     for name, field in model.model_fields.items():
         key = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -101,6 +119,19 @@ def _studies() -> str:
     return _table(_options(Study))
 
 
+def _study_files() -> str:
+    paths = sorted((_ROOT / "config/studies").glob("*.yaml"))
+    return "".join(f"- `{study.name}`: {study.question}\n" for study in map(read_study, paths))
+
+
+def _figures() -> str:
+    lines = ["| figure | category | one figure for each | data, in `metrics/` |", "|---|---|---|---|"]
+    for name, entry in entries().items():
+        data = ", ".join(f"`{file}`" for file in (*entry.reads, *entry.reads_if_made))
+        lines.append(f"| `{name}` | {entry.category} | {entry.each} | {data.replace('{study}', '<study>')} |")
+    return "\n".join(lines) + "\n"
+
+
 def _rooms() -> str:
     return f"```mermaid\n{diagram()}```\n"
 
@@ -114,18 +145,19 @@ _PARTS = {
     "estimators": _estimators,
     "architectures": _architectures,
     "studies": _studies,
+    "study_files": _study_files,
+    "figures": _figures,
     "rooms": _rooms,
 }
 
-PAGES = ("config/README.md", "docs/architecture.md")
-"""The documents with generated parts."""
+PAGES = ("config/README.md", "docs/architecture.md", "results/README.md")
+"""The documents that have generated parts."""
 
 
 def main() -> None:
     """Write the schema and the generated parts of the documents into this checkout."""
-    root = Path(__file__).parents[3]
-    (root / "workflow/schemas/config.schema.json").write_text(schema(), encoding="utf-8")
-    for page in (root / name for name in PAGES):
+    (_ROOT / "workflow/schemas/config.schema.json").write_text(schema(), encoding="utf-8")
+    for page in (_ROOT / name for name in PAGES):
         page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

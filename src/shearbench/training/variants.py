@@ -1,4 +1,4 @@
-"""Variants: named networks, each an architecture with its options and a recipe for its training."""
+"""Variants: a variant is a name for an architecture with its options and the recipe of its training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shearbench.networks import architecture_kinds
 
 
 class Variant(Options):
-    """A network to train, with everything spelled out."""
+    """A network to train, with all its options."""
 
     architecture: str = Field(description="Kind of the architecture.")
     options: dict[str, Any] = Field(description="All options of the architecture.")
-    training: Recipe = Field(description="How it is trained.")
+    training: Recipe = Field(description="Options of the training.")
 
     def make(self) -> Architecture:
         """Return the architecture with these options."""
@@ -30,19 +30,24 @@ class Variant(Options):
 
 
 class VariantEntry(Options):
-    """What a configuration says of a variant: its base, and what it changes."""
+    """The entry of a variant in a configuration: its base, and the options that differ from the base."""
 
     base: str | None = Field(
         None,
-        description="A preset, or an architecture's kind for its defaults; the variant's own name if null.",
+        description="A preset, or the kind of an architecture, whose defaults are then taken; null: the "
+        "preset or kind with the name of the variant.",
     )
     architecture: str | None = Field(
-        None, description="An architecture's kind instead of a base, as in a resolved configuration."
+        None,
+        description="Kind of the architecture, instead of `base`. Configurations written by the workflow use "
+        "it.",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Options of the architecture that differ."
+        default_factory=dict, description="Options of the architecture that differ from the base."
     )
-    training: dict[str, Any] = Field(default_factory=dict, description="Fields of the recipe that differ.")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the training that differ from the base."
+    )
 
 
 def architecture_for(
@@ -53,18 +58,19 @@ def architecture_for(
     Parameters
     ----------
     name : str
-        The variant's.
+        Name of the variant, for errors.
     variant : Variant
     population : Population
     shape : (int, int)
         Rows and columns of a stamp.
     stamps : int
-        How many there are to train on.
+        Number of galaxies of the training split.
 
     Raises
     ------
     ConfigError
-        The architecture or the recipe does not go with such stamps, or the one with the other.
+        The architecture or the recipe does not fit the population, the shape or the number of stamps, or
+        the recipe does not fit the architecture.
     """
     recipe = variant.training
     try:
@@ -73,17 +79,18 @@ def architecture_for(
         raise ConfigError(f"variants.{name}: {error}") from None
     problem = architecture.refuses(shape) or recipe.refuses(stamps)
     if shape[0] != shape[1]:
-        problem = f"stamps of {shape[0]} by {shape[1]} pixels cannot be turned by 90 degrees"
+        problem = f"stamps of {shape[0]} by {shape[1]} pixels are not square"
     elif problem is None and recipe.loss == "nll" and architecture.head != "gaussian":
-        problem = "training.loss: 'nll' needs a likelihood; set options.head to gaussian"
+        problem = "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"
     elif problem is None and recipe.loss != "nll" and architecture.head == "gaussian":
-        problem = "options.head: 'gaussian' is trained by its likelihood alone; set training.loss to nll"
+        problem = "options.head: 'gaussian' can only be trained with the loss nll; set training.loss to nll"
     elif problem is None and recipe.loss == "msb":
         refined = round(architecture.refined_share * recipe.batch_size)
         if refined < recipe.realisations:
             problem = (
-                f"options.share: {refined} of a batch of {recipe.batch_size} are refined, less than the "
-                f"{recipe.realisations} realisations of a galaxy that loss msb takes"
+                f"options.share: {refined} of the {recipe.batch_size} stamps of a step are refined, but the "
+                f"loss msb needs at least {recipe.realisations}, the realisations of a galaxy; raise "
+                "options.share"
             )
     if problem is not None:
         raise ConfigError(f"variants.{name}: {problem}")
@@ -91,7 +98,10 @@ def architecture_for(
 
 
 def variant_presets() -> dict[str, dict[str, Any]]:
-    """Return every name a variant may be given at once: ``{architecture, options, training}``."""
+    """Return all presets of networks, by name: ``{"architecture", "options", "training"}``.
+
+    The kind of each architecture is a preset too, with the defaults.
+    """
     return {
         name: {"architecture": kind, "options": {}, "training": {}, **preset}
         for name, (kind, preset) in library(architecture_kinds()).items()
@@ -99,19 +109,19 @@ def variant_presets() -> dict[str, dict[str, Any]]:
 
 
 def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Variant:
-    """Make a variant of what a configuration says.
+    """Return the variant that an entry of a configuration describes, with all its options.
 
-    Later ones win: the default recipe, the preset's, what the configuration's `recipe` for all variants
-    says, the entry.
+    An option of the training is taken from the last of these that gives it: the defaults of `Recipe`, the
+    preset, `recipe`, the entry.
 
     Parameters
     ----------
     name : str
-        The variant's name.
+        Name of the variant.
     entry : mapping
-        See `VariantEntry`; or a `Variant` as plain values.
+        The fields of `VariantEntry`, or those of a `Variant` as plain values.
     recipe : Recipe
-        The configuration's, for all variants.
+        The section ``training`` of the configuration, which applies to all variants.
 
     Returns
     -------
@@ -120,7 +130,7 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
     Raises
     ------
     ConfigError
-        With a line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+        One line for each fault: the key, the value, the allowed values, the most similar name.
     """
     at = f"variants.{name}"
     given = validated(VariantEntry, entry, (at,))
@@ -130,12 +140,14 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
         key, base = f"{at}.architecture", given.architecture
         known = {kind: {"architecture": kind, "options": {}, "training": {}} for kind in architecture_kinds()}
         if given.base is not None:
-            raise ConfigError(f"{at}.base: '{given.base}' beside an architecture; give one of the two")
+            raise ConfigError(
+                f"{at}.base: found '{given.base}' together with 'architecture'; give only one of the two"
+            )
     if base not in known:
         names = sorted(known)
         raise ConfigError(
             f"{key}: there is no network '{base}'{nearest(base, names)}. Allowed: {', '.join(names)}. "
-            f"A new name says which it is based on: '{name}: {{base: {names[0]}, options: {{...}}}}'"
+            f"A new name needs a base: '{name}: {{base: {names[0]}, options: {{...}}}}'"
         )
     preset = known[base]
     cls = architecture_kinds()[preset["architecture"]]
