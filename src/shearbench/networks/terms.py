@@ -37,5 +37,5 @@ def too_wide(width: int, growth: int, stages: int, option: str = "width") -> str
         return None
     return (
         f"options.{option}: {width} channels, times {growth} in each of {stages} stages but the first, give "
-        f"{width * growth ** (stages - 1)} in the last stage; at most {MAX_WIDTH} are allowed"
+        f"more than {MAX_WIDTH} in the last stage; use a smaller {option}, growth or number of stages"
     )
