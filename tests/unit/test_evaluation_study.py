@@ -156,20 +156,20 @@ class TestVerdict:
         text = verdict(study, study_table(study, accuracy))
         assert text == (
             "Dilated has the lowest RMSE at sigma = 1e-05 on exp_gauss, 5.00 ± 0.12 times the Cramer-Rao "
-            "bound (3 seeds each). It is better than Max pooling (a factor 2.020 ± 0.052, 11.5 sigma). It "
-            "cannot be told apart at 3 sigma from Average pooling (a factor 1.040 ± 0.033, 1.2 sigma). "
-            "Significances allow for how few seeds an error is known from (Welch's t)."
+            "bound (3 seeds each). It is better than Max pooling (a factor 2.020 ± 0.052, 11.5 sigma). The "
+            "difference is below 3 sigma for Average pooling (a factor 1.040 ± 0.033, 1.2 sigma). "
+            "Significances take the small number of seeds into account (Welch's t)."
         )
 
     def test_one_seed_is_said(self):
         study = make_study()
         text = verdict(study, study_table(study, make_accuracy({MAX: [10], AVERAGE: [7], DILATED: [5]})))
         assert "(1 seed each)" in text
-        assert "With one seed the error is that of the test galaxies only" in text
+        assert "With one seed, the error is from the test galaxies only" in text
         mixed = make_accuracy({MAX: [10, 11], AVERAGE: [7], DILATED: [5, 5]})
         text = verdict(study, study_table(study, mixed))
         assert "(1 to 2 seeds each)" in text
-        assert "With one seed for Average pooling the error" in text
+        assert "With one seed for Average pooling, the error" in text
 
     def test_failures_are_said(self):
         accuracy = pd.concat(
@@ -180,8 +180,8 @@ class TestVerdict:
         )
         study = make_study()
         text = verdict(study, study_table(study, accuracy))
-        assert text.startswith("Max pooling alone has a result")
-        assert "Flagged and left out: 8 of 2000 for Max pooling." in text
+        assert text.startswith("Only Max pooling has a result")
+        assert "flagged and left out: 8 of 2000 for Max pooling." in text
         assert "Without a result: Average pooling (every estimate is flagged) and Dilated (not run)." in text
 
     def test_trainings_that_diverged_are_said(self):
@@ -190,7 +190,7 @@ class TestVerdict:
         table = study_table(study, accuracy, lost)
         assert table["n_diverged"].tolist() == [1, 3, 0]
         text = verdict(study, table)
-        assert "Trainings that diverged, left out: 1 of Max pooling." in text
+        assert "Trainings that diverged and are left out: 1 of Max pooling." in text
         assert "Without a result: Average pooling (diverged)." in text
         rows = [line for line in study_tex(study, table).splitlines() if "pooling &" in line]
         assert ["diverged" in row for row in rows] == [False, True]

@@ -1,4 +1,4 @@
-"""How far single shapes are from the truth, in units of g and of the Cramer-Rao bound."""
+"""Errors of single shapes, in units of g and of the Cramer-Rao bound."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ def accuracy(
     Parameters
     ----------
     estimates, catalog, bounds : pandas.DataFrame
-        Of the same galaxies, in any order.
+        Tables of the same galaxies, in any order.
     prior_bound : ndarray, shape (n, 2), optional
         Prior-limited standard deviation of (g1, g2) at this noise level, rows as in `bounds`.
     label : str, optional
-        How figures call the estimator; its name by default.
+        Label of the estimator in figures; its name by default.
     resamples, seed : int
-        Of the bootstrap over galaxies.
+        Number of resamples of the bootstrap over galaxies, and its random seed.
     source, rule : str
         File of the estimates and the rule that makes it, named in errors.
 
     Returns
     -------
     dict
-        The columns `ACCURACY`. Per component and over good (unflagged) rows, residual = estimate - truth:
-        ``bias`` is its mean; ``slope`` the least-squares slope of the estimate against the truth, minus 1;
-        ``scatter`` the rms that is left after both are taken out; ``rmse`` the rms of the residual,
-        averaged in quadrature over g1 and g2; ``median_abs`` 1.4826 times the median |residual|; ``crb``
-        and ``prior_bound`` the root mean variance bound of the same good galaxies, ``crb_median`` the
-        median; ``coverage68`` the fraction of |residual| below the estimator's own error where it gives
-        one. ``rmse_over_crb_err`` resamples both parts of the ratio together. What cannot be computed
-        is NaN, and flagged rows are counted in ``n_failed``.
+        The columns `ACCURACY`. They are computed per component from the residual, estimate minus truth, of
+        the good (unflagged) rows. ``bias`` is the mean residual. ``slope`` is the least-squares slope of the
+        estimate against the truth, minus 1. ``scatter`` is the rms residual after offset and slope are
+        subtracted. ``rmse`` is the rms residual, averaged in quadrature over g1 and g2. ``median_abs`` is
+        1.4826 times the median |residual|. ``crb`` and ``prior_bound`` are root mean variance bounds of the
+        same galaxies, ``crb_median`` is the median bound. ``coverage68`` is the fraction of |residual|
+        smaller than the error that the estimator gives. For ``rmse_over_crb_err``, numerator and denominator
+        are resampled together. A value that cannot be computed is NaN. ``n_failed`` counts flagged rows.
 
     Raises
     ------
     ContractError
-        The tables are not of the same galaxies (see `shearbench.evaluation.joining.join`).
+        The tables have different galaxies (see `shearbench.evaluation.joining.join`).
     """
     rows = join(estimates, catalog, bounds, source=source, rule=rule)
     good = rows.good

@@ -1,4 +1,4 @@
-"""How close estimators come to the Bayes floor, the least error that any of them can have on average."""
+"""Errors of estimators over the Bayes floor, the least error that an estimator can have on average."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BAYES_FLOOR = (
     "floor_over_crb_err rmse rmse_err rmse_over_floor rmse_over_floor_err ess_median ess_least"
 ).split()
 POSTERIOR_MEAN = "posterior-mean"
-"""The estimator's name in the table of the posterior mean itself."""
+"""Name of the posterior mean in the column ``estimator``."""
 
 
 def bayes_floor(
@@ -35,24 +35,24 @@ def bayes_floor(
     Parameters
     ----------
     posterior : pandas.DataFrame
-        Of `shearbench.bounds.bayes_floor.sample_posterior`.
+        Table of `shearbench.bounds.bayes_floor.sample_posterior`.
     catalog, bounds : pandas.DataFrame
-        With the same galaxies, and maybe more.
+        Tables of the same galaxies; further galaxies are ignored.
     estimates : iterable of (pandas.DataFrame, str or None)
-        Estimates of the population's galaxies, and how figures call the estimator.
+        Estimates of the population's galaxies, and the label of the estimator in figures.
     resamples, seed : int
-        Of the bootstrap over galaxies.
+        Number of resamples of the bootstrap over galaxies, and its random seed.
 
     Returns
     -------
     list of dict
-        Columns `BAYES_FLOOR`, all for the same n galaxies. ``floor`` is the root mean posterior variance of a
-        component: the expected RMSE of the posterior mean, which no estimator can undercut in expectation;
-        ``crb`` the root mean variance bound. ``rmse`` is what was found with this noise, of the posterior
-        mean (estimator `POSTERIOR_MEAN`, freed of the samples' finite number) and of each estimator;
-        ``rmse_over_floor`` divides it by the posterior mean's, on the galaxies where the estimator raised no
-        flag: noise that they share cancels, so this ratio is known far better than either.
-        ``ess_median, ess_least`` are effective numbers of samples.
+        The columns `BAYES_FLOOR`, for the same n galaxies. ``floor`` is the root mean posterior variance of a
+        component. It is the expected RMSE of the posterior mean; the expected RMSE of any estimator is at
+        least as large. ``crb`` is the root mean variance bound. ``rmse`` is the measured RMSE of the
+        posterior mean (estimator `POSTERIOR_MEAN`, without the error from the finite number of samples) or of
+        an estimator. ``rmse_over_floor`` is that RMSE over the measured RMSE of the posterior mean, on the
+        galaxies that the estimator did not flag. Both have the same noise, most of which cancels in the
+        ratio. ``ess_median`` and ``ess_least`` are effective numbers of samples.
 
     Raises
     ------
@@ -120,12 +120,14 @@ def _only(table: pd.DataFrame, ids: pd.Index, source: str) -> pd.DataFrame:
     at = pd.Index(table["galaxy_id"]).get_indexer(ids)
     if (at < 0).any():
         missing = int((at < 0).sum())
-        raise ContractError.of(source, "galaxy_id", f"{missing} missing", "all of the posterior's", "measure")
+        raise ContractError.of(
+            source, "galaxy_id", f"{missing} missing", "all galaxies of the posterior", "measure"
+        )
     chosen = table.iloc[at].reset_index(drop=True)
     chosen.attrs = dict(table.attrs)
     return chosen
 
 
 def _root(value: Any) -> Any:
-    """Return the square root; NaN where chance or too few samples made a mean square negative."""
+    """Return the square root; NaN if a mean square is negative, by chance or because of too few samples."""
     return np.sqrt(np.where(value >= 0, value, np.nan))[()]

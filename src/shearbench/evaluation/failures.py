@@ -1,6 +1,6 @@
-"""Estimators that fail on most galaxies: said at the end of a run, under the tables and in the figures.
+"""Estimators that fail on most galaxies, for a message at the end of a run, in tables and in figures.
 
-Plain Python: the workflow calls it where no package of the jobs is installed.
+This module needs the standard library only: the workflow uses it where other packages are not installed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Failing(NamedTuple):
-    """An estimator that gives no answer for more than half of the galaxies at one noise level."""
+    """An estimator that fails on more than half of the galaxies at one noise level."""
 
     population: str
     noise: float
@@ -30,7 +30,8 @@ def failing(rows: Iterable[Mapping[Any, Any]]) -> list[Failing]:
     rows : iterable of mapping
         Rows of ``metrics/accuracy.csv``, whose ``n_failed`` galaxies of ``n`` are flagged, or of
         ``metrics/shear_bias.csv``, whose ``n_failed`` base galaxies are left out beside ``n_pairs`` used.
-        The seeds of a network are added up; of rows that differ in the calibration alone the first counts.
+        The numbers of all seeds of a network are added. Of rows that differ only in calibration, the first is
+        used.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def sentences(found: Iterable[Failing], galaxies: str = "galaxies") -> list[str]
     ----------
     found : iterable of Failing
     galaxies : str
-        The noun for what is counted.
+        Noun for the counted galaxies in the sentence.
     """
     levels: dict[tuple[str, str], list[str]] = {}
     for one in found:
@@ -76,7 +77,7 @@ def sentences_of_run(metrics: str | os.PathLike[str]) -> list[str]:
     Parameters
     ----------
     metrics : path-like
-        The folder ``metrics`` of the run; tables that it does not have are left out.
+        The folder ``metrics`` of the run. A table that does not exist is ignored.
     """
     said = []
     for name, galaxies in (("accuracy", "test galaxies"), ("shear_bias", "galaxies of the shear test")):

@@ -1,4 +1,4 @@
-"""A gallery: the same few galaxies at each noise level, with the model fitted to them."""
+"""A gallery: stamps of the same few galaxies at each noise level, with a fitted model."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Gallery:
     ----------
     population : str
     model_label : str
-        What was fitted.
+        Name of the fitted model.
     pixel_scale : float
         Arcsec.
     galaxy_id : ndarray of int64, shape (k,)
@@ -60,10 +60,10 @@ def make_gallery(
     model_label: str,
     galaxies: int = 2,
 ) -> Gallery:
-    """Choose galaxies of a split, add the noise that every estimator gets, and fit them.
+    """Choose galaxies of a split, add the same noise as for every estimator, and fit a model to them.
 
-    The galaxies stand at the middle of equal shares of the split's fluxes: with two, at the upper and
-    the lower quartile, the brighter first.
+    The galaxies are ranked by flux and divided into as many equal groups as are to be chosen. The galaxy in
+    the middle of each group is chosen, the brightest first: two galaxies are at the quartiles of the flux.
 
     Parameters
     ----------
@@ -74,13 +74,13 @@ def make_gallery(
     sigmas : sequence of float
         Noise levels.
     seed : int
-        The run's seed, see `shearbench.data.noise`.
+        The run's seed, which determines the noise (see `shearbench.data.noise`).
     fit : callable
-        Takes a `StampBatch` of n stamps, returns the n fitted images [n, ny, nx], NaN for a fit that failed.
+        Function from a `StampBatch` of n stamps to the fitted images [n, ny, nx]; NaN if a fit failed.
     model_label : str
-        What `fit` fits, for the figure.
+        Name of the model that `fit` fits, for the figure.
     galaxies : int
-        How many; fewer if the split has fewer.
+        Number of galaxies, or fewer if the split has fewer.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def make_gallery(
 def write_gallery(
     path: str | os.PathLike[str], galleries: Iterable[Gallery], origin: Origin | None = None
 ) -> None:
-    """Write ``metrics/gallery.h5``, whole or not at all.
+    """Write ``metrics/gallery.h5``; an interrupted write leaves no partial file.
 
     One group for each population (attributes ``model``, ``pixel_scale``; dataset ``galaxy_id``), in it one
     for each noise level (attribute ``sigma``; datasets ``stamp``, ``model``, ``residual`` [k, ny, nx],
@@ -152,7 +152,7 @@ def write_gallery(
     galleries : iterable of Gallery
         One for each population.
     origin : Origin, optional
-        What the file is.
+        Origin to write into the file.
     """
     with create_hdf5(path, origin) as file:
         for gallery in galleries:
@@ -175,7 +175,7 @@ def read_gallery(path: str | os.PathLike[str], population: str, expected: Origin
     path : path-like
     population : str
     expected : Origin, optional
-        What the file must be.
+        Expected origin of the file.
 
     Returns
     -------

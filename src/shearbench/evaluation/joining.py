@@ -1,4 +1,4 @@
-"""Estimates beside the truth and the bounds of the same galaxies."""
+"""Tables of estimates, true shapes and bounds, joined galaxy by galaxy."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _ATTRIBUTES = ("estimator", "kind", "population", "split", "sigma", "seed", "sec
 
 @dataclass(frozen=True)
 class Joined:
-    """What an estimator said of n galaxies, and what is true of them; rows in the catalog's order.
+    """Estimates, true shapes and bounds of n galaxies, in the order of the catalog.
 
     Attributes
     ----------
     catalog, estimates : pandas.DataFrame
-        The tables, row beside row.
+        The tables, in the same order of galaxies.
     truth, estimate, error : ndarray, shape (n, 2)
         Observed shape (g1, g2), its estimate and the estimator's own error.
     good : ndarray of bool, shape (n,)
-        Where the estimator raised no flag.
+        True if the estimator did not flag the galaxy.
     bound : ndarray, shape (n, 2)
         Cramer-Rao bound on (g1, g2) at the noise level of the estimates, one standard deviation; empty
         (0, 2) where no bounds were given.
@@ -57,15 +57,15 @@ def join(
     source: str = "estimates",
     rule: str = "measure",
 ) -> Joined:
-    """Put estimates, catalog and bounds of the same galaxies side by side.
+    """Join estimates, catalog and bounds of the same galaxies.
 
     Parameters
     ----------
     estimates : pandas.DataFrame
-        With the attributes of an estimates file in ``.attrs``.
+        Table with the attributes of an estimates file in ``.attrs``.
     catalog : pandas.DataFrame
     bounds : pandas.DataFrame, optional
-        For unit noise.
+        Bounds for unit noise.
     source : str
         The file of the estimates, named in errors.
     rule : str
@@ -79,7 +79,7 @@ def join(
     ------
     ContractError
         A column or attribute is missing, the galaxies are not exactly those of the catalog, the population,
-        split or digest is another, or an unflagged estimate is not finite.
+        split or digest differs from the catalog's, or an unflagged estimate is not finite.
     """
     for column in _ESTIMATES:
         if column not in estimates:
@@ -142,7 +142,7 @@ def _in_order_of(catalog: pd.DataFrame, table: pd.DataFrame, source: str, rule: 
 
 
 def identity(estimates: pd.DataFrame, label: str | None) -> dict[str, Any]:
-    """Return the columns that say whose result a row is: population, noise, estimator, label, kind, seed."""
+    """Return the columns that identify a result: population, noise, estimator, label, kind, seed."""
     attrs = estimates.attrs
     return {
         "population": attrs["population"],

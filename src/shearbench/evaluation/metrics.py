@@ -1,4 +1,4 @@
-"""The tables of metrics as files: one reader that knows which of their columns hold text."""
+"""Reader of the files in ``metrics/``, which knows the columns that contain text."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ TEXT = frozenset(
     "population estimator label kind variant architecture calibration property study value stage name "
     "layer part shape added beside".split()
 )
-"""The columns of `ACCURACY`, `TRENDS` and all other tables that hold text; the others hold numbers."""
+"""Columns with text in all tables of metrics; the other columns contain numbers."""
 
 
 def read_metrics(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
-    """Read a table of metrics, with names as text whatever they look like (``None``, ``NA``, ``1``).
+    """Read a table of metrics; names such as ``None``, ``NA`` or ``1`` stay text.
 
     Parameters
     ----------
     path : path-like
         Such as ``metrics/accuracy.csv`` or ``metrics/residuals.parquet``.
     expected : Origin, optional
-        What the file must be.
+        Expected origin of the file.
 
     Raises
     ------
     ContractError
-        It is not as it was written, of another origin, or no table.
+        The file was changed or damaged, has another origin, or is not a table.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     if str(path).endswith(".parquet"):
         return read_table(path, (), "evaluate_residuals", expected=expected)

@@ -1,4 +1,4 @@
-"""Single residuals, and their trend with the properties of the galaxies."""
+"""Residuals of single galaxies, and their dependence on the properties of the galaxies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def residuals(
     source: str = "estimates",
     rule: str = "measure",
 ) -> pd.DataFrame:
-    """Return truth and estimate side by side for the first galaxies of the catalog, flagged ones included.
+    """Return truth and estimate of the first galaxies of the catalog, with the flagged ones.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def residuals(
         Of the same galaxies.
     label : str, optional
     limit : int
-        Galaxies at most: the same ones for every estimator.
+        Largest number of galaxies; they are the same for every estimator.
     source, rule : str
         File of the estimates and the rule that makes it, named in errors.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `RESIDUALS`: the bounds ``crb_g1, crb_g2`` are at the noise level of the estimates.
+        The columns `RESIDUALS`. The bounds ``crb_g1, crb_g2`` are for the noise level of the estimates.
 
     Raises
     ------
@@ -87,19 +87,20 @@ def trends(
         Of the same galaxies.
     label : str, optional
     bins : int
-        Bins for each property, with equal numbers of the catalog's galaxies: the same for every estimator.
+        Number of bins per property. They have equal numbers of the catalog's galaxies and are the same for
+        every estimator.
     source, rule : str
         File of the estimates and the rule that makes it, named in errors.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `TRENDS`, one row per property and bin that has at least two good galaxies; a property
-        that does not vary has none. ``property`` is hlr [arcsec], flux, g (the true |g|), centroid (the
-        distance from the stamp's centre [arcsec]) or sersic_n; ``centre`` its mean in the bin. ``bias`` is
-        the mean of the residual's component along the true shape: positive where galaxies come out too
-        elongated. (The mean of g1 and g2 residuals would cancel over position angles, whatever the
-        estimator does to |g|.) ``rmse`` and ``crb`` are per component, as in the accuracy table.
+        The columns `TRENDS`, one row per property and bin with at least two good galaxies; there are no rows
+        for a property that does not vary. ``property`` is hlr [arcsec], flux, g (the true |g|), centroid
+        (distance from the centre of the stamp [arcsec]) or sersic_n; ``centre`` is its mean in the bin.
+        ``bias`` is the mean component of the residual along the true shape; it is positive if galaxies are
+        measured too elongated. (The mean residual of g1 or g2 would vanish over random position angles even
+        if |g| is biased.) ``rmse`` and ``crb`` are per component, as in the accuracy table.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def trends(
         edges = np.unique(np.quantile(values, np.linspace(0, 1, bins + 1))) if len(values) else np.empty(0)
         if len(edges) < 2:
             continue
-        # the last bin holds its upper edge
+        # the last bin includes its upper edge
         index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
         for i, (low, high) in enumerate(pairwise(edges)):
             inside = rows.good & (index == i)
@@ -127,7 +128,7 @@ def trends(
 
 
 def together(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    """Return tables one below the other; without any, a table of these columns without a row."""
+    """Concatenate tables; if there is none, return an empty table with these columns."""
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
 
 

@@ -1,4 +1,4 @@
-"""How single estimates answer to shear, by automatic differentiation through the renderer."""
+"""Response of single estimates to shear, by automatic differentiation through the renderer."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ def shear_response(
 ) -> Tensor:
     """Return the response d ghat_i / d gamma_j of each galaxy's estimate to a shear of the galaxy.
 
-    It is the limit of (ghat(+s) - ghat(-s)) / 2s for small s of a pair with equal noise, and costs one image
-    with derivatives and two forward passes of dual numbers, where finite differences take four of each.
+    The response is the limit of (ghat(+s) - ghat(-s)) / 2s for small s, of two images with equal noise. It
+    takes one image with derivatives and two forward passes with dual numbers; finite differences take four
+    images and four forward passes.
 
     Parameters
     ----------
     measure : callable
-        From images [m, ny, nx] to shapes [m, 2]; made of what torch differentiates, such as a network.
+        Function from images [m, ny, nx] to shapes [m, 2] that torch can differentiate, such as a network.
     renderer : Renderer
     parameters : Tensor, shape (m, P)
         True parameters, in the order of `shearbench.forward_model.fourier.parameter_names`.
     psf : Psfs
     noise : Tensor, shape (m, ny, nx), optional
-        What is added to the images.
+        Noise to add to the images.
 
     Returns
     -------

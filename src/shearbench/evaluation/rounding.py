@@ -1,4 +1,4 @@
-"""Numbers as a reader is shown them: a value and its error, rounded together."""
+"""Rounding of a value and its error for tables and texts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 MISSING = "--"
-_EXACT = Context(prec=800, rounding=ROUND_HALF_EVEN)  # more digits than any two float64 are apart
+_EXACT = Context(prec=800, rounding=ROUND_HALF_EVEN)  # digits enough for all float64
 _FIXED = range(-2, 5)  # decimal exponents written without a power of ten
 
 
@@ -25,8 +25,8 @@ def round_to_error(value: float, error: float, digits: int = 2) -> tuple[Decimal
     Returns
     -------
     value, error : decimal.Decimal
-        Both with the same last place. Half a unit rounds to even, on the shortest decimal number that
-        stands for the float.
+        Both are rounded to the same decimal place, half to even, from the shortest decimal number that
+        represents the float.
     """
     rounded = round_significant(error, digits)
     place = rounded.as_tuple().exponent
@@ -59,13 +59,13 @@ def shown(
     ----------
     value : float or None
     error : float or None
-        Rounded to two significant digits, and the value to the same place. Where it is missing, zero or
-        not finite, the value is shown alone.
+        The error is rounded to two significant digits, the value to the same decimal place. If the error is
+        missing, zero or not finite, only the value is shown.
     latex : bool
         Whether to write for LaTeX's math mode.
     power : int, optional
-        Show in units of this power of ten, which is not written (a table's heading does); by default a
-        power is taken out, and written, where the number would be long.
+        Show the number in units of this power of ten, which is not written (the heading of a table has it).
+        By default, a long number is written with a power of ten.
     digits : int
         Significant digits of a value without an error.
 

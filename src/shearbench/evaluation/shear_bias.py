@@ -1,25 +1,26 @@
 """Multiplicative and additive shear bias from pairs of stamps under opposite shears.
 
-An estimator's mean answer to a shear gamma is (1 + m) gamma + c. In the ``shear`` split every base galaxy
-appears under +s and -s in each component with the same noise, so shape and noise cancel in the
-difference, and in rotations of its intrinsic shape, so the shape cancels in the sum (Massey et al. 2007,
-MNRAS 376, 13; Pujol et al. 2019, A&A 621, A2).
+The mean estimate under a shear gamma is (1 + m) gamma + c. In the ``shear`` split, every base galaxy is drawn
+under +s and -s in each component with the same noise, so that shape and noise cancel in the difference. It is
+also drawn with its intrinsic shape rotated, so that the shape cancels in the sum (Massey et al. 2007, MNRAS
+376, 13; Pujol et al. 2019, A&A 621, A2).
 
-What is left in m are differences between galaxies in how an estimator responds, and noise in its response.
-Calibrating and judged galaxies are different, so the first would add to the error of a calibrated m as well;
-regression on the true parameters brings both to the same composition (Cochran 1977, Sampling Techniques,
-ch. 7). What it leaves, the standard deviation of m over base galaxies, was measured on ``exp_gauss`` with
-four rotations (16 stamps) and with two rotations and noise of either sign (also 16)::
+The remaining scatter of m comes from the different responses of galaxies and from noise in the response. The
+calibration uses other galaxies than the measurement of m, so the difference between these two samples would
+add to the error of m. Regression on the true parameters corrects both samples to the same mean parameters
+(Cochran 1977, Sampling Techniques, ch. 7). The standard deviation of m over base galaxies after this
+correction was measured on ``exp_gauss``, with four rotations (16 stamps), and with two rotations and noise of
+both signs (also 16 stamps)::
 
     noise   exponential fit               plain network (RMSE 10 times the bound at 1e-5)
     1e-5    1.0e-4, +-noise 1.1e-5        1.7e-2
     1e-3    9.5e-3, +-noise 2.2e-3        2.7e-2, +-noise 3.2e-2
     1e-2    7.5e-2, +-noise 5.0e-2        6.0e-2, +-noise 9.2e-2; without regression 0.37
 
-A calibrated m from N base galaxies, half of which calibrate, has the error 2 sd / sqrt(N). One standard error
-of 1e-5 at 1e-5, 3e-4 at 1e-3 and 1e-3 at 1e-2 takes, for the fit with noise of either sign, 50 (too few for
-regression), 220 and 10,000 base galaxies; to see a bias of that size at three standard errors, nine times as
-many.
+A calibrated m from N base galaxies, half of which are used for the calibration, has the error 2 sd / sqrt(N).
+For the exponential fit with noise of both signs, a standard error of 1e-5 at noise 1e-5 needs 50 base
+galaxies (too few for the regression), 3e-4 at 1e-3 needs 220, and 1e-3 at 1e-2 needs 10,000. To detect a bias
+of that size at three standard errors needs nine times as many.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ SHEAR_BIAS_BINS = (
     "population noise estimator label kind seed calibration bin error share n_pairs m1 m1_err m2 m2_err S1 S2"
 ).split()
 BINS = 4
-_PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")  # and |e|^2: what a response may depend on
-_Means = NDArray[np.float64]  # (..., k): means of the columns that a statistic is made of
+_PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")  # with |e|^2, the variables of the regression
+_Means = NDArray[np.float64]  # (..., k): means of k columns
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """One row per base galaxy without a flagged member.
+    """Stamps of each base galaxy without a flagged stamp; one row per base galaxy.
 
     `estimate` and `truth` are [base, rotation, member, component], `error` [base, rotation, member],
-    `response` [base, member, row, column] (mean over rotations) or None; members are +s and -s in the first
-    component, +s and -s in the second. `parameters` [base, k] are the true ones.
+    `response` [base, member, row, column] (mean over rotations) or None; the members are
+    +s and -s in the first component, +s and -s in the second. `parameters` [base, k] are true parameters.
     """
 
     estimate: NDArray[np.float64]
@@ -82,40 +83,41 @@ def shear_bias(
     Parameters
     ----------
     estimates, catalog : pandas.DataFrame
-        Of the ``shear`` split.
+        Tables of the ``shear`` split.
     label : str, optional
-        How figures call the estimator; its name by default.
+        Label of the estimator in figures; its name by default.
     resamples, seed : int
-        Of the bootstrap over base galaxies.
+        Number of resamples of the bootstrap over base galaxies, and its random seed.
     source, rule : str
         File of the estimates and the rule that makes it, named in errors.
 
     Returns
     -------
     list of dict
-        Two rows with the columns `SHEAR_BIAS`, before (``calibration`` = none) and after calibration
-        (response). ``n_pairs`` counts the base galaxies used, ``n_failed`` those left out because any of
-        their members was flagged: leaving out single members would let the shear decide what is kept.
+        Two rows with the columns `SHEAR_BIAS`: without calibration (``calibration`` = none) and with it
+        (response). ``n_pairs`` is the number of base galaxies used. ``n_failed`` is the number of base
+        galaxies left out because one or more of their stamps is flagged; leaving out single stamps would be a
+        selection that depends on the shear.
 
-        *none*: with D = (ghat(+s) - ghat(-s)) / 2s averaged over rotations and galaxies, and D_true the same
-        of the true observed shapes, R = D / D_true, m = R - 1 and c = <ghat - g_true>. Dividing by
-        D_true takes out the response error of order <g^2> that two rotations leave in any sample, so
-        the truth itself has m = 0.
+        *none*: D is (ghat(+s) - ghat(-s)) / 2s averaged over rotations and galaxies, and D_true the same for
+        the true observed shapes. Then R = D / D_true, m = R - 1 and c = <ghat - g_true>. D_true differs from
+        1 by a term of order <g^2> that two rotations do not cancel. Dividing by it gives m = 0 for the true
+        shapes.
 
-        *response*: R and the offset c are measured on every other base galaxy and applied to those between,
-        which are judged; errors hold the noise of both halves. (Averaging over both directions would prove
-        nothing: the two m are opposite to first order, whatever the calibration is worth.) Each half's
-        means are those that regression on the true parameters gives for the composition of both.
+        *response*: R and the offset c are measured on every second base galaxy and applied to the others, on
+        which m and c are measured. The errors include the noise of both halves. (Averaging with exchanged
+        halves would not test the calibration: the two m have opposite signs to first order.) The means of
+        both halves are corrected by regression to the mean parameters of all galaxies.
 
-        An estimator with a response of its own (columns R11, R22 and, if there, R12, R21) has the shear
-        <e> = R gamma of the whole ensemble under each applied shear instead, R being the mean of its
-        columns (Sheldon & Huff 2017, ApJ 841, 24); m and c compare that with the applied shear, all
-        galaxies are judged, and R1, R2 are the mean R11, R22.
+        An estimator that measures its own response (columns R11, R22 and possibly R12, R21) gives the shear
+        gamma of an ensemble from <e> = R gamma, with the mean R of these columns (Sheldon & Huff 2017, ApJ
+        841, 24). For it, m and c compare gamma with the applied shear, on all galaxies, and R1, R2 are the
+        mean R11, R22.
 
     Raises
     ------
     ContractError
-        The galaxies differ, or the catalog is not made of complete +-shear sets.
+        The tables have different galaxies, or the catalog does not have each base galaxy under all shears.
     """
     rows = join(estimates, catalog, source=source, rule=rule)
     pairs = _pairs(rows)
@@ -147,13 +149,13 @@ def shear_bias_bins(
     source: str = "estimates",
     rule: str = "measure",
 ) -> list[dict[str, Any]]:
-    """Return the rows of ``metrics/shear_bias_bins.csv``: m of galaxies selected by what was observed.
+    """Return the rows of ``metrics/shear_bias_bins.csv``: m of galaxies selected by an observed quantity.
 
-    The observable is what every estimator's table has and what depends on the observed signal-to-noise and
-    size alone: its own error, sqrt(g1_err^2 + g2_err^2). A bin is a weight that is 1 at its centre and falls
-    linearly (in the logarithm) to 0 at the centres of its neighbours, so that all weights add up to 1; the
-    centres are at the middle of each quarter of the calibrating half. At sharp edges
-    single galaxies would jump across, which has 10 to 100 times the variance.
+    The observed quantity is the estimator's own error, sqrt(g1_err^2 + g2_err^2), which depends on the
+    observed signal-to-noise ratio and size. A bin is a weight that is 1 at the centre of the bin and falls
+    linearly (in the logarithm of the error) to 0 at the centres of the neighbouring bins; all weights add up
+    to 1. The centres are the medians of the four quarters of the calibrating galaxies. Bins with sharp edges
+    would have 10 to 100 times the variance, because the shear moves single galaxies across an edge.
 
     Parameters
     ----------
@@ -163,18 +165,19 @@ def shear_bias_bins(
     Returns
     -------
     list of dict
-        Columns `SHEAR_BIAS_BINS`; bin 1 has the largest errors, bin 0 is all galaxies; ``error`` is the
-        bin's centre and ``share`` its part of the judged stamps. The shear changes the observable, so each
-        stamp has the weight w of how it is observed under its shear, and a bin's response is that of the
-        weighted sum of its shapes, selection included (Sheldon & Huff 2017, ApJ 841, 24, eq. 13):
+        The columns `SHEAR_BIAS_BINS`. Bin 1 has the largest errors; bin 0 is all galaxies. ``error`` is the
+        centre of the bin, ``share`` its fraction of the judged stamps. The shear changes the observed error,
+        so the weight w of each stamp is computed under its own shear. The response of a bin is that of the
+        weighted sum of shapes and includes the selection (Sheldon & Huff 2017, ApJ 841, 24, eq. 13):
         R = <w(+s) ghat(+s) - w(-s) ghat(-s)> / 2s over <(w(+s) + w(-s))/2 (g(+s) - g(-s))> / 2s of the
-        true shapes. ``S1, S2`` is the part of m that is there because w changes.
+        true shapes. ``S1, S2`` is the part of m that comes from the change of w.
 
-        ``calibration``: *none*; *response*, the response of all calibrating galaxies; *binned*, that of the
-        calibrating galaxies in the same bin, which makes any selection made of bins unbiased, and divides
-        each shape of the whole by the response at its own error.
+        ``calibration`` is *none*, *response* (division by the response of all calibrating galaxies) or
+        *binned* (division by the response of the calibrating galaxies in the same bin, so that a selection
+        by bins is unbiased; for bin 0, each shape is divided by the response at its error).
 
-        No rows for an estimator with a response of its own, without errors, or with one error for all.
+        There are no rows for an estimator that measures its own response, that gives no errors, or that gives
+        the same error to all galaxies.
 
     Raises
     ------
@@ -224,7 +227,7 @@ def shear_bias_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def unbiased(value: float, error: float, tolerance: float, n_sigma: float = 3.0) -> bool:
-    """Return whether |value| < max(tolerance, n_sigma * error): no bias that the test could have seen.
+    """Return whether |value| < max(tolerance, n_sigma * error), so that no bias is detected.
 
     The criterion of LSSTDESC/descwl-shear-sims, with tolerance 1e-3 for m and 1e-4 for c. False for NaN.
     """
@@ -235,7 +238,7 @@ def _pairs(rows: Joined) -> _Pairs:
     catalog = rows.catalog
     shear = catalog[["shear1", "shear2"]].to_numpy(float)
     sign = np.sign(shear)
-    # member: 0, 1, 2, 3 for +s and -s in g1, +s and -s in g2; others have no place
+    # member: 0, 1, 2, 3 for +s and -s in g1, +s and -s in g2; -1 for any other shear
     member = np.select(
         [(sign == (a, b)).all(axis=1) for a, b in ((1, 0), (-1, 0), (0, 1), (0, -1))],
         [0, 1, 2, 3],
@@ -260,7 +263,7 @@ def _pairs(rows: Joined) -> _Pairs:
         raise ContractError.of(
             f"catalog of {catalog.attrs.get('population', 'the shear split')}",
             "shear1, shear2, pair_id, rotation",
-            f"{len(order)} rows that are not complete sets",
+            f"{len(order)} rows that do not form complete sets",
             "each base galaxy in every rotation under (+s,0), (-s,0), (0,+s), (0,-s)",
             "sample_catalog",
         )
@@ -285,7 +288,7 @@ def _pairs(rows: Joined) -> _Pairs:
         error=by_member(np.hypot(*rows.error.T)),
         response=response,
         parameters=by_member(np.column_stack(known))[:, 0, 0],
-        # by place in the split, so that one more failure moves no other galaxy to the other half
+        # by position in the split, so that a failure does not move other galaxies to the other half
         calibrates=(np.arange(len(good)) % 2 == 0)[good],
         n_failed=int((~good).sum()),
         shear=float(size[0]),
@@ -300,7 +303,7 @@ def _difference(first: NDArray[np.float64], shear: float) -> NDArray[np.float64]
 
 
 def _columns(pairs: _Pairs) -> NDArray[np.float64]:
-    """Per base galaxy: D, D_true, mean estimate, mean truth, each for g1 and g2."""
+    """Return D, D_true, mean estimate and mean truth of each base galaxy, each for g1 and g2."""
     estimate, truth = pairs.estimate.mean(axis=1), pairs.truth.mean(axis=1)
     return np.column_stack(
         [
@@ -312,11 +315,11 @@ def _columns(pairs: _Pairs) -> NDArray[np.float64]:
     )
 
 
-_Half = tuple[NDArray[np.float64], float]  # columns of some base galaxies, and what inflates their errors
+_Half = tuple[NDArray[np.float64], float]  # columns of some base galaxies, and the factor on their errors
 
 
 def _halves(pairs: _Pairs, columns: NDArray[np.float64]) -> tuple[_Half, _Half]:
-    """Return the calibrating and the judged base galaxies' columns, both at the composition of all."""
+    """Return the columns of calibrating and judged galaxies, corrected to the mean parameters of all."""
     halves = pairs.calibrates, ~pairs.calibrates
     terms = polynomials(pairs.parameters, min(half.sum() for half in halves) // 20)
     centred = terms - terms.sum(axis=0) / max(len(terms), 1)
@@ -346,9 +349,9 @@ def _calibrated_bias(calibrating: _Means, judged: _Means) -> _Means:
 
 
 def _weighted_columns(pairs: _Pairs, weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Per base galaxy: response of the sum of weighted shapes, its part from weights, and of true shapes."""
+    """Return for each base galaxy the response of weighted shapes, its part from weights, that of truth."""
     w = weight[..., None]
-    # Both shears of a component count with the mean of their weights.
+    # Both signs of the shear get the mean of their weights.
     both = np.stack([w[:, :, :2].mean(axis=2), w[:, :, 2:].mean(axis=2)], axis=2)[..., 0]
     estimate = both * _difference(pairs.estimate, pairs.shear)
     total = _difference(w * pairs.estimate, pairs.shear)
@@ -357,7 +360,7 @@ def _weighted_columns(pairs: _Pairs, weight: NDArray[np.float64]) -> NDArray[np.
 
 
 def _binned_bias(calibrating: _Means, judged: _Means) -> _Means:
-    """Return (..., 3 calibrations * bins * 4): m1, m2 and the selection's part of both."""
+    """Return (..., 3 calibrations * bins * 4): m1, m2 and the parts of both from selection."""
     shape = (*judged.shape[:-1], BINS + 1, 3, 2)
     calibrating, judged = calibrating.reshape(shape), judged.reshape(shape)
     response = calibrating[..., 0, :] / calibrating[..., 2, :]
@@ -365,7 +368,7 @@ def _binned_bias(calibrating: _Means, judged: _Means) -> _Means:
     results = []
     for divisor in (np.ones_like(response), response[..., :1, :], response):
         parts = [total / divisor, selection / divisor]
-        # All galaxies, each divided by its bin's: the first divisor is as good as any where they are equal.
+        # All galaxies: the sum over bins, each divided by its own response.
         whole = [part[..., 1:, :].sum(axis=-2, keepdims=True) for part in parts]
         m, s = (
             np.concatenate([of_all, part[..., 1:, :]], axis=-2) / truth for of_all, part in zip(whole, parts)
@@ -386,7 +389,7 @@ def _own_response_bias(means: _Means, shear: float) -> _Means:
     found = np.linalg.solve(response, estimate)[..., 0]
     difference = np.stack([found[..., 0, 0] - found[..., 1, 0], found[..., 2, 1] - found[..., 3, 1]], axis=-1)
     diagonal = np.stack([response[..., 0, 0], response[..., 1, 1]], axis=-1).mean(axis=-2)
-    # the four applied shears add up to nothing, so the mean of the answers is the additive bias
+    # the four applied shears add up to zero, so the mean of the results is the additive bias
     return np.concatenate([difference / (2 * shear) - 1, found.mean(axis=-2), diagonal], axis=-1)
 
 
@@ -405,7 +408,7 @@ def _calibrated(
     resamples: int,
     seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a statistic of the calibrating and the judged means, and its bootstrap error."""
+    """Return a statistic of the means of calibrating and judged galaxies, and its bootstrap error."""
     means = [
         columns.mean(axis=0) if len(columns) else np.full(columns.shape[1], np.nan) for columns, _ in halves
     ]

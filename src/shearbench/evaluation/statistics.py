@@ -1,4 +1,4 @@
-"""Bootstrap errors, regression on known parameters, and means over the seeds of a network."""
+"""Bootstrap errors, regression on known parameters, and means over training seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 RESAMPLES = 400
-_BLOCK = 4_000_000  # indices drawn at a time; bounds the memory
+_BLOCK = 4_000_000  # indices drawn at a time, to limit the memory
 
 
 def bootstrap_means(
@@ -19,9 +19,9 @@ def bootstrap_means(
 ) -> NDArray[np.float64]:
     """Return the column means of bootstrap resamples of the rows.
 
-    Every statistic of this package is a function of means, so its bootstrap distribution is that function
-    of these. All columns of a row are drawn together, and equal `seed` and number of rows draw equal
-    rows: statistics of the same galaxies are compared on the same resamples.
+    Every statistic of this package is a function of means. Its bootstrap distribution is that function of the
+    resampled means. All columns of a row are drawn together. Calls with the same `seed` and number of rows
+    draw the same rows, so statistics of the same galaxies are compared on the same resamples.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ def bootstrap_means(
 
     Notes
     -----
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 6. The error of a mean found from 400
-    resamples is itself uncertain by 1/sqrt(2 * 400) = 3.5 per cent.
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 6. An error from 400 resamples is itself
+    uncertain by 1/sqrt(2 * 400) = 3.5 per cent.
     """
     n, k = values.shape
     rng = np.random.default_rng(seed)
@@ -51,21 +51,21 @@ def bootstrap_means(
 
 
 def polynomials(variables: NDArray[np.float64], most: int, degree: int = 4) -> NDArray[np.float64]:
-    """Return products of Legendre polynomials of each variable, the constant left out.
+    """Return products of Legendre polynomials of the variables, without the constant.
 
     Parameters
     ----------
     variables : ndarray, shape (n, k)
-        Each is scaled to its own range; a constant one is left out.
+        Each variable is scaled to its range; a constant variable is omitted.
     most : int
-        Number of terms, with the constant, that there may be: the highest total degree within it is taken.
+        Largest number of terms, with the constant. It determines the total degree.
     degree : int
         Largest total degree.
 
     Returns
     -------
     ndarray, shape (n, terms)
-        No terms if not even those of first degree are allowed.
+        There are no terms if `most` is too small for the first degree.
     """
     low, high = variables.min(axis=0, initial=np.inf), variables.max(axis=0, initial=-np.inf)
     kept = high > low
@@ -84,24 +84,24 @@ def polynomials(variables: NDArray[np.float64], most: int, degree: int = 4) -> N
 def at_composition(
     values: NDArray[np.float64], terms: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
-    """Return values as if their rows' terms were zero on average, and by how much errors of their means grow.
+    """Correct values to a sample in which each term is zero on average.
 
-    The regression estimator of survey sampling (Cochran 1977, Sampling Techniques, ch. 7): least squares on
-    the terms, fitted to the same rows.
+    This is the regression estimator of survey sampling (Cochran 1977, Sampling Techniques, ch. 7): a
+    least-squares fit of the values by the terms is subtracted, except for its constant.
 
     Parameters
     ----------
     values : ndarray, shape (n, k)
     terms : ndarray, shape (n, p)
-        Minus their mean over the rows that the answer is to be for.
+        Terms minus their mean over the sample that the values are corrected to.
 
     Returns
     -------
     values : ndarray, shape (n, k)
-        Their means are the regression's at zero terms.
+        Corrected values.
     inflation : float
-        sqrt((n + p) / (n - p)): residuals are too small by the p coefficients fitted, whose own noise is in
-        the means.
+        Factor sqrt((n + p) / (n - p)) on the errors of the means: the fit of p coefficients makes residuals
+        too small and adds the noise of the coefficients.
     """
     n, p = terms.shape
     if p == 0 or n <= p + 1:
@@ -112,18 +112,18 @@ def at_composition(
 
 
 def over_seeds(values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
-    """Return the mean over seeds and its error.
+    """Return the mean over training seeds and its error.
 
     Parameters
     ----------
     values, errors : sequence of float
-        One result per seed and its bootstrap error. Seeds without a result (NaN) are left out.
+        Result of each seed and its bootstrap error. Seeds without a result (NaN) are ignored.
 
     Returns
     -------
     mean, error : float
-        The error is sqrt(s^2 / k + b^2): s the scatter of the k seeds, b the mean bootstrap error. Every
-        seed is judged on the same galaxies, so b does not fall with k. With one seed there is only b.
+        The error is sqrt(s^2 / k + b^2), with the scatter s of the k seeds and the mean bootstrap error b.
+        All seeds have the same test galaxies, so b does not decrease with k. For one seed, the error is b.
     """
     value, error = np.asarray(values, float), np.asarray(errors, float)
     error = error[np.isfinite(value)]
@@ -142,23 +142,23 @@ def combine_seeds(
     means: Sequence[str] = (),
     sums: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return one row for each combination of `keys`, its seeds combined.
+    """Return one row for each combination of `keys`, combined over training seeds.
 
     Parameters
     ----------
     table : pandas.DataFrame
-        With a column ``seed``.
+        Table with a column ``seed``.
     keys : sequence of str
-        What rows must agree in to be seeds of the same thing.
+        Columns that identify a result apart from the seed.
     with_error : mapping of str to str
         Columns to average, and the columns of their errors (see `over_seeds`).
     means, sums : sequence of str
-        Columns to average, leaving NaN out, or to add up.
+        Columns to average, without NaN, and columns to add.
 
     Returns
     -------
     pandas.DataFrame
-        `keys`, then ``n_seeds``, then the other columns; in the order in which `table` first has them.
+        `keys`, ``n_seeds``, then the other columns; rows in the order of their first seed in `table`.
     """
     rows = []
     for key, group in table.groupby(list(keys), sort=False, dropna=False):

@@ -1,4 +1,4 @@
-"""A study's answer: a table, the comparison with the best value, and a verdict in words."""
+"""Results of a study: a table, the comparison with the best value, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ STUDY = (
     "seed_scatter judged best factor factor_err n_sigma n_diverged"
 ).split()
 SIGNIFICANT = 3.0
-"""Standard deviations from which a difference is called one."""
+"""Number of standard deviations from which a difference is called significant."""
 
 
 def study_table(
     study: Study, accuracy: pd.DataFrame, diverged: Collection[tuple[str, int]] = ()
 ) -> pd.DataFrame:
-    """Return how each value of a study does at each noise level.
+    """Return the RMSE over the bound for each value of a study at each noise level.
 
     Parameters
     ----------
     study : Study
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``, or as much of it as concerns the study's variants.
+        ``metrics/accuracy.csv``, or its rows for the variants of the study.
     diverged : collection of (str, int)
-        Variant and seed of the trainings that diverged.
+        Variant and seed of each training that diverged.
 
     Returns
     -------
     pandas.DataFrame
-        The columns `STUDY`, a row for each value and noise level in the order of the study; a value without
-        any result has NaN and ``n_seeds`` 0. ``n_seeds`` counts seeds with a result, ``n`` and ``n_failed``
-        add up the galaxies of all seeds. ``rmse_over_crb`` is the mean over seeds; its error adds the scatter
-        of the seeds (``seed_scatter``, NaN for one seed) over sqrt(n_seeds) and the bootstrap error over
-        galaxies (``bootstrap_err``) in quadrature. ``judged`` marks the noise level of the verdict, ``best``
-        the lowest ratio at each level. ``factor`` is the ratio to that of the best, and ``n_sigma`` its
-        significance: of ln(factor) over its error, with as many degrees of freedom as the seeds give (Welch
-        1947, Biometrika 34, 28), written as the normal deviate of the same probability. Galaxies are shared
-        by all values, so counting both bootstrap errors is on the safe side. ``n_diverged`` counts the seeds
-        whose training diverged.
+        The columns `STUDY`, one row per value and noise level, in the order of the study. ``n_seeds`` is the
+        number of seeds with a result; if it is 0, the result is NaN. ``n`` and ``n_failed`` are sums over
+        seeds. ``rmse_over_crb`` is the mean over seeds. Its error is the scatter of the seeds
+        (``seed_scatter``, NaN for one seed) over sqrt(n_seeds) and the bootstrap error over galaxies
+        (``bootstrap_err``), in quadrature. ``judged`` marks the noise level of the verdict, ``best`` the
+        lowest ratio at each level. ``factor`` is the ratio divided by the best one. ``n_sigma`` is the
+        significance of ln(factor): the normal deviate with the same probability as Welch's t for the number
+        of seeds (Welch 1947, Biometrika 34, 28). All values have the same test galaxies, so adding both
+        bootstrap errors overestimates the error. ``n_diverged`` is the number of seeds whose training
+        diverged.
     """
     ours = accuracy[(accuracy["population"] == study.population)]
     names = {study.variant_name(label): label for label in study.values}
@@ -86,7 +86,7 @@ def _value(study: Study, label: str, variant: str, noise: float, accuracy: pd.Da
 
 @dataclass(frozen=True)
 class _Relative:
-    """Relative variance of a ratio: of the galaxies, and of the k seeds' mean."""
+    """Relative variance of a ratio: from the galaxies, and of the mean over k seeds."""
 
     galaxies: float
     seeds: float
@@ -128,7 +128,7 @@ def _significance(difference: float, variance: float, parts: tuple[_Relative, _R
     if variance == 0:
         return math.inf
     t = difference / math.sqrt(variance)
-    # Welch-Satterthwaite; the galaxies are many, so their part has no end of degrees of freedom
+    # Welch-Satterthwaite; the variance from the many galaxies counts as exactly known
     spread = sum(part.seeds**2 / (part.k - 1) for part in parts if part.k > 1)
     if spread == 0:
         return t
@@ -137,20 +137,20 @@ def _significance(difference: float, variance: float, parts: tuple[_Relative, _R
 
 
 def verdict(study: Study, table: pd.DataFrame) -> str:
-    """Return the study's answer in plain English, every word of it computed from the table.
+    """Return the verdict of a study in English, computed from the table.
 
     Parameters
     ----------
     study : Study
     table : pandas.DataFrame
-        Of `study_table`.
+        Table of `study_table`.
 
     Returns
     -------
     str
-        Which value is best at the noise level judged, than which it is better and by how much, which cannot
-        be told apart from it, which have no result, which diverged or were flagged, and what the errors leave
-        out.
+        Sentences on the best value at the judged noise level, the values that are significantly worse and by
+        which factor, the values that are not, missing results, trainings that diverged, flagged estimates and
+        the limits of the errors.
     """
     judged = table[table["judged"]].assign(value=labels(study, table))
     where = f"at sigma = {study.noise:g} on {study.population}"
@@ -166,7 +166,7 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
     sentences = []
     if len(done) == 1:
         sentences.append(
-            f"{best['value']} alone has a result {where}: "
+            f"Only {best['value']} has a result {where}: "
             f"its RMSE is {ratio} times the Cramer-Rao bound ({seeds})."
         )
     else:
@@ -178,29 +178,29 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
     if clear.any():
         sentences.append(f"It is better than {_listed(others[clear])}.")
     if (~clear).any():
-        sentences.append(f"It cannot be told apart at {SIGNIFICANT:g} sigma from {_listed(others[~clear])}.")
+        sentences.append(f"The difference is below {SIGNIFICANT:g} sigma for {_listed(others[~clear])}.")
     if len(others) and (done["n_seeds"] > 1).any():
-        sentences.append("Significances allow for how few seeds an error is known from (Welch's t).")
+        sentences.append("Significances take the small number of seeds into account (Welch's t).")
     single = done[done["n_seeds"] == 1]["value"].tolist()
     if single:
         whose = "" if len(single) == len(done) else f" for {_and(single)}"
         sentences.append(
-            f"With one seed{whose} the error is that of the test galaxies only: it does not hold how much "
-            "one training differs from the next."
+            f"With one seed{whose}, the error is from the test galaxies only: it does not include the "
+            "scatter between trainings."
         )
     partly = done[done["n_diverged"] > 0]
     if len(partly):
         parts = [f"{row['n_diverged']} of {row['value']}" for _, row in partly.iterrows()]
-        sentences.append(f"Trainings that diverged, left out: {_and(parts)}.")
+        sentences.append(f"Trainings that diverged and are left out: {_and(parts)}.")
     failed = done[done["n_failed"] > 0]
     if len(failed):
         parts = [f"{row['n_failed']} of {row['n']} for {row['value']}" for _, row in failed.iterrows()]
-        sentences.append(f"Flagged and left out: {_and(parts)}.")
+        sentences.append(f"Estimates that are flagged and left out: {_and(parts)}.")
     return " ".join([*sentences, *_without_result(judged)])
 
 
 def _without_result(judged: pd.DataFrame) -> list[str]:
-    """Return the sentence that names the values without a result and why, if there are any."""
+    """Return a sentence that names the values without a result and the reasons, or no sentence."""
     missing = judged[judged["n_seeds"] == 0]
     parts = []
     for _, row in missing.iterrows():
@@ -210,7 +210,7 @@ def _without_result(judged: pd.DataFrame) -> list[str]:
 
 
 def labels(study: Study, table: pd.DataFrame) -> pd.Series:
-    """Return the label of each row's value; in a CSV file ``1e-3`` has become 0.001."""
+    """Return the label of each row's value, since a CSV file may have 0.001 for the label ``1e-3``."""
     return table["variant"].map({study.variant_name(label): label for label in study.values})
 
 

@@ -1,4 +1,4 @@
-"""What each stage costs: stamps a second, seconds and memory; and the histories of the trainings."""
+"""Speed, time and memory of each stage, and the histories of the trainings."""
 
 from __future__ import annotations
 
@@ -25,21 +25,20 @@ def read_benchmark(path: str | os.PathLike[str], rule: str | None = None) -> dic
     Parameters
     ----------
     path : path-like
-        Tab-separated, with the columns ``s`` and ``max_rss`` [MB]; with several rows (repeats) the mean time
-        and the highest peak are taken.
+        Tab-separated, with the columns ``s`` and ``max_rss`` [MB]. Of several rows (repeats), the mean time
+        and the highest peak are returned.
     rule : str, optional
-        The rule it belongs to, named in errors.
+        Rule of the job, named in errors.
 
     Returns
     -------
     dict
-        ``seconds`` and ``peak_mb``; a peak that Snakemake could not measure (a job shorter than its
-        sampling) is NaN.
+        ``seconds`` and ``peak_mb``, which is NaN for a job too short for Snakemake to sample its memory.
 
     Raises
     ------
     ContractError
-        The file is not such a table.
+        The file does not have these columns.
     """
     try:
         table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
@@ -53,7 +52,7 @@ def read_benchmark(path: str | os.PathLike[str], rule: str | None = None) -> dic
 
 
 def read_gpu_use(path: str | os.PathLike[str]) -> dict[str, float]:
-    """Return ``gpu_mb`` and ``gpu_percent`` as `shearbench.jobs.gpu_use` wrote them, or NaN."""
+    """Return ``gpu_mb`` and ``gpu_percent`` from a file of `shearbench.jobs.gpu_use`; NaN without a file."""
     if not os.path.exists(path):
         return {"gpu_mb": math.nan, "gpu_percent": math.nan}
     (row,) = pd.read_csv(path).to_dict("records")
@@ -79,19 +78,19 @@ def throughput(
     Parameters
     ----------
     population, stage, name, kind : str
-        What was done (``stage``: simulate, train, measure, bounds), by whom (``name``), on what.
+        Population; stage (simulate, train, measure or bounds); estimator, network or program, and its kind.
     stamps : int
-        Stamps treated; in training, counted once for each time one was seen.
+        Number of processed stamps; in training, a stamp is counted each time it is seen.
     seconds : float
         Wall time.
     label : str, optional
-        How figures call it; `name` by default.
+        Label in tables; `name` by default.
     cores : int
-        Cores in use during that time.
+        Number of cores used.
     peak_mb : float
-        Peak memory [MB]; NaN where not measured.
+        Peak memory [MB]; NaN if not measured.
     gpu_mb, gpu_percent : float
-        Peak memory on the GPU [MB], and its mean utilisation [percent]; NaN where there was none.
+        Peak memory [MB] and mean utilisation [percent] of the GPU; NaN without a GPU.
 
     Returns
     -------
@@ -125,14 +124,14 @@ def measurement_throughput(
     Parameters
     ----------
     attributes : iterable of mapping
-        Attributes of the estimates files. All noise levels, splits and seeds of an estimator are added up.
+        Attributes of the estimates files. All noise levels, splits and seeds of an estimator are added.
     labels : mapping, optional
         Label of each estimator.
     jobs : iterable of mapping, optional
-        ``peak_mb, gpu_mb, gpu_percent`` of the job that made each file, in the same order; the highest of
-        each is kept.
+        ``peak_mb, gpu_mb, gpu_percent`` of the job that made each file, in the same order. The largest value
+        of each is returned.
     cores : int
-        Cores that each measurement used.
+        Number of cores of each measurement.
 
     Returns
     -------
@@ -178,7 +177,7 @@ def training_table(histories: Iterable[tuple[str, str, int, pd.DataFrame]]) -> p
     Parameters
     ----------
     histories : iterable of (population, variant, seed, history)
-        ``history`` has one row per epoch and the columns `TRAINING` from ``epoch`` on; others are left out.
+        ``history`` has one row per epoch and the columns of `TRAINING` from ``epoch`` on; others are ignored.
 
     Returns
     -------
