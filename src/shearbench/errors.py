@@ -1,4 +1,4 @@
-"""The errors a user can act on: each says what is wrong, where, and what to do."""
+"""The errors that a user can act on: each message names the fault, its place and the remedy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 
 class ShearbenchError(Exception):
-    """Anything that a user, rather than a developer, can put right."""
+    """An error that a user, rather than a developer, can put right."""
 
 
 class ConfigError(ShearbenchError):
@@ -16,15 +16,15 @@ class ConfigError(ShearbenchError):
 
 
 class DiskFullError(ShearbenchError, OSError):
-    """There is no room for a file."""
+    """The disk has no room for a file."""
 
 
 class ContractError(ShearbenchError):
-    """A file does not hold what its reader was promised."""
+    """A file breaks its contract: a field is missing, damaged or has an impossible value."""
 
     @classmethod
     def of(cls, path: object, field: str, found: object, expected: object, rule: str | None) -> ContractError:
-        """Build the message every reader uses.
+        """Build the message that all readers of files use.
 
         Parameters
         ----------
@@ -33,12 +33,17 @@ class ContractError(ShearbenchError):
         field : str
             The column, dataset or attribute at fault.
         found, expected : object
-            What is there and what should have been.
+            The value in the file, and the value or condition that the reader requires.
         rule : str or None
             The rule to run again; None where it is not known.
+
+        Returns
+        -------
+        ContractError
         """
         text = str(path)
-        # Snakemake knows a file by its path within the working directory, and makes this one alone again.
+        # Given a path relative to the working directory, Snakemake makes that file alone again, not all of
+        # the rule's files.
         known = os.sep in text and " " not in text and not os.path.isabs(text)
         target = text if known or rule is None else rule
         named = f"rule '{rule}'" if rule else "the rule that makes it"

@@ -1,8 +1,8 @@
-"""Typed options, and libraries of named ones.
+"""Typed options of a configuration, and libraries of named presets.
 
-Populations, estimators and network variants are all configured alike: a configuration lists names;
-each name is either a preset of the library, or a new one that says which preset it is based on and
-what it changes.
+Populations, estimators and network variants are configured in the same way. The configuration lists names.
+A name is either a preset of the library, or new: then it names the preset that it is based on (`base`) and
+the options that differ from it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shearbench.errors import ConfigError, nearest
 
 MAX_NAME = 100
-"""Characters of a name: with what is added to them, file names stay below the 255 that file systems take."""
+"""Longest name, in characters: file names made from it stay below the limit of file systems, 255."""
 
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{MAX_NAME - 1}}}")
 
 
 def is_name(value: object) -> bool:
-    """Return whether a value can be a name, which is part of file names."""
+    """Return whether a value is a valid name; names become parts of file names."""
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
@@ -35,41 +35,43 @@ NAME_RULE = f"letters, digits, '-' and '_' only, the first a letter or a digit, 
 
 def _name(value: str) -> str:
     if not is_name(value):
-        raise ValueError(f"{shown(value)} is to be part of file names: {NAME_RULE}")
+        raise ValueError(f"{shown(value)} cannot be part of a file name; allowed: {NAME_RULE}")
     return value
 
 
 def _words(value: str) -> str:
     if not value.isprintable() or not value.strip():
-        raise ValueError(f"{shown(value)} is to be shown in figures: one line of characters that can be seen")
+        raise ValueError(
+            f"{shown(value)} cannot be shown in figures; allowed: one line of printable characters"
+        )
     return value
 
 
 def _distinct(values: Any) -> Any:
     if len(set(values)) != len(values):
         twice = next(value for value in values if list(values).count(value) > 1)
-        raise ValueError(f"{shown(list(values))} has {shown(twice)} twice")
+        raise ValueError(f"{shown(list(values))} contains {shown(twice)} twice")
     return values
 
 
 Name = Annotated[str, AfterValidator(_name)]
 Label = Annotated[str, Field(min_length=1, max_length=MAX_NAME), AfterValidator(_words)]
 Distinct = AfterValidator(_distinct)
-"""Added to the type of a sequence of which no entry may be there twice."""
+"""Added to the type of a sequence: no entry may appear twice."""
 Sigma = Annotated[float, Field(ge=1e-12, le=1e6)]
 """A standard deviation of a pixel's noise, in the image's units."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Options(BaseModel):
-    """Options that refuse unknown keys and do not change once made."""
+    """A set of options: immutable, and without keys that are not declared."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @model_validator(mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, values: Any) -> Any:
-        # To Python, `true` is the number 1; to a user who writes it in place of one, it is a slip.
+        # Python takes `true` for the number 1; in place of a number in a configuration, it is a mistake.
         for name, value in values.items() if isinstance(values, Mapping) else ():
             field = cls.model_fields.get(name)
             if not isinstance(value, bool) or field is None:
@@ -82,7 +84,7 @@ class Options(BaseModel):
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """Yield the types and literals that an annotation is made of."""
+    """Yield the types and literals that a type annotation consists of."""
     inner = typing.get_args(annotation)
     if not inner:
         yield annotation
@@ -91,7 +93,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes` laid over it, mapping by mapping; a list or a value is replaced whole."""
+    """Return `base` updated with `changes`; nested mappings are merged, lists and values are replaced."""
     merged = dict(base)
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
@@ -105,16 +107,16 @@ T = TypeVar("T")
 
 
 def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
-    """Import every module of a package and return the concrete classes found, by their ``kind``.
+    """Import every module of a package and return its concrete classes, keyed by their ``kind``.
 
-    Adding a file to the package is all it takes to add a class: there is no list to keep.
+    A class is added by adding a file to the package; no list needs an entry.
 
     Parameters
     ----------
     package : str
-        Dotted name, such as ``"shearbench.estimators"``. Its modules must be cheap to import: heavy
-        packages (torch, galsim, numba) belong inside the functions that need them, because the
-        workflow reads every file when it plans.
+        Dotted name, such as ``"shearbench.estimators"``. Its modules must be quick to import, because the
+        workflow imports all of them when it plans: import torch, galsim or numba inside the functions that
+        need them.
     subclass_of : type
         The base class; a concrete class has a string attribute ``kind``.
 
@@ -146,17 +148,17 @@ def _file(cls: type) -> str:
 
 
 def library(kinds: Mapping[str, type[Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return every name that a configuration may use at once: each kind, and the presets of its class.
+    """Return all names that a configuration may use without defining them: kinds and presets.
 
     Parameters
     ----------
     kinds : dict of str to type
-        Of `discover`. A class may have a mapping ``presets`` of its own; those of its base are the base's.
+        From `discover`. A class may define a mapping ``presets``; it does not inherit that of its base class.
 
     Returns
     -------
     dict of str to (str, dict)
-        Of each name the kind, and what its preset says: nothing for a kind.
+        For each name its kind and the options of its preset, which are empty where the name is a kind.
 
     Raises
     ------
@@ -179,19 +181,27 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
-    """Return a model made of plain values.
+    """Return an instance of a model, made from plain values.
 
     Parameters
     ----------
     model : type
+        A pydantic model.
     value : mapping
+        The values of its fields.
     where : tuple of str
-        The key of the configuration the values stand under.
+        The key of the configuration that holds the values, such as ``("populations", "exp_gauss")``.
+
+    Returns
+    -------
+    BaseModel
+        Of the class `model`.
 
     Raises
     ------
     ConfigError
-        With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+        A value is invalid. The message has one line for each: the key, the value and the allowed values, with
+        the nearest valid name.
     """
     try:
         return model.model_validate(value)
@@ -200,7 +210,7 @@ def validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
 
 
 def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:
-    """Turn pydantic's findings into sentences that name the key, the value and what is allowed."""
+    """Turn pydantic's errors into sentences that name the key, the value and the allowed values."""
     for found in _of_the_branch_meant(error):
         location = found["loc"]
         key = ".".join(str(part) for part in (*where, *location))
@@ -211,7 +221,7 @@ def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, 
             continue
         reason = _limit(found) or found["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         if found["type"] == "value_error":
-            # A check of several options together starts with the name of the one to change.
+            # The message of a check of several options begins with the name of the option to change.
             together = isinstance(found["input"], Mapping)
             yield (".".join if together else ": ".join)(filter(None, [key, reason]))
             continue
@@ -224,7 +234,7 @@ _BRANCH = re.compile(r"constrained-\w+|float|int|str|(?:list|tuple)\[.*\]")
 
 
 def _of_the_branch_meant(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the findings; where an option may be of several types, those of the type that was meant."""
+    """Return pydantic's errors; of an option with several possible types, those for the intended type."""
     by_place: dict[Any, list[dict[str, Any]]] = {}
     for number, found in enumerate(error.errors()):
         location = found["loc"]
@@ -234,7 +244,7 @@ def _of_the_branch_meant(error: ValidationError) -> list[dict[str, Any]]:
         by_place.setdefault(place, []).append({**found, "loc": plain})
     chosen = []
     for findings in by_place.values():
-        # Of a number that is too large for one type, another says only that it expected a list.
+        # For a number that is too large, pydantic also reports that it is not a list: drop that error.
         meant = [found for found in findings if not found["type"].endswith(("_type", "_parsing"))]
         chosen += meant or findings
     return chosen
@@ -249,7 +259,7 @@ _LIMITS = {
 
 
 def _limit(found: Mapping[str, Any]) -> str | None:
-    """Return the limit that a number breaks, in few digits, or None where another check failed."""
+    """Return the limit that a number exceeds, in words, or None where another check failed."""
     if found["type"] not in _LIMITS:
         return None
     key, words = _LIMITS[found["type"]]
@@ -268,9 +278,9 @@ def _fields_at(model: type[BaseModel], location: Sequence[Any]) -> list[str]:
 
 
 def shown(value: Any) -> str:
-    """Return a value as an error message shows it."""
+    """Return a value as text for an error message, at most 60 characters."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
+    except ValueError:  # Python refuses to write an integer of more than 4300 digits
         text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""A study: one question, one axis, and the network variants along it."""
+"""A study: one question, the option that is varied to answer it, and the network variants compared."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
 class Study(Options):
-    """A file of ``config/studies``: what is asked, what is varied, and where the answer is read off."""
+    """A file of ``config/studies``: the question, the option varied, and the data to compare variants on."""
 
     name: Name = Field(description="Name of the study: its file's name without .yaml.")
-    question: str = Field(min_length=1, max_length=1000, description="What the study asks, in a sentence.")
+    question: str = Field(min_length=1, max_length=1000, description="The question, in one sentence.")
     base: Name = Field(description="The variant that is varied.")
     axis: str | None = Field(
         None,
         pattern=_AXIS,
         max_length=200,
-        description="The option that is varied, dotted, such as options.downsampling or training.ema; null "
-        "where each value is itself a mapping of options, to change several at once.",
+        description="The option that is varied, such as options.downsampling or training.ema; null if each "
+        "value is a mapping of options, to change several together.",
     )
     values: dict[Label, Any] = Field(
         min_length=2,
         max_length=100,
-        description="What is compared: a label for figures, and the option's value.",
+        description="The values compared: for each a label for figures, and the option's value.",
     )
-    population: Name = Field("exp_gauss", description="Population to train and to be judged on.")
-    noise: Sigma = Field(1e-5, description="Noise level at which the verdict is given.")
+    population: Name = Field("exp_gauss", description="Population for training and comparison.")
+    noise: Sigma = Field(1e-5, description="Noise level at which the variants are compared.")
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
-        (1, 2, 3), min_length=1, max_length=100, description="Seeds each value is trained with."
+        (1, 2, 3), min_length=1, max_length=100, description="Seeds that each value is trained with."
     )
     training: dict[str, Any] = Field(
-        default_factory=dict, description="Changes of the training recipe, the same for all values."
+        default_factory=dict, description="Changes to the training recipe, the same for all values."
     )
 
     @model_validator(mode="after")
@@ -47,33 +47,33 @@ class Study(Options):
             name = self.variant_name(label)
             if name in names:
                 raise ValueError(
-                    f"values: '{names[name]}' and '{label}' would both be the variant '{name}'; "
+                    f"values: the labels '{names[name]}' and '{label}' give the same variant name '{name}'; "
                     "labels must differ in their letters or digits"
                 )
             names[name] = label
             if not is_name(name) or name == f"{self.name}-":
                 raise ValueError(
-                    f"values: '{label}' would be the variant '{name}'; a label needs a letter or a digit, "
-                    f"and its variant's name at most {MAX_NAME} characters"
+                    f"values: the label '{label}' gives the variant name '{name}'; a label needs a letter or "
+                    f"a digit, and a variant name has at most {MAX_NAME} characters"
                 )
             if self.axis is None and not isinstance(value, dict):
                 raise ValueError(
-                    f"values.{label}: without an axis each value is a mapping of options, not {value!r}"
+                    f"values.{label}: without an axis, each value must be a mapping of options, not {value!r}"
                 )
         return self
 
     def variant_name(self, label: str) -> str:
-        """Return the variant's name for one of the labels; it is safe as a file name."""
+        """Return the name of the variant for a label, with characters that file names allow."""
         return f"{self.name}-{re.sub(r'[^A-Za-z0-9]+', '-', label).strip('-').lower()}"
 
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Return the variants of the study, as a configuration's ``variants`` section would list them.
+        """Return the variants of the study in the form of the configuration's section ``variants``.
 
         Returns
         -------
         dict
-            ``{name: {"base": ..., ...changes}}`` in the order of `values`; what a value changes wins over
-            `training`.
+            ``{name: {"base": ..., ...changes}}`` in the order of `values`. Changes of a value take precedence
+            over those of `training`.
         """
         common: dict[str, Any] = {"base": self.base}
         if self.training:

@@ -170,7 +170,7 @@ def test_files_of_another_level_estimator_or_run_are_refused(run):
         "test/0.01/shearnet.seed1.parquet: noise: found '1e-05', expected '0.01'. Run rule 'predict' again",
         "whitened.seed1.parquet: estimator: found 'refined', expected 'whitened'. "
         "Run rule 'predict_shear' again",
-        "trends.csv: checksum: found another content, expected the one it was written with. "
+        "trends.csv: checksum: found content that changed, expected the content that was written. "
         "Run rule 'evaluate_residuals' again",
     ):
         assert said in " ".join(output.split())

@@ -377,7 +377,7 @@ def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None)
     ----------
     path : path-like
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) ->
     ----------
     path : path-like
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
 
     Raises
     ------

@@ -36,7 +36,7 @@ def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -
     ----------
     path : path-like
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
 
     Raises
     ------

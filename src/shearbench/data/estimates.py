@@ -74,7 +74,7 @@ def write_estimates(
     seed : int, optional
         A network's seed; None for everything else.
     origin : Origin, optional
-        What the file is.
+        The origin to store with the file.
     """
     attributes = {str(name): value for name, value in table.attrs.items()}
     write_table(path, table, attributes | {"estimator": estimator, "seed": seed}, origin)
@@ -87,7 +87,7 @@ def read_estimates(path: str | os.PathLike[str], expected: Origin | None = None)
     ----------
     path : path-like
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
 
     Returns
     -------

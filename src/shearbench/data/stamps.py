@@ -103,7 +103,7 @@ def write_stamps(
     attributes : dict
         At least ``population, split, pixel_scale, catalog_digest``.
     origin : Origin, optional
-        What the file is.
+        The origin to store with the file.
     """
     n = len(galaxy_id)
     with create_hdf5(path, origin) as file:
@@ -141,7 +141,7 @@ def write_index(
         In the folder of the chunks or above it.
     chunks : sequence of path-like
     origin : Origin, optional
-        What the split is.
+        The origin to store with the index.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> 
     path : path-like
         What `write_index` wrote.
     expected : Origin, optional
-        What the split must be.
+        The origin that the split must carry.
 
     Returns
     -------
@@ -198,7 +198,7 @@ def read_stamps(path: str | os.PathLike[str], expected: Origin | None = None) ->
     path : path-like
         What `write_index` wrote.
     expected : Origin, optional
-        What the split must be.
+        The origin that the split must carry.
 
     Raises
     ------

@@ -21,9 +21,25 @@ from shearbench.files.writing import DAMAGED, atomic, unreadable
 
 @contextlib.contextmanager
 def create_hdf5(path: str | os.PathLike[str], origin: Origin | None = None) -> Iterator[h5py.File]:
-    """Yield an HDF5 file to write into, whole or not at all; `add_dataset` adds the data.
+    """Yield an HDF5 file to write into; `add_dataset` adds the data.
 
-    The format is HDF5's 1.10, whose structures carry checksums of their own.
+    The file gets its name when the block ends without an error. It has the format of HDF5 1.10, whose
+    structures carry checksums of their own.
+
+    Parameters
+    ----------
+    path : path-like
+    origin : Origin, optional
+        The origin to store with the file.
+
+    Yields
+    ------
+    h5py.File
+
+    Raises
+    ------
+    DiskFullError
+        The disk has no room for the file.
     """
     import h5py
 
@@ -41,7 +57,23 @@ def add_dataset(
     dtype: Any = None,
     chunks: tuple[int, ...] | None = None,
 ) -> h5py.Dataset:
-    """Add numbers to an HDF5 group, with a checksum for each chunk (the whole, if not said otherwise)."""
+    """Add an array of numbers to an HDF5 group, with a checksum for each chunk.
+
+    Parameters
+    ----------
+    group : h5py.Group
+    name : str
+    data : array-like, optional
+        The values; without them, the data set is filled later.
+    shape, dtype
+        Of the data set, where `data` is not given.
+    chunks : tuple of int, optional
+        Shape of a chunk; by default one chunk holds all values.
+
+    Returns
+    -------
+    h5py.Dataset
+    """
     shape = np.shape(data) if shape is None else shape
     return group.create_dataset(name, shape, dtype, data, chunks=chunks or shape, fletcher32=True)
 
@@ -54,29 +86,33 @@ def open_hdf5(
     expected: Origin | None = None,
     seen: bool = False,
 ) -> Iterator[h5py.File]:
-    """Yield an HDF5 file of `create_hdf5` to read from; damage that shows itself while it is read is named.
+    """Yield an HDF5 file of `create_hdf5`, to read from; damage found inside the block is reported too.
 
     Parameters
     ----------
     path : path-like
     what : str
-        What kind of file it should be, named in errors.
+        The kind of file expected, for error messages.
     rule : str
-        The rule that makes it, named in errors.
+        The rule that makes the file, for error messages.
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
     seen : bool
-        Whether this process has opened it before: then only the data that are read are checked.
+        Whether this process has checked the file before: then only the chunks that are read are checked.
+
+    Yields
+    ------
+    h5py.File
 
     Raises
     ------
     ContractError
-        It is no such file, not as it was written, of another origin, refers to other files, or declares more
-        data than it holds.
+        The file is not HDF5, was changed since it was written, has another origin, refers to other files, or
+        declares more data than it holds.
     ShearbenchError
-        Another program has it open, or the file system refuses locks.
+        Another program has the file open, or the file system refuses locks.
     OSError
-        The operating system cannot read it.
+        The operating system cannot read the file.
     """
     import h5py
 
@@ -104,12 +140,12 @@ def _check_layout(path: str | os.PathLike[str], file: h5py.File, rule: str, expe
     for name in written | found:
         if found.get(name) != written.get(name):
             problem = "nothing" if name not in found else "another value, shape or type"
-            raise ContractError.of(path, name, problem, "what was written", rule)
+            raise ContractError.of(path, name, problem, "the one that was written", rule)
     return rule
 
 
 def _check_own(path: str | os.PathLike[str], group: h5py.Group, rule: str, depth: int = 0) -> None:
-    """Refuse what is not in the file itself, or is declared larger than the file."""
+    """Refuse data outside the file itself, and data sets that are declared larger than the file."""
     import h5py
 
     size = os.stat(path).st_size
@@ -123,14 +159,15 @@ def _check_own(path: str | os.PathLike[str], group: h5py.Group, rule: str, depth
             _check_own(path, item, rule, depth + 1)
             continue
         if item.external or item.is_virtual or not item.fletcher32 or item.compression or item.scaleoffset:
-            raise ContractError.of(path, place, "stored otherwise", "plain numbers with a checksum", rule)
+            found = "external, virtual or compressed data, or no checksum"
+            raise ContractError.of(path, place, found, "plain numbers with a checksum", rule)
         if item.dtype.kind not in "biuf" or item.nbytes > size:
             declared = f"{item.nbytes} bytes of type {item.dtype} in a file of {size} bytes"
-            raise ContractError.of(path, place, declared, "numbers that are in the file", rule)
+            raise ContractError.of(path, place, declared, "numbers, all of them in the file", rule)
 
 
 def _layout(file: h5py.File) -> dict[str, str]:
-    """Return a digest of each attribute, and of the shape and type of each data set."""
+    """Return a digest of each attribute and of each data set's shape and type, keyed by its description."""
     found: dict[str, str] = {}
 
     def note(name: str, *about: Any) -> None:

@@ -1,4 +1,4 @@
-"""The temporary files of `shearbench.files.writing.atomic`: their names, and what a kill leaves of them."""
+"""The temporary files of `shearbench.files.writing.atomic`: their names, and their removal after a kill."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 import psutil
 
 _NAME = re.compile(r"\.(?P<stem>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.part(?P<suffix>\.[^.]*)?")
-_CLOCKS = 3600  # seconds by which the clock of a file server may differ from that of this host
+_CLOCKS = 3600  # seconds by which the clock of a file server may differ from this host's clock
 
 
 def temporary_name(path: Path) -> Path:
-    """Return where this process writes a file until it is complete; the name has the host and the process."""
+    """Return the temporary path of a file that this process writes; it names the host and the process."""
     return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.part{path.suffix}")
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Remove the temporary files that killed processes left in a folder and in those below it.
+    """Remove the temporary files that killed processes left in a folder and in the folders below it.
 
-    Of this host, the files of processes that have ended are removed. Whether a process of another host lives
-    cannot be seen from here: its file is removed if another process has completed the same file since.
+    A file of this host is removed if its process has ended. Processes of other hosts cannot be seen: a file
+    of another host is removed if the complete file exists and is newer.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
     removed = []
     for place in folders_below(folder):
         for path in place.glob(".*.part*"):
-            with contextlib.suppress(OSError):  # renamed or removed meanwhile, or another user's
+            with contextlib.suppress(OSError):  # renamed or removed by its process, or another user's
                 if _is_left(path):
                     path.unlink()
                     removed.append(path)
@@ -45,7 +45,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def folders_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a folder and all that are below it, through links too, each once."""
+    """Yield a folder and all folders below it, those behind symbolic links too, each once."""
     seen: set[str] = set()
     for name, below, _ in os.walk(folder, followlinks=True):
         below[:] = [one for one in below if os.path.realpath(os.path.join(name, one)) not in seen]
@@ -62,7 +62,7 @@ def _is_left(path: Path) -> bool:
         complete = path.with_name(found["stem"] + (found["suffix"] or ""))
         return complete.exists() and complete.stat().st_mtime > written
     try:
-        # A process that began after the file was written last has got the number of the one that wrote it.
+        # A process that began after the last write is another one, to which the system gave the same number.
         return psutil.Process(int(found["pid"])).create_time() > written + _CLOCKS
     except psutil.NoSuchProcess:
         return True

@@ -1,6 +1,6 @@
-"""Where a file comes from: the rule that made it, what that depended on, and which of the run's files it is.
+"""The origin of a file: the rule that made it, a digest of all it depends on, and its place in the run.
 
-Nothing but the standard library is used here: the workflow is planned where no other package is.
+This module uses the standard library alone, because the workflow can be planned without other packages.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ from typing import Any
 from shearbench.errors import ContractError
 
 _MARK = '{"shearbench": 1, '
-_FAR = 65536  # bytes from either end of a file within which its record is
+_FAR = 65536  # bytes at either end of a file that are searched for its record
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file of a run is.
+    """The origin of a file.
 
     Attributes
     ----------
     rule : str
-        The rule that makes it.
+        The rule that makes the file.
     depends : str
-        Digest of the options, code and inputs that decide its content.
+        Digest of the options, code and inputs that determine the file's content.
     names : dict
-        Which of the rule's files it is: population, split, noise, estimator, seed, as far as they apply.
+        Names that tell the file from the rule's other files: population, split, noise, estimator and seed, as
+        far as they apply.
     """
 
     rule: str
@@ -37,12 +38,19 @@ class Origin:
     names: dict[str, Any] = field(default_factory=dict)
 
     def check(self, path: str | os.PathLike[str], found: Origin | None) -> None:
-        """Compare with the origin that a file carries.
+        """Compare this origin, which is expected, with the one that a file carries.
+
+        Parameters
+        ----------
+        path : path-like
+            The file, for error messages.
+        found : Origin or None
+            The origin in the file.
 
         Raises
         ------
         ContractError
-            It carries none, or another.
+            The file carries no origin, or another one.
         """
         if found is None:
             raise ContractError.of(
@@ -63,7 +71,7 @@ class Origin:
             raise ContractError.of(
                 path,
                 "digest of options and code",
-                f"{found.depends} (it was made with others, or belongs to another run)",
+                f"{found.depends} (the file was made with other options or code, or for another run)",
                 self.depends,
                 self.rule,
             )
@@ -76,39 +84,43 @@ def side_file(path: str | os.PathLike[str]) -> Path:
 
 
 def record(origin: Origin | None, **content: Any) -> str:
-    """Return a record to be kept with a file: JSON in one line, with a checksum of itself.
+    """Return a record to store with a file: JSON in one line, with a checksum of the record.
 
     Parameters
     ----------
     origin : Origin or None
         None for a file that no rule makes.
     **content
-        Plain values.
+        Further entries, of plain values, such as checksums of the file's data.
+
+    Returns
+    -------
+    str
     """
     body = json.dumps({"shearbench": 1, "origin": origin and asdict(origin), **content})
     return f'{body[:-1]}, "checksum": "{hashlib.sha256(body.encode()).hexdigest()}"}}'
 
 
 def parse_record(text: str | bytes) -> dict[str, Any]:
-    """Return what `record` wrote, with its origin as an `Origin`.
+    """Return the entries of a record, with ``origin`` as an `Origin` or None.
 
     Raises
     ------
     ValueError
-        It is no record, or not as it was written.
+        The text is no record, or its checksum is wrong.
     """
     found = json.loads(text)
     if not isinstance(found, dict) or found.get("shearbench") != 1:
-        raise ValueError("no record of an origin")
+        raise ValueError("it is no record of an origin")
     checksum = found.pop("checksum", None)
     if hashlib.sha256(json.dumps(found).encode()).hexdigest() != checksum:
-        raise ValueError("the record of the origin is not as it was written")
+        raise ValueError("its checksum is wrong")
     found["origin"] = found["origin"] and Origin(**found["origin"])
     return found
 
 
 def read_origin(path: str | os.PathLike[str]) -> Origin | None:
-    """Return the origin that a file carries, without a look at its contents; None where it carries none.
+    """Return the origin that a file carries, or None; the file's contents are not checked.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from shearbench.files.writing import DAMAGED, atomic, unreadable
 
 _METADATA_KEY = b"shearbench"
 _GROUP = 65536  # rows of a Parquet table that share a checksum
-# A table may take so much memory whatever the size of its file, and beyond it so many times that size.
+# Most memory that a table may take: _SMALL bytes plus _RATIO times the size of its file.
 _SMALL, _RATIO = 2**26, 100
 
 
@@ -41,13 +41,13 @@ def write_table(
     metadata : mapping, optional
         Attributes of the table (plain JSON values), read back by `read_table` as ``table.attrs``.
     origin : Origin, optional
-        What the file is.
+        The origin to store with the file.
     """
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     rows = _rows_digests(arrow.to_pandas(ignore_metadata=True))
     text = record(origin, attributes=dict(metadata or {}), columns=arrow.column_names, rows=rows)
     arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), _METADATA_KEY: text.encode()})
-    # A dictionary of floats would make one of all NaNs.
+    # In Parquet's dictionary encoding of floats, all NaNs would become one and the same.
     words = [field.name for field in arrow.schema if not pa.types.is_primitive(field.type)]
     with atomic(path) as temporary:
         pq.write_table(
@@ -62,20 +62,20 @@ def read_table(
     rows: bool | tuple[int, int] = True,
     expected: Origin | None = None,
 ) -> pd.DataFrame:
-    """Read a Parquet table and check that it is as it was written and has the columns promised.
+    """Read a Parquet table written by `write_table`; check that it is unchanged and has the wanted columns.
 
     Parameters
     ----------
     path : path-like
     columns : iterable of str
-        The columns that must be there; others are read too.
+        The columns that must exist; others are read too.
     rule : str
-        The rule that makes the file, named in errors.
+        The rule that makes the file, for error messages.
     rows : bool or (int, int)
-        False reads the columns' names and the attributes only; (start, stop) reads these rows and no others
-        into memory for longer than it takes to check them.
+        True reads all rows; False reads only the columns' names and the attributes; (start, stop) returns
+        these rows, and holds little more than these in memory.
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
 
     Returns
     -------
@@ -85,10 +85,10 @@ def read_table(
     Raises
     ------
     ContractError
-        The file is not Parquet, not as it was written, of another origin, lacks a column or rows, or would
-        take far more memory than a table of its size.
+        The file is not Parquet, was changed since it was written, has another origin, lacks a column or rows,
+        or would take far more memory than its size explains.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     rule = expected.rule if expected else rule
     try:
@@ -124,7 +124,8 @@ def _table_record(path: str | os.PathLike[str], file: pq.ParquetFile, rule: str)
         sum(group.total_byte_size for group in groups),
     )
     if memory > _SMALL + _RATIO * size:
-        raise ContractError.of(path, "size", f"{memory} bytes once read", f"less, from {size} bytes", rule)
+        most = f"at most {_SMALL + _RATIO * size} for a file of {size} bytes"
+        raise ContractError.of(path, "size", f"{memory} bytes in memory", most, rule)
     text = (file.schema_arrow.metadata or {}).get(_METADATA_KEY)
     if text is None:
         raise ContractError.of(
@@ -143,19 +144,20 @@ def _rows(
     wanted: tuple[int, int] | None,
     rule: str,
 ) -> pd.DataFrame:
-    """Read all rows of a table, or those wanted, and compare them with their checksums."""
+    """Read all rows of a table, or the rows wanted, and check their checksums."""
     lengths = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
     total = sum(lengths)
     whole = len(lengths) == len(digests) and all(length == _GROUP for length in lengths[:-1])
     if not whole and (total, digests) != (0, []):
-        raise ContractError.of(path, "rows", total, f"{len(digests)} times up to {_GROUP}", rule)
+        expected = f"{len(digests)} groups of up to {_GROUP} rows"
+        raise ContractError.of(path, "rows", total, expected, rule)
     start, stop = wanted or (0, total)
     if stop > total:
         raise ContractError.of(path, "rows", total, f"at least {stop}", rule)
     groups = list(range(start // _GROUP, -(-stop // _GROUP)))
     table = file.read_row_groups(groups).to_pandas(ignore_metadata=True)
     if _rows_digests(table) != [digests[group] for group in groups]:
-        raise ContractError.of(path, "rows", "other values", "those it was written with", rule)
+        raise ContractError.of(path, "rows", "values that changed", "the values that were written", rule)
     first = groups[0] * _GROUP if groups else 0
     return table if wanted is None else table.iloc[start - first : stop - first].reset_index(drop=True)
 
@@ -169,7 +171,7 @@ def _rows_digests(table: pd.DataFrame) -> list[str]:
             values, about = column.to_numpy(), [str(name)]
             if values.dtype.kind in "biuf":
                 about.append(values.dtype.str)
-            else:  # text: numbers in the order of its first appearance, and the words they stand for
+            else:  # text: the distinct words, and for each row the number of its word
                 values, words = pd.factorize(column)
                 about.extend(map(str, words))
             sha.update(json.dumps(about).encode())

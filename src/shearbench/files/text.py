@@ -1,4 +1,7 @@
-"""Text (CSV, JSON, LaTeX) with its record in a hidden file beside it; bytes with their record at the end."""
+"""Text files (CSV, JSON, LaTeX) and byte files, each with a record of its origin and a checksum.
+
+The record of a text file is in a hidden file beside it, that of a byte file at the file's end.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,20 @@ from shearbench.files.writing import atomic, unreadable
 
 
 def write_text(path: str | os.PathLike[str], text: str, origin: Origin | None = None) -> None:
-    """Write a text file whole or not at all, with its record beside it where it has an origin."""
+    """Write a text file, whole or not at all; with an origin, also the record beside it.
+
+    Parameters
+    ----------
+    path : path-like
+    text : str
+    origin : Origin, optional
+        The origin to store with the file.
+
+    Raises
+    ------
+    DiskFullError
+        The disk has no room for the file.
+    """
     data, side = text.encode(), side_file(path)
     side.unlink(missing_ok=True)
     with atomic(path) as temporary:
@@ -37,14 +53,18 @@ def read_text(path: str | os.PathLike[str], expected: Origin | None = None) -> s
     ----------
     path : path-like
     expected : Origin, optional
-        What the file must be. Without, a file that has no record is read as it is.
+        The origin that the file must carry. By default, any origin is accepted, and a file without a record.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
     ContractError
-        It is not as it was written, or of another origin.
+        The file was changed since it was written, or has another origin.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     data, side = Path(path).read_bytes(), side_file(path)
     found = None
@@ -59,30 +79,42 @@ def read_text(path: str | os.PathLike[str], expected: Origin | None = None) -> s
 
 
 def write_csv(path: str | os.PathLike[str], table: pd.DataFrame, origin: Origin | None = None) -> None:
-    """Write a table as CSV, whole or not at all, with all the digits a float64 needs."""
+    """Write a table as CSV, whole or not at all; numbers have all digits that a float64 needs.
+
+    Parameters
+    ----------
+    path : path-like
+    table : pandas.DataFrame
+    origin : Origin, optional
+        The origin to store with the file.
+    """
     write_text(path, table.to_csv(index=False), origin)
 
 
 def read_csv(
     path: str | os.PathLike[str], text: Collection[str], expected: Origin | None = None
 ) -> pd.DataFrame:
-    """Read a table of `write_csv`, every number as it was written and every name as text.
+    """Read a table written by `write_csv`; numbers come back exactly, names as text.
 
     Parameters
     ----------
     path : path-like
     text : collection of str
-        The columns that hold text, also where it looks like a number or a missing value (``1``, ``None``).
-        All others hold numbers or booleans, missing where the field is empty.
+        The columns to read as text, even where it looks like a number or a missing value (``1``, ``None``).
+        The other columns hold numbers or booleans; an empty field is a missing value.
     expected : Origin, optional
         As for `read_text`.
+
+    Returns
+    -------
+    pandas.DataFrame
 
     Raises
     ------
     ContractError
-        It is not as it was written, of another origin, or no such table.
+        The file was changed since it was written, has another origin, or is no CSV table.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     content = read_text(path, expected)
     try:
@@ -106,7 +138,7 @@ def _record_of(data: bytes, origin: Origin | None) -> str:
 def _checked(
     path: str | os.PathLike[str], data: bytes, text: bytes, expected: Origin | None, rule: str | None = None
 ) -> Origin | None:
-    """Return the origin that a record names, if it is the record of these data."""
+    """Return the origin in the record of a file, after a check that the record belongs to these data."""
     rule = expected.rule if expected else rule
     try:
         found = parse_record(text)
@@ -114,34 +146,49 @@ def _checked(
         raise ContractError.of(path, "record", f"unreadable ({error})", "origin and checksum", rule) from None
     if found.get("content") != hashlib.sha256(data).hexdigest():
         rule = rule or (found["origin"] and found["origin"].rule)
-        raise ContractError.of(path, "checksum", "another content", "the one it was written with", rule)
+        raise ContractError.of(path, "checksum", "content that changed", "the content that was written", rule)
     return found["origin"]
 
 
 def write_sealed(path: str | os.PathLike[str], data: bytes, origin: Origin | None = None) -> None:
-    """Write bytes and a record after them, whole or not at all: readers of ZIP do not mind what follows."""
+    """Write bytes followed by their record, whole or not at all.
+
+    Readers of ZIP files, torch's too, ignore the record at the end.
+
+    Parameters
+    ----------
+    path : path-like
+    data : bytes
+    origin : Origin, optional
+        The origin to store with the file.
+    """
     with atomic(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
         file.write(f"\n{_record_of(data, origin)}".encode())
 
 
 def read_sealed(path: str | os.PathLike[str], rule: str, expected: Origin | None = None) -> bytes:
-    """Read what `write_sealed` wrote.
+    """Read a file written by `write_sealed`.
 
     Parameters
     ----------
     path : path-like
     rule : str
-        The rule that makes the file, named in errors.
+        The rule that makes the file, for error messages.
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must carry.
+
+    Returns
+    -------
+    bytes
+        The data, without the record.
 
     Raises
     ------
     ContractError
-        It is not as it was written, of an earlier version, or of another origin.
+        The file was changed since it was written, has no record, or has another origin.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     data, _, text = Path(path).read_bytes().rpartition(b"\n")
     found = _checked(path, data, text, expected, rule)

@@ -1,4 +1,4 @@
-"""Whole files or none: a file is written under a temporary name and renamed when it is complete."""
+"""Files are written under a temporary name and renamed when complete, so that no half-written file exists."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ if TYPE_CHECKING:
     pass
 
 
-_NOTHING = 65536  # bytes: a disk with less is full, for what a block of a file takes
+_NOTHING = 65536  # bytes: a disk with less free space than this counts as full
 _NO_LOCK = {errno.EAGAIN, errno.EDEADLK, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 DAMAGED = (OSError, RuntimeError, ValueError, TypeError, KeyError, IndexError, pa.ArrowException)
-"""What the readers of damaged files raise."""
+"""The exceptions that libraries raise when they read a damaged file."""
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends well.
+    """Yield a temporary path beside `path`; rename the file to `path` when the block ends without an error.
 
-    The file is on disk before it has its name, so neither a kill nor a power cut leaves a half-written
-    file that looks whole. On an error the temporary file is removed and the error goes on; that of a killed
-    process stays until the next run starts (`shearbench.files.leftovers`).
+    The data are on disk before the file gets its name, so neither a kill nor a power cut leaves a
+    half-written file that looks complete. On an error, the temporary file is removed and the error is raised
+    again. A killed process leaves its temporary file, which the next run removes
+    (`shearbench.files.leftovers`).
 
     Parameters
     ----------
     path : path-like
-        Where the file is to be. Its folder is made if need be.
+        Path of the finished file. Its folder is made if it does not exist.
 
     Yields
     ------
     pathlib.Path
-        Where to write. It keeps the suffix of `path`, which some writers look at.
+        Path to write to. It has the suffix of `path`, which some writers need.
 
     Raises
     ------
     DiskFullError
-        There was no room for the file, whatever error the writer made of that.
+        The disk has no room for the file, whichever error the writer raised because of that.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,9 +68,10 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _no_room(error: BaseException, temporary: Path, path: Path) -> DiskFullError | None:
-    """Return the error for a file that found no room on its disk, or None where it failed for another reason.
+    """Return the error to raise if the disk is full, or None if the file failed for another reason.
 
-    HDF5, torch and numpy may hide the system's error in a text, behind an error of their own, or altogether.
+    HDF5, torch and numpy may give the system's error as text only, as the cause of their own error, or not at
+    all.
     """
     if not isinstance(error, Exception):
         return None
@@ -95,23 +97,23 @@ def _no_room(error: BaseException, temporary: Path, path: Path) -> DiskFullError
 def unreadable(
     path: str | os.PathLike[str], error: BaseException, expected: str, rule: str | None
 ) -> Exception:
-    """Return the error to raise where a file could not be read: the file's fault, or the system's.
+    """Return the error to raise for a file that could not be read.
 
     Parameters
     ----------
     path : path-like
     error : BaseException
-        Of the reader.
+        The error that the reader raised.
     expected : str
-        What the file should have been.
+        The kind of file expected, for the message.
     rule : str or None
-        The rule that makes it.
+        The rule that makes the file.
 
     Returns
     -------
     Exception
         `OSError` where the operating system refused (no permission, a failing disk, no such file);
-        `ShearbenchError` where it refused a lock; else `ContractError`.
+        `ShearbenchError` where the file could not be locked; otherwise `ContractError`: the file is damaged.
     """
     number = getattr(error, "errno", None)
     if number is None and (said := re.search(r"errno = (\d+)", str(error))):
@@ -119,8 +121,8 @@ def unreadable(
     if number in _NO_LOCK:
         return ShearbenchError(
             f"{path} cannot be locked for reading: {os.strerror(number)} (errno {number}). Another program "
-            "(a notebook?) has it open for writing, or the file system has no locks. Close it there, or set "
-            "HDF5_USE_FILE_LOCKING=FALSE in the environment, and run again."
+            "(a notebook?) has it open for writing, or the file system has no locks. Close the file in that "
+            "program, or set HDF5_USE_FILE_LOCKING=FALSE in the environment, and run again."
         )
     if number:
         return OSError(number, os.strerror(number), os.fspath(path))
