@@ -339,7 +339,7 @@ def test_a_kill_between_a_text_and_its_record_leaves_none(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"g1": 1.5}, r"1.*shapes of \|g\| >= 1"),
+        ({"g1": 1.5}, r"1.*shapes with flag 0 and \|g\| >= 1"),
         ({"error": -0.1}, "g1_err: found 50 errors"),
         ({"error": 0.0}, "g1_err: found 50 errors"),
         ({"error": np.inf}, "g1_err: found 50 errors"),
@@ -365,7 +365,7 @@ def test_galaxies_that_cannot_be_are_refused(tmp_path, column, value):
     path = tmp_path / "bad.parquet"
     write_table(path, catalog, {**catalog.attrs, "digest": content_digest(catalog)})
     for read in (read_catalog, lambda path: read_catalog_rows(path, 0, 10)):
-        with pytest.raises(ContractError, match=rf"{column}.*galaxy 3"):
+        with pytest.raises(ContractError, match=rf"{column}.*galaxy_id 3"):
             read(path)
 
 

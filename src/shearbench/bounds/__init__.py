@@ -1,1 +1,1 @@
-"""Errors that no estimator can be below."""
+"""Lower bounds on the errors of shape estimates: the Cramer-Rao bound and the Bayes floor."""

@@ -1,15 +1,16 @@
-r"""The posterior of a galaxy's shape, given its noisy stamp and the population it was drawn from.
+r"""The Bayes floor, from the posterior of each galaxy's shape given its noisy stamp and the population.
 
-Its mean is the estimator of least mean square error, and the mean of its variances over the population that
-error: the Bayes floor, below which no estimator comes on average, biased or not (van Trees 1968, Detection,
-Estimation, and Modulation Theory I, sec. 2.4.1).
+The mean of the posterior is the estimator with the smallest mean square error. Its error, averaged over the
+population, is the mean of the posterior's variances: the Bayes floor. No estimator, biased or not, has a
+smaller mean square error (van Trees 1968, Detection, Estimation, and Modulation Theory I, sec. 2.4.1).
 
-The population is written as a map of standard normal variables u to parameters, so that the prior is
-:math:`\exp(-|u|^2 / 2)` for every population, edges and all. The flux, in which the image is linear, is
-integrated out exactly. Over the rest goes importance sampling: Student's t about the maximum of the
-posterior, mixed with the prior, adapted to the samples in a few rounds, which all count, each sample
-weighted against the mixture of all proposals (Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Veach &
-Guibas 1995; Hesterberg 1995, Technometrics 37, 185).
+The galaxy's parameters are functions of standard normal variables u, different for each population, so that
+the prior of u is always :math:`\exp(-|u|^2 / 2)`, even if the population has sharp edges. The image is linear
+in the flux, which is integrated out exactly. The other parameters are integrated by importance sampling: the
+proposal is Student's t distribution about the maximum of the posterior, mixed with the prior. In a few rounds
+it is adapted to the samples. The samples of all rounds are used, with weights relative to the mixture of all
+proposals (Cappe et al. 2004, J. Comput. Graph. Stat. 13, 907; Veach & Guibas 1995; Hesterberg 1995,
+Technometrics 37, 185).
 """
 
 from __future__ import annotations
@@ -40,27 +41,27 @@ from shearbench.simulation.populations import Population
 RULE = "sample_posterior"
 POSTERIOR = ("galaxy_id", "noise", "g1", "g2", "sd_g1", "sd_g2", "mc_g1", "mc_g2", "ess")
 
-# Of a rendered pixel: of the flux, and of its noise for the brightest galaxy.
+# Largest error of a rendered pixel: as a fraction of the flux, or of the noise for the brightest galaxy.
 _TOLERANCE, _TOLERANCE_OF_NOISE = 2e-7, 0.02
-_FREEDOM = 6.0  # of the t distribution
+_FREEDOM = 6.0  # degrees of freedom of the t distribution
 _DEFENSIVE = 0.15  # share of the prior in a proposal
 _ROUNDS, _MOST_ROUNDS = 3, 12
-_ENOUGH = 0.25  # effective samples over samples asked for, without which rounds are added
-_ADAPT = 4  # effective samples per variable before a proposal is made from them
+_ENOUGH = 0.25  # rounds are added until there are so many effective samples per sample asked for
+_ADAPT = 4  # effective samples per variable that are needed to adapt the proposal
 _GAUSS_NEWTON_STEPS = 12
 _BATCH = 256
-_FURTHEST = 6.0  # of a standard normal variable's modulus: beyond lie 2e-8 of the prior
+_FURTHEST = 6.0  # largest modulus of the two variables of the shape: 2e-8 of the prior lies beyond
 _KNOTS = 4096
 
 
 class Prior:
-    """A population's parameters as functions of standard normal variables.
+    """The parameters of a population's galaxies as functions of standard normal variables u.
 
     Parameters
     ----------
     population : Population
-        Of profile gaussian, exponential or sersic. A Sersic index is taken as uniform over its range, without
-        the grid that catalogs have it on.
+        Of profile gaussian, exponential or sersic. The Sersic index is taken as uniform over its range,
+        although catalogs have it on a grid.
     pixel_scale : float
         Arcsec.
 
@@ -91,14 +92,14 @@ class Prior:
         return 5 + self.has_index
 
     def parameters(self, u: Tensor) -> Tensor:
-        """Return the parameters but for the flux, [..., size], in the order of `Renderer.names`."""
+        """Return the parameters without the flux, shape (..., size), in the order of `Renderer.names`."""
         box = torch.cat([u[..., :3], u[..., 5:]], -1)
         uniform = self._low + self._width * torch.special.ndtr(box)
         shape, _ = self._shape(u[..., 3:5])
         return torch.cat([uniform[..., :3], shape, uniform[..., 3:]], -1)
 
     def derivatives(self, u: Tensor) -> Tensor:
-        """Return d parameters / d u, [..., size, size]."""
+        """Return the derivatives of the parameters by u, shape (..., size, size)."""
         box = torch.cat([u[..., :3], u[..., 5:]], -1)
         density = self._width * torch.exp(-(box**2) / 2) / math.sqrt(2 * math.pi)
         matrix = torch.diag_embed(
@@ -108,7 +109,10 @@ class Prior:
         return matrix
 
     def variables(self, parameters: Tensor) -> Tensor:
-        """Return the u of parameters [..., size] (without flux); those on the edge are moved inside."""
+        """Return the variables u of parameters without the flux, shape (..., size).
+
+        Parameters on or beyond the population's edge are moved inside it.
+        """
         box = torch.cat([parameters[..., :3], parameters[..., 5:]], -1)
         fraction = torch.where(self._width > 0, (box - self._low) / self._width, 0.5)
         normal = torch.special.ndtri(fraction.clamp(1e-6, 1 - 1e-6))
@@ -135,10 +139,11 @@ class Prior:
 
 
 def _shape_quantiles(population: Population, radius: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the modulus of the observed shape that is as improbable as a normal vector's of a modulus.
+    """Return |g| of the observed shape as a function of |u|, for the two variables u of the shape.
 
-    Intrinsic shapes are a normal distribution cut at `shape_max`, isotropic; sheared by shears that are
-    uniform in a disc they stay isotropic, and their moduli are sorted from a regular grid of both.
+    The result has the same cumulative probability as `radius` has for a vector of two normal variables.
+    Intrinsic shapes are normal and isotropic, cut at `shape_max`; shears are uniform in a disc, so observed
+    shapes are isotropic too. Their moduli are computed on a regular grid of both, and sorted.
     """
     width, limit = population.shape_sigma, population.shape_max
     if width == 0 and population.shear_max == 0:
@@ -161,18 +166,28 @@ def _shape_quantiles(population: Population, radius: NDArray[np.float64]) -> NDA
 
 
 class _Likelihood:
-    """The likelihood of stamps that share a noise level, and its maximum."""
+    """The likelihood of stamps of one noise level, and the maximum of the posterior."""
 
     def __init__(self, sigma: float, prior: Prior, renderer: Renderer) -> None:
         self._sigma, self._prior, self._renderer = sigma, prior, renderer
 
     def log(self, image: Tensor, psf: Psfs, u: Tensor, flux: float) -> Tensor:
-        """Return the logarithm of a stamp's likelihood at each u [m, size], up to a constant, [m].
+        """Return the logarithm of a stamp's likelihood, integrated over the flux, up to a constant.
 
-        It is integrated over the flux. What is passed as such only makes rounding errors small.
+        Parameters
+        ----------
+        image : Tensor, shape (ny, nx)
+        psf : Psfs
+        u : Tensor, shape (m, size)
+        flux : float
+            A flux near the best one. It reduces rounding errors and does not change the result.
+
+        Returns
+        -------
+        Tensor, shape (m,)
         """
         model = self._renderer(self._unit_flux(u), psf).flatten(1)
-        # Residuals are as small as the noise, so float32 sums of their squares are good to 1e-3 of a unit.
+        # Residuals are as small as the noise, so float32 sums of their squares change chi^2 by 1e-3 at most.
         residual = image.flatten() - flux * model
         mm, rm, rr = (
             torch.linalg.vecdot(*pair).double()
@@ -187,10 +202,11 @@ class _Likelihood:
         return width.log() + _log_normal_mass((low - best) / width, (high - best) / width) - least / 2
 
     def maximum(self, images: Tensor, psf: Psfs, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the maximum of each posterior and the covariance there, [n, size] and [n, size, size].
+        """Return the maximum of each posterior, and the inverse of minus the second derivative there.
 
-        Damped Gauss-Newton steps (Levenberg-Marquardt) from u [n, size]. The flux is kept at its best fit
-        within its range, and in the covariance as if it were free.
+        The shapes are (n, size) and (n, size, size). Damped Gauss-Newton steps (Levenberg-Marquardt) start
+        from `u`, shape (n, size). At each step the flux has its best value within its range; the covariance
+        takes it as free.
         """
         value, gradient, hessian = self._expand(images, psf, u)
         damping = torch.full_like(value, 1e-3)
@@ -220,7 +236,7 @@ class _Likelihood:
         flux = (torch.linalg.vecdot(image, model) / mm).clamp(low, high)[:, None]
         residual = image - flux * model
         by_u = flux[:, :, None] * self._prior.derivatives(u).mT @ jacobian[:, 1:]
-        if low < high:  # a free flux takes up what is along the model
+        if low < high:  # a free flux removes the component along the model
             by_u = by_u - (by_u @ model[:, :, None]) * (model / mm[:, None])[:, None]
         variance = self._sigma**2
         value = -torch.linalg.vecdot(residual, residual) / (2 * variance) - u.square().sum(1) / 2
@@ -229,8 +245,8 @@ class _Likelihood:
 
 
 def _log_normal_mass(low: Tensor, high: Tensor) -> Tensor:
-    """Return the logarithm of a standard normal variable's probability to lie between low and high."""
-    flip = low > 0  # in the upper tail differences are lost: look at the lower one
+    """Return the logarithm of the probability that a standard normal variable lies between low and high."""
+    flip = low > 0  # the lower tail gives the same probability, and without cancellation
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
     a, b = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
     return a + torch.log1p(-torch.exp((b - a).clamp(max=-1e-300)))
@@ -243,7 +259,7 @@ class _Proposal:
         self._mean, self._root = mean, torch.linalg.cholesky(covariance)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return samples [count, size] in pairs that are mirror images about the mean of their part."""
+        """Return samples, shape (count, size), in pairs that are mirror images about their part's mean."""
         half, size = -(-count // 2), len(self._mean)
         normal = torch.randn(half, size, generator=generator, dtype=torch.float64)
         chi2 = torch.randn(half, int(_FREEDOM), generator=generator, dtype=torch.float64).square().sum(1)
@@ -254,7 +270,7 @@ class _Proposal:
         return torch.stack([centre + away, centre - away], 1).flatten(0, 1)
 
     def log_density(self, u: Tensor) -> Tensor:
-        """Return the logarithm of the density, [m], up to the constant of a standard normal one."""
+        """Return the logarithm of the density, shape (m,), without the constant of a normal density."""
         size = u.shape[1]
         z = torch.linalg.solve_triangular(self._root, (u - self._mean).mT, upper=False).square().sum(0)
         constant = (
@@ -272,7 +288,10 @@ def _sample(
     samples: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return samples of u [m, size] and their normalised weights [m], from a first guess of the posterior."""
+    """Return samples of u, shape (m, size), and their normalised weights, shape (m,).
+
+    `mean` and `covariance` are a first guess of those of the posterior.
+    """
     drawn, likelihoods, proposals = [], [], []
     for done in range(1, _MOST_ROUNDS + 1):
         proposals.append(_Proposal(mean, covariance))
@@ -284,7 +303,7 @@ def _sample(
         effective = 1 / weight.square().sum()
         if done >= _ROUNDS and effective >= _ENOUGH * samples:
             break
-        # A covariance from too few samples would be worse than the one there is.
+        # A covariance estimated from too few samples would be worse than the present one.
         if effective > _ADAPT * len(mean):
             mean = weight @ u
             covariance = (u - mean).mT @ ((u - mean) * weight[:, None])
@@ -302,36 +321,37 @@ def sample_posterior(
 ) -> pd.DataFrame:
     """Return the posterior mean and standard deviation of the shapes of the first galaxies of a split.
 
-    Each chain of proposals starts at the galaxy's true parameters, which decides where is sampled, not what
-    for: weights make the answer that of the posterior, whatever the proposal.
+    The search for the posterior's maximum starts at the galaxy's true parameters. That affects the proposal
+    only, not the result: the weights make the result that of the posterior for any proposal.
 
     Parameters
     ----------
     stamps : StampSet
     catalog : pandas.DataFrame
-        Of these stamps.
+        The catalog of these stamps.
     population : Population
-        What they were drawn from: the prior.
+        The population that the galaxies were drawn from: the prior.
     sigmas : list of float
-        Noise levels; the noise is the one that every estimator sees.
+        Noise levels. The noise is the same as for the estimators.
     galaxies : int
-        How many.
+        Number of galaxies, from the first.
     samples : int
-        For each galaxy and level; up to four times as many where too few of them count.
+        Samples for each galaxy and noise level; up to four times as many if the effective number is too
+        small.
     seed : int
         The run's seed.
 
     Returns
     -------
     pandas.DataFrame
-        Columns `POSTERIOR`: ``g1, g2`` the mean; ``sd_g1, sd_g2`` the standard deviation; ``mc_g1, mc_g2``
-        the error of the mean that a finite number of samples leaves; ``ess`` the effective number of samples
-        (Kong 1992), (sum w)^2 / sum w^2. A row for each level and galaxy.
+        One row for each noise level and galaxy, with the columns `POSTERIOR`: ``g1, g2``, the mean; ``sd_g1,
+        sd_g2``, the standard deviation; ``mc_g1, mc_g2``, the error of the mean due to the finite number of
+        samples; ``ess``, the effective number of samples (Kong 1992), (sum w)^2 / sum w^2.
 
     Raises
     ------
     ValueError
-        The population's density is not known, see `Prior`.
+        The density of the population is not known, see `Prior`.
     """
     prior = Prior(population, stamps.pixel_scale)
     galaxies = min(galaxies, len(stamps))
@@ -371,7 +391,7 @@ def sample_posterior(
 
 
 def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
-    """Read a table of `sample_posterior` and check it.
+    """Read a table made by `sample_posterior` and check it.
 
     Parameters
     ----------
@@ -379,10 +399,15 @@ def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None)
     expected : Origin, optional
         The origin that the file must carry.
 
+    Returns
+    -------
+    pandas.DataFrame
+
     Raises
     ------
     ContractError
-        Damaged or of another origin, a column is missing, or a mean or deviation cannot be.
+        The file is damaged or has another origin, a column is missing, or a mean, a standard deviation or an
+        effective number of samples is impossible.
     """
     table = read_table(path, POSTERIOR, RULE, expected=expected)
     good = {
@@ -395,14 +420,15 @@ def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None)
     for name, possible in good.items():
         if not possible.all():
             first = table.loc[~possible, "galaxy_id"].iloc[0]
-            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+            raise ContractError.of(path, name, f"an impossible value (galaxy_id {first})", "none", RULE)
     return table
 
 
 def _summary(shapes: Tensor, weight: Tensor) -> tuple[float, ...]:
     mean = weight @ shapes
     away = weight[:, None] * (shapes - mean)
-    # A pair of mirrored samples is one draw; the delta method for a ratio of means (Owen 2013, ch. 9).
+    # A pair of mirrored samples counts as one draw. The error follows from the delta method for a ratio of
+    # means (Owen 2013, Monte Carlo theory, methods and examples, ch. 9).
     error = away.reshape(-1, 2, 2).sum(1).square().sum(0).sqrt()
     spread = (away * (shapes - mean)).sum(0).sqrt()
     return (*mean.tolist(), *spread.tolist(), *error.tolist(), float(1 / weight.square().sum()))
@@ -416,7 +442,7 @@ def _renderer(
     psf: Mapping[str, Any],
     sigma: float,
 ) -> Renderer:
-    """Return a renderer that is good for every galaxy of the population at a noise level."""
+    """Return a renderer that is accurate enough for all galaxies of the population at a noise level."""
     furthest = torch.tensor([0.0, 0, 0, _FURTHEST, 0, 0], dtype=torch.float64)[: prior.size]
     extremes = replace(
         Extremes.of(rows, population.profile, stamps.shape, stamps.pixel_scale, psf),

@@ -1,13 +1,13 @@
-r"""How well a shape can be measured: Fisher matrices and the bounds that follow from them.
+r"""Cramer-Rao bounds on the errors of shapes, from Fisher matrices.
 
 For an image :math:`I(\theta)` in white Gaussian noise of standard deviation :math:`\sigma` a pixel,
 
 .. math:: F_{ab} = \frac{1}{\sigma^2} \sum_\mathrm{pixels}
    \frac{\partial I}{\partial\theta_a} \frac{\partial I}{\partial\theta_b}
 
-(Tegmark, Taylor & Heavens 1997, ApJ 480, 22), and no unbiased estimator of :math:`\theta_a` has a variance
-below :math:`(F^{-1})_{aa}`, all other parameters being unknown too. Only the stamp's own pixels count: light
-beyond its edge is lost.
+(Tegmark, Taylor & Heavens 1997, ApJ 480, 22). No unbiased estimator of :math:`\theta_a` has a variance below
+:math:`(F^{-1})_{aa}` when all other parameters are unknown too. The sum is over the pixels of the stamp:
+light beyond its edge carries no information.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def cramer_rao(
 ) -> pd.DataFrame:
     """Return the Cramer-Rao bound of each galaxy's shape, for unit noise per pixel.
 
-    It bounds the standard deviation, over noise realisations, of every estimator that is unbiased and is told
-    the true profile and PSF, and nothing else. A biased estimator, one with a prior say, can go below it.
+    It is the smallest standard deviation over noise realisations that an unbiased estimator can have, if it
+    knows the true profile and the PSF and nothing else. A biased estimator, such as one with a prior, can
+    have a smaller one.
 
     Parameters
     ----------
@@ -49,12 +50,17 @@ def cramer_rao(
     Returns
     -------
     pandas.DataFrame
-        Columns ``galaxy_id``; ``snr``, the matched-filter signal-to-noise at sigma = 1, ``sqrt(sum(I**2))``;
-        ``crb_g1, crb_g2``, standard deviations at sigma = 1, NaN where the matrix is singular; and
-        ``F_{a}_{b}``, the Fisher matrix's upper triangle. Attributes ``parameters`` (list), and the catalog's
-        ``population``, ``split`` and ``digest``.
+        Columns: ``galaxy_id``; ``snr``, the matched-filter signal-to-noise at sigma = 1, ``sqrt(sum(I**2))``;
+        ``crb_g1, crb_g2``, the standard deviations at sigma = 1, NaN where the matrix is singular;
+        ``F_{a}_{b}``, the upper triangle of the Fisher matrix. Attributes: ``parameters`` (list), and
+        ``population``, ``split`` and ``digest`` of the catalog.
+
+    Raises
+    ------
+    ValueError
+        As for `shearbench.bounds.fisher.fisher`.
     """
-    # Its renderer needs torch, which takes seconds to import; what reads bounds does not.
+    # Imported here, because fisher needs torch, which takes seconds to import; readers of bounds do not.
     from shearbench.bounds.fisher import fisher
 
     matrices, names = fisher(catalog, pixel_scale, shape, psf, psf_images)
@@ -77,7 +83,7 @@ def cramer_rao(
 
 
 def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
-    """Read a table of `cramer_rao` and check it.
+    """Read a table made by `cramer_rao` and check it.
 
     Parameters
     ----------
@@ -85,10 +91,15 @@ def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) ->
     expected : Origin, optional
         The origin that the file must carry.
 
+    Returns
+    -------
+    pandas.DataFrame
+
     Raises
     ------
     ContractError
-        Damaged or of another origin, a column or an attribute is missing, or a bound is not positive.
+        The file is damaged or has another origin, a column or an attribute is missing, or a bound is not
+        positive.
     """
     table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE, expected=expected)
     for name in ("parameters", "population", "split", "digest"):
@@ -99,18 +110,20 @@ def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) ->
     for name in _upper_triangle(table.attrs["parameters"]):
         if name not in table:
             raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)
-    # NaN is a bound that is not known.
+    # NaN marks an unknown bound, of a singular matrix.
     impossible = {"snr": ~(np.isfinite(table["snr"]) & (table["snr"] >= 0))}
     impossible |= {name: (table[name] <= 0) | np.isinf(table[name]) for name in ("crb_g1", "crb_g2")}
     for name, bad in impossible.items():
         if bad.any():
             first = table.loc[bad, "galaxy_id"].iloc[0]
-            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+            found = f"an impossible value (galaxy_id {first})"
+            allowed = "a finite number >= 0" if name == "snr" else "a finite number > 0, or NaN"
+            raise ContractError.of(path, name, found, allowed, RULE)
     return table
 
 
 def _upper_triangle(names: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the columns of a Fisher matrix, with the place of each."""
+    """Return the names of the columns that hold a Fisher matrix, with row and column of each element."""
     pairs = itertools.combinations_with_replacement(enumerate(names), 2)
     return {f"F_{first}_{second}": (i, j) for (i, first), (j, second) in pairs}
 
@@ -121,16 +134,16 @@ def marginal_variance(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
     Parameters
     ----------
     matrices : ndarray, shape (n, P, P)
-        Fisher matrices; rows and columns of NaN are parameters a galaxy has not.
+        Fisher matrices. Rows and columns of NaN belong to parameters that a galaxy's profile does not have.
 
     Returns
     -------
     ndarray, shape (n, P)
-        NaN for a parameter that is not there, and for all of a singular matrix.
+        NaN for a parameter that the galaxy does not have, and for all parameters if the matrix is singular.
     """
     diagonal = np.diagonal(matrices, axis1=1, axis2=2)
     absent = np.isnan(diagonal)
-    # Of unit diagonal, a matrix is as well conditioned as its parameters' correlations allow.
+    # Scaled to a unit diagonal, a matrix is ill-conditioned only if its parameters are correlated.
     scale = np.where(absent, 1.0, np.sqrt(np.where(absent | (diagonal <= 0), 1.0, diagonal)))
     scaled = matrices / (scale[:, :, None] * scale[:, None, :])
     scaled = np.where(absent[:, :, None] | absent[:, None, :], np.eye(matrices.shape[1]), scaled)
@@ -142,27 +155,28 @@ def marginal_variance(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def prior_limited(bounds: pd.DataFrame, catalog: pd.DataFrame, sigma: ArrayLike) -> NDArray[np.float64]:
-    r"""Return the bound on g1 and g2 for an estimator that also knows how the population is distributed.
+    r"""Return the bound on g1 and g2 for an estimator that also knows the population's distribution.
 
     The information of a Gaussian prior adds to that of the pixels (Van Trees 1968, Detection, Estimation, and
     Modulation Theory I, sec. 2.4.3; Gill & Levit 1995, Bernoulli 1, 59): the covariance is
     :math:`(F / \sigma^2 + C^{-1})^{-1}`, where C is diagonal and holds each parameter's variance in the
     catalog.
 
-    It is a bound in this sense: were the image linear in the parameters and the population Gaussian with
-    independent parameters, this would be the posterior's covariance, and the mean of its variances over the
-    population the least mean square error of any estimator, biased or not. Here both hold nearly, not
-    exactly: F is taken at each galaxy's true parameters, and a prior that is not Gaussian knows more than its
-    variances. So it goes to the Cramer-Rao bound at low noise and to the population's own scatter at high
-    noise; in between it is a guide that an optimal estimator follows but may cross. It is not the van Trees
-    inequality itself, which has the population's mean F and the information of its true distribution.
+    If the image were linear in the parameters, and the parameters independent and Gaussian, this would be the
+    covariance of the posterior, and the mean of its variances over the population would be the smallest
+    mean square error of any estimator, biased or not. Both conditions hold only approximately: F is taken at
+    each galaxy's true parameters, and a distribution that is not Gaussian contains more information than its
+    variances. So the result tends to the Cramer-Rao bound at low noise and to the population's own scatter at
+    high noise. In between it is a guide: an optimal estimator is close to it, but its error may be smaller.
+    It is not the van Trees inequality itself, which has the population's mean F and the information of its
+    true distribution.
 
     Parameters
     ----------
     bounds : pandas.DataFrame
-        Of `cramer_rao`.
+        From `cramer_rao`.
     catalog : pandas.DataFrame
-        Of the population; it gives the variances, and need not be the galaxies of `bounds`.
+        Galaxies of the population, which give the variances; they may be others than those of `bounds`.
     sigma : float or array-like, shape (s,)
         Noise levels, > 0.
 

@@ -17,8 +17,8 @@ from shearbench.forward_model.accuracy import Extremes, choose_bandwidth
 from shearbench.forward_model.fourier import Grid, Renderer, light_reach, parameter_names
 from shearbench.forward_model.profiles import PROFILES, SERSIC_RANGE
 
-# Of the flux, in a pixel. Copies of the wings cover the whole stamp, and the index of a Sersic profile hangs
-# on faint light: 3e-9 leaves errors below 1e-4 in the Fisher matrix of every parameter.
+# Errors of a pixel, as fractions of the flux. Copies of the galaxy's wings cover the whole stamp, and the
+# Sersic index is sensitive to faint light: with 3e-9, all elements of the Fisher matrix are accurate to 1e-4.
 _WING_TOLERANCE, _BANDWIDTH_TOLERANCE = 3e-9, 1e-6
 _LARGEST_PERIOD = 4096  # pixels
 _SMALLEST_BLUR = 8  # pixels
@@ -36,29 +36,31 @@ def fisher(
     Parameters
     ----------
     catalog : pandas.DataFrame
-        A catalog; of its profiles, ``real`` is taken as the Sersic profile of its parameters.
+        A catalog. A galaxy of profile ``real`` is taken as the Sersic profile with its parameters.
     pixel_scale : float
         Arcsec.
     shape : (int, int)
         Rows and columns of a stamp.
     psf : mapping, optional
-        Kind of PSF, as in the catalog's attribute ``psf``, which is the default.
+        Profile of the PSF, in the form of the catalog's attribute ``psf``, which is the default.
     psf_images : ndarray, shape (ny, nx) or (n, ny, nx), optional
-        The PSFs where their profile is ``image``, as a stamp file holds them: convolved with the pixel,
-        centred, one for all or one for each galaxy.
+        The PSFs if their profile is ``image``, as a stamp file holds them: convolved with the pixel, centred,
+        one PSF for all galaxies or one for each.
 
     Returns
     -------
     matrices : ndarray, shape (n, P, P)
-        Divide by the noise variance. NaN in rows and columns of parameters that a galaxy has not.
+        To be divided by the noise variance. NaN in the rows and columns of parameters that a galaxy does not
+        have.
     names : tuple of str
-        The P parameters, as in `shearbench.forward_model.fourier.parameter_names`; n is one of them if any
-        galaxy has it.
+        The P parameters, see `shearbench.forward_model.fourier.parameter_names`; n is included if any galaxy
+        has a Sersic profile.
 
     Raises
     ------
     ValueError
-        An unknown profile, no kind of PSF, PSF images missing or of the wrong shape, parameters out of range.
+        A profile is unknown, the PSF is not given, PSF images are missing or have the wrong shape, or
+        parameters are out of range.
     """
     psf = catalog.attrs.get("psf") if psf is None else psf
     if psf is None:
@@ -91,9 +93,9 @@ def _fisher(
     images: torch.Tensor | None,
     members: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the matrices of some galaxies, `members` of the catalog.
+    """Return the matrices of the galaxies in `rows`, whose positions in the catalog are `members`.
 
-    Images are float32: rounding changes no bound by more than 1e-6, as the sums over pixels are float64.
+    Images are float32, and sums over pixels float64: rounding changes bounds by less than 1e-6.
     """
     columns = [PARAMETER_COLUMNS[name] for name in renderer.names]
     parameters = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
@@ -120,10 +122,10 @@ def _psf_images(
 
 
 def _grid(extremes: Extremes, rows: pd.DataFrame, psf_images: torch.Tensor | None) -> Grid:
-    """Return a grid for some galaxies, given their extremes."""
+    """Return a grid of frequencies for some galaxies, given their extreme parameters."""
     size = max(extremes.shape)
     offset = float(rows[["dx", "dy"]].abs().to_numpy().max()) / extremes.pixel_scale
-    # Sharp features reach no farther than the galaxy's centre, seen through the PSF.
+    # Light at high frequencies is at the galaxy's centre only, blurred by the PSF.
     blur = _SMALLEST_BLUR if psf_images is None else max(psf_images.shape[-2:]) / 2
     padded_size = math.ceil(size / 2 + offset + blur)
     period = size / 2 + offset + _largest_radius(extremes.profile, rows, extremes.pixel_scale)
@@ -133,10 +135,10 @@ def _grid(extremes: Extremes, rows: pd.DataFrame, psf_images: torch.Tensor | Non
 
 
 def _largest_radius(profile: str, rows: pd.DataFrame, pixel_scale: float) -> float:
-    """Return the radius in pixels beyond which all galaxies are negligible.
+    """Return the radius in pixels beyond which the light of all galaxies is negligible.
 
-    The surface brightness of a Sersic profile of unit flux (Graham & Driver 2005, PASA 22, 118) is solved for
-    the radius, and stretched by the galaxy's shear.
+    It is the radius at which a Sersic profile of unit flux (Graham & Driver 2005, PASA 22, 118) falls below
+    `_WING_TOLERANCE`, times the stretch by the galaxy's shear.
     """
     index = {"gaussian": 0.5, "exponential": 1.0}.get(profile)
     n = np.full(len(rows), index) if index else rows["sersic_n"].clip(*SERSIC_RANGE).to_numpy(np.float64)

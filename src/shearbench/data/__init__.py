@@ -1,1 +1,1 @@
-"""Data: the files of others that a run reads."""
+"""Data: catalogs, stamps, noise, shapes and estimates, and the files made by others that a run reads."""

@@ -1,4 +1,4 @@
-"""Catalogs on disk: the columns that they have, and how they are read and checked."""
+"""Catalogs: their columns, and the functions that read and check their files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARAMETER_COLUMNS = {
     "g2": "g2",
     "n": "sersic_n",
 }
-"""Where a catalog keeps each parameter of a galaxy's model."""
+"""The catalog column of each parameter of a galaxy's model."""
 
 
 def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -> pd.DataFrame:
@@ -38,11 +38,17 @@ def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -
     expected : Origin, optional
         The origin that the file must carry.
 
+    Returns
+    -------
+    pandas.DataFrame
+        Columns `COLUMNS` and others (`shearbench.simulation.catalog.sample_catalog`); attributes
+        ``population, split, psf, digest``.
+
     Raises
     ------
     ContractError
-        Damaged or of another origin, a column or attribute is missing, ids repeat, rows are not as they were
-        written, or a galaxy cannot be.
+        The file is damaged or has another origin, a column or attribute is missing, a ``galaxy_id`` appears
+        twice, the rows changed since they were written, or a galaxy has impossible parameters.
     """
     table = read_table(path, COLUMNS, RULE, expected=expected)
     for name in ("population", "split", "psf", "digest"):
@@ -51,9 +57,9 @@ def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -
                 path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
             )
     if not table["galaxy_id"].is_unique:
-        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", RULE)
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique numbers", RULE)
     if content_digest(table) != table.attrs["digest"]:
-        raise ContractError.of(path, "rows", "other values", "those it was written with", RULE)
+        raise ContractError.of(path, "rows", "values that changed", "the values that were written", RULE)
     _check_plausible(path, table)
     return table
 
@@ -63,7 +69,23 @@ def read_catalog_rows(
 ) -> pd.DataFrame:
     """Read rows `start` to `stop` of a catalog, without keeping the others in memory.
 
-    The attributes are there; the digest is not checked, because that takes every row.
+    Parameters
+    ----------
+    path : path-like
+    start, stop : int
+        The first row, and the row after the last one.
+    expected : Origin, optional
+        The origin that the file must carry.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As from `read_catalog`. The digest is not checked, because that takes all rows.
+
+    Raises
+    ------
+    ContractError
+        As for `read_catalog`, of the rows read.
     """
     table = read_table(path, COLUMNS, RULE, (start, stop), expected)
     _check_plausible(path, table)
@@ -71,22 +93,22 @@ def read_catalog_rows(
 
 
 def _check_plausible(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
-    """Refuse galaxies that cannot be: |g| >= 1, no size, a flux or place that is no number."""
+    """Refuse galaxies with impossible shapes, sizes, fluxes or positions."""
     good = {
-        "e1, e2": np.hypot(table["e1"], table["e2"]) < 1,
-        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
-        "hlr": (table["hlr"] > 0) & np.isfinite(table["hlr"]),
-        "flux": (table["flux"] > 0) & np.isfinite(table["flux"]),
-        "dx, dy": np.isfinite(table["dx"] + table["dy"]),
+        ("e1, e2", "|e| < 1"): np.hypot(table["e1"], table["e2"]) < 1,
+        ("g1, g2", "|g| < 1"): np.hypot(table["g1"], table["g2"]) < 1,
+        ("hlr", "a finite size > 0"): (table["hlr"] > 0) & np.isfinite(table["hlr"]),
+        ("flux", "a finite flux > 0"): (table["flux"] > 0) & np.isfinite(table["flux"]),
+        ("dx, dy", "finite offsets"): np.isfinite(table["dx"] + table["dy"]),
     }
-    for name, possible in good.items():
+    for (name, allowed), possible in good.items():
         if not possible.all():
             first = table.loc[~possible, "galaxy_id"].iloc[0]
-            raise ContractError.of(path, name, f"a value that cannot be (galaxy {first})", "none", RULE)
+            raise ContractError.of(path, name, f"an impossible value (galaxy_id {first})", allowed, RULE)
 
 
 def content_digest(table: pd.DataFrame) -> str:
-    """Return a digest of the values of a catalog, which its stamps carry."""
+    """Return a digest of a catalog's values; the files of its stamps carry it too."""
     sha = hashlib.sha256()
     for column in sorted(table.columns):
         values = table[column].to_numpy()

@@ -22,12 +22,41 @@ _ATTRIBUTES = ("seconds", "n", "estimator", "population", "split", "sigma", "see
 def estimates_table(
     shapes: Shapes, stamp_set: StampSet, sigma: float, kind: str, seconds: float
 ) -> pd.DataFrame:
-    """Return shapes measured elsewhere as `measure_stamps` returns its own.
+    """Return a table of estimates, as `measure_stamps` does, of shapes that were measured elsewhere.
 
     Parameters
     ----------
     shapes : Shapes
-        Of every stamp of the split, in order.
+        Shapes of all stamps of the split, in order.
+    stamp_set : StampSet
+    sigma : float
+        Noise per pixel.
+    kind : str
+        The estimator's kind.
+    seconds : float
+        Time spent measuring.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Raises
+    ------
+    ValueError
+        An array does not have one value for each stamp.
+    """
+    return labelled(shapes_table(shapes, len(stamp_set)), stamp_set, sigma, kind, seconds)
+
+
+def labelled(
+    table: pd.DataFrame, stamp_set: StampSet, sigma: float, kind: str, seconds: float
+) -> pd.DataFrame:
+    """Add the column ``galaxy_id`` and the attributes of estimates to a table of shapes, and return it.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        From `shapes_table`, of the first stamps of the split; changed in place.
     stamp_set : StampSet
     sigma : float
         Noise per pixel.
@@ -36,13 +65,6 @@ def estimates_table(
     seconds : float
         Time spent measuring.
     """
-    return labelled(shapes_table(shapes, len(stamp_set)), stamp_set, sigma, kind, seconds)
-
-
-def labelled(
-    table: pd.DataFrame, stamp_set: StampSet, sigma: float, kind: str, seconds: float
-) -> pd.DataFrame:
-    """Return a table of shapes with the identities of the stamps and the attributes of estimates."""
     table.insert(0, "galaxy_id", stamp_set.galaxy_id[: len(table)])
     table.attrs = {
         "seconds": seconds,
@@ -63,16 +85,16 @@ def write_estimates(
     seed: int | None = None,
     origin: Origin | None = None,
 ) -> None:
-    """Write what `measure_stamps` returned.
+    """Write a table of estimates, such as `measure_stamps` returns.
 
     Parameters
     ----------
     path : path-like
     table : pandas.DataFrame
     estimator : str
-        The estimator's (or network variant's) name in the configuration.
+        Name of the estimator or network variant in the configuration.
     seed : int, optional
-        A network's seed; None for everything else.
+        Seed of a network's training; None for other estimators.
     origin : Origin, optional
         The origin to store with the file.
     """
@@ -92,14 +114,14 @@ def read_estimates(path: str | os.PathLike[str], expected: Origin | None = None)
     Returns
     -------
     pandas.DataFrame
-        See `measure_stamps`; with the attributes ``estimator`` and ``seed``.
+        As from `measure_stamps`, with the attributes ``estimator`` and ``seed`` added.
 
     Raises
     ------
     ContractError
-        Damaged or of another origin, a column or attribute is missing, rows are missing or repeat, or an
-        estimate that is flagged good cannot be: a shape that is no number or has |g| >= 1 (unless it is an
-        ensemble estimator's), an error that is not positive.
+        The file is damaged or has another origin, a column or attribute is missing, rows are missing or
+        repeated, or an estimate with flag 0 is impossible: a shape that is not finite or has |g| >= 1
+        (allowed for estimators with an ensemble response), or an error that is zero, negative or infinite.
     """
     table = read_table(path, COLUMNS, RULE, expected=expected)
     rule = expected.rule if expected else "predict" if table.attrs.get("kind") == "network" else RULE
@@ -113,37 +135,50 @@ def read_estimates(path: str | os.PathLike[str], expected: Origin | None = None)
     if len(table) != table.attrs["n"]:
         raise ContractError.of(path, "rows", len(table), table.attrs["n"], rule)
     if not table["galaxy_id"].is_unique:
-        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique ones", rule)
+        raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique numbers", rule)
     good = table["flag"] == 0
     for name in ("g1", "g2"):
         bad = int((~np.isfinite(table.loc[good, name])).sum())
         if bad:
-            raise ContractError.of(path, name, f"{bad} values that are no numbers with flag 0", "none", rule)
-    if "R11" not in table:  # else ellipticities, to be divided by a response
+            found = f"{bad} values with flag 0 that are not finite"
+            raise ContractError.of(path, name, found, "finite values", rule)
+    if "R11" not in table:  # with R11, g1 and g2 are ellipticities, to be divided by a mean response
         bad = int((~(np.hypot(table.loc[good, "g1"], table.loc[good, "g2"]) < 1)).sum())
         if bad:
-            raise ContractError.of(path, "g1, g2", f"{bad} shapes of |g| >= 1 with flag 0", "none", rule)
+            raise ContractError.of(path, "g1, g2", f"{bad} shapes with flag 0 and |g| >= 1", "|g| < 1", rule)
     for name in ("g1_err", "g2_err"):
         bad = int(impossible_error(table.loc[good, name]).sum())
         if bad:
-            raise ContractError.of(path, name, f"{bad} errors that cannot be with flag 0", "none", rule)
+            found = f"{bad} errors with flag 0 that are zero, negative or infinite"
+            raise ContractError.of(path, name, found, "positive errors, or NaN", rule)
     if not table.attrs["seconds"] >= 0:
         raise ContractError.of(path, "attribute 'seconds'", table.attrs["seconds"], "a time >= 0", rule)
     return table
 
 
 def impossible_error(error: pd.Series) -> pd.Series:
-    """Return where an error is zero, negative or infinite; NaN is that of an estimator that has none."""
+    """Return where an error is zero, negative or infinite; NaN is allowed, for estimators without errors."""
     return (error <= 0) | np.isinf(error)
 
 
 def shapes_table(shapes: Shapes, n: int) -> pd.DataFrame:
-    """Return shapes as a table: the columns of estimates but ``galaxy_id``, and the extra ones.
+    """Return shapes as a table with the columns of estimates, without ``galaxy_id``, and the extra columns.
+
+    Parameters
+    ----------
+    shapes : Shapes
+    n : int
+        Number of stamps.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each stamp.
 
     Raises
     ------
     ValueError
-        An array has not one value for each of the `n` stamps.
+        An array does not have one value for each stamp.
     """
     columns: dict[str, Any] = {name: getattr(shapes, name) for name in COLUMNS[1:]}
     columns.update(shapes.extra)

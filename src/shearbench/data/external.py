@@ -1,6 +1,6 @@
-"""Files made by others that a run reads: which there are, and the digests of their contents.
+"""The files made by others that a run reads (PSF images, galaxy catalogues), and digests of their contents.
 
-The workflow asks this while it plans, where GalSim, NumPy and astropy may not be installed.
+The workflow uses this module when it plans, where GalSim, NumPy and astropy may not be installed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 
 _CARD, _BLOCK = 80, 2880  # bytes of a FITS header's card, and of a block
 _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-# A file changed this short a time ago may change again without a new modification time.
+# A file that changed more recently than this may change again without a new modification time.
 _SETTLED_NS = 2 * 10**9
-_LARGE = 10**9  # bytes; reading so many takes seconds
+_LARGE = 10**9  # bytes: reading more takes seconds, and is announced
 
 
 def external_files(name: str, population: Population) -> list[str]:
-    """Return the files that GalSim reads to draw a population: PSF images, a catalogue, and those it names.
+    """Return the files that GalSim reads to draw a population.
+
+    These are the PSF images, the catalogue of galaxies and its companions, and the images that it names.
 
     Parameters
     ----------
@@ -43,12 +45,13 @@ def external_files(name: str, population: Population) -> list[str]:
     Returns
     -------
     list of str
-        Paths as the configuration gives them; those named by a catalogue are in its folder.
+        Paths as the configuration gives them; files named by a catalogue are in the catalogue's folder.
 
     Raises
     ------
     ConfigError
-        A file is not there, or the catalogue is no FITS table with the columns it needs.
+        A file cannot be read, the PSF file has no images, or the catalogue of real galaxies is no FITS table
+        with the columns that name its images.
     """
     at = f"populations.{name}"
     files = []
@@ -70,13 +73,18 @@ def external_files(name: str, population: Population) -> list[str]:
 
 
 def check_images(key: str, path: str) -> None:
-    """Raise a ConfigError where a FITS file has tables, such as a PSFEx model, in place of images.
+    """Check that a FITS file holds images, not only tables such as a PSFEx model.
 
     Parameters
     ----------
     key : str
-        The key of the configuration that names the file.
+        The key of the configuration that names the file, for the message.
     path : str
+
+    Raises
+    ------
+    ConfigError
+        The file is no FITS file, is a PSFEx model, or has no image.
     """
     kinds = []
     try:
@@ -87,9 +95,9 @@ def check_images(key: str, path: str) -> None:
                 kinds.append(header.get("XTENSION", "IMAGE"))
                 if {"POLNAXIS", "PSFNAXIS"} <= {*header}:
                     raise ConfigError(
-                        f"{key}: {path} is a PSFEx model, expected images of PSFs. Draw the model where the "
-                        "galaxies are (galsim.des.DES_PSFEx does) and save these images, all of one size, as "
-                        "a FITS cube"
+                        f"{key}: {path} is a PSFEx model, expected images of PSFs. Draw the model at the "
+                        "galaxies' positions (with galsim.des.DES_PSFEx) and save the images, all of one "
+                        "size, as a FITS cube"
                     )
                 if kinds[-1] == "IMAGE" and int(header["NAXIS"]) >= 2:
                     return
@@ -108,12 +116,12 @@ def _readable(key: str, path: str) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"{key}: {path} cannot be read ({error.strerror}); give the path of a file that is there"
+            f"{key}: {path} cannot be read ({error.strerror}); give the path of a readable file"
         ) from None
 
 
 def _companions(catalogue: str) -> list[str]:
-    """Return the tables of fits and of selections that lie beside a catalogue."""
+    """Return the tables of fits and of selections beside a catalogue, as far as they exist."""
     paths = [catalogue.replace(".fits", f"_{kind}.fits") for kind in ("fits", "selection")]
     return [path for path in paths if path != catalogue and os.path.isfile(path)]
 
@@ -131,24 +139,24 @@ def _named_images(key: str, catalogue: str) -> list[str]:
 
 
 def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Read the columns of text of a FITS file's first table.
+    """Read the text columns of the first extension of a FITS file.
 
     Parameters
     ----------
     path : path-like
-        May be compressed by gzip.
+        A FITS file, possibly compressed by gzip.
 
     Returns
     -------
     dict of str to list of str
-        By the column's name in small letters; without blanks at the ends.
+        The values of each column, without blanks at their ends; keys are column names in small letters.
 
     Raises
     ------
     OSError
         The file cannot be read.
     ValueError
-        It is not FITS, or its first extension is no binary table.
+        The file is not FITS, is cut short, or its first extension is no binary table.
     """
     with _opened(path) as file:
         header = _header(file)
@@ -176,7 +184,7 @@ def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
 
 
 def _header(file: IO[bytes]) -> dict[str, str]:
-    """Read a FITS header: the values of its cards, quotes removed."""
+    """Read a FITS header and return the values of its cards as text, without quotes."""
     values: dict[str, str] = {}
     while len(block := file.read(_BLOCK)) == _BLOCK:
         for at in range(0, _BLOCK, _CARD):
@@ -202,23 +210,23 @@ def _data_bytes(header: dict[str, str]) -> int:
 def contents(
     paths: Iterable[str], cache: str | os.PathLike[str], say: Callable[[str], None] = print
 ) -> list[dict[str, Any]]:
-    """Return what files contain, as digests.
+    """Return digests of the contents of files.
 
-    A file is read again only where its path, size, inode or times of modification and of change differ from
-    those in the cache.
+    Digests are kept in a cache. A file is read again only if its path, size, inode, or time of modification
+    or of status change differs from the cache.
 
     Parameters
     ----------
     paths : iterable of str
     cache : path-like
-        A JSON file; made where there is none, and made anew where it cannot be used.
+        A JSON file; made if it does not exist, and replaced if it is damaged.
     say : callable
-        Called with a sentence before many bytes are read.
+        Called with a message before more than 1 GB is read.
 
     Returns
     -------
     list of dict
-        ``path`` as given, ``bytes``, ``sha256``; in the order given.
+        For each file ``path`` as given, ``bytes`` (its size) and ``sha256``, in the order of `paths`.
 
     Raises
     ------
@@ -230,7 +238,7 @@ def contents(
     states = {path: _state(path) for path in paths}
     changed = [path for path in paths if known.get(_key(path), [None])[:-1] != states[path]]
     if (size := sum(os.stat(path).st_size for path in changed)) > _LARGE:
-        say(f"Reading {size / 1e9:.1f} GB of {len(changed)} files of catalogues and PSF images, once.")
+        say(f"Reading {len(changed)} new files of catalogues and PSF images ({size / 1e9:.1f} GB), once.")
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
         digests = dict(zip(changed, pool.map(_sha256, changed)))
     found = {path: digests.get(path) or known[_key(path)][-1] for path in paths}
@@ -259,7 +267,7 @@ def _sha256(path: str) -> str:
 
 
 def _known(cache: str | os.PathLike[str]) -> dict[str, list[Any]]:
-    """Return the entries of the cache that are as they should be: four numbers and a digest."""
+    """Return the valid entries of the cache: each has four numbers and a digest."""
     try:
         entries = json.loads(Path(cache).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -276,7 +284,7 @@ def _known(cache: str | os.PathLike[str]) -> dict[str, list[Any]]:
 
 
 def _keep(cache: str | os.PathLike[str], entries: dict[str, list[Any]]) -> None:
-    """Write the cache whole, or not at all: it only saves time."""
+    """Write the cache; errors are ignored, because the cache only saves time."""
     with contextlib.suppress(OSError):
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=Path(cache).parent)

@@ -1,4 +1,4 @@
-"""One unit-normal noise field for each stamp, the same for every estimator that reads it."""
+"""The noise of the stamps: a unit-normal field for each stamp, the same for all estimators."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from numpy.typing import NDArray
 
 
 def unit_noise(seed: int, noise_id: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Draw the unit-normal noise fields named by `noise_id`.
+    """Draw a unit-normal noise field for each `noise_id`.
 
-    Each field comes from a counter-based generator (Philox4x64-10: Salmon et al. 2011, SC'11) keyed by
-    (`seed`, `noise_id`), so it depends on nothing else: not on which stamps are read together, in which
-    order, or on which machine.
+    A field depends on (`seed`, `noise_id`) alone, the key of a counter-based generator (Philox4x64-10:
+    Salmon et al. 2011, SC'11). It does not depend on the machine, nor on which stamps are read together or in
+    which order.
 
     Parameters
     ----------
     seed : int
         The run's seed, >= 0.
     noise_id : ndarray of int64, shape (n,)
-        Which realisation each stamp has. Equal numbers give equal noise, and ``~k`` (which is negative) the
-        negative of what ``k`` gives.
+        Number of each stamp's noise realisation. Equal numbers give equal noise; ``~k``, a negative number,
+        gives the noise of ``k`` with the opposite sign.
     shape : (int, int)
         Rows and columns of a stamp.
 

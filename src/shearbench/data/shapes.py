@@ -1,4 +1,4 @@
-"""Shapes: what every estimator returns, and why one of them is not to be used."""
+"""Shapes: the result that all estimators return, with flags for shapes that must not be used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class Flag(enum.IntFlag):
-    """Why an estimate is not to be used; 0 is a good one."""
+    """The reasons why an estimate must not be used; 0 marks a good estimate."""
 
     GOOD = 0
     BAD_PIXELS = 1  # NaN or infinite pixels
     NOT_CONVERGED = 2
     SINGULAR = 4  # no usable covariance
-    OUT_OF_RANGE = 8  # |g| >= 1, a size or flux that cannot be: T <= 0 without a prior, too
-    FAILED = 16  # the peer's code gave up, or raised
-    DIVERGED = 32  # the network's training did not stay finite
+    OUT_OF_RANGE = 8  # |g| >= 1, or an impossible size or flux, such as T <= 0 without a prior
+    FAILED = 16  # the estimator's code reported a failure or raised an error
+    DIVERGED = 32  # the training of the network diverged
 
 
 @dataclass
@@ -30,13 +30,13 @@ class Shapes:
     Attributes
     ----------
     g1, g2 : ndarray of float64, shape (n,)
-        Reduced-shear shape, GalSim's convention; NaN where there is none.
+        Reduced-shear shapes in GalSim's convention; NaN where the measurement failed.
     g1_err, g2_err : ndarray of float64, shape (n,)
-        The estimator's own 1-sigma errors; NaN where it has none.
+        The 1-sigma errors that the estimator itself gives; NaN if it gives none.
     flag : ndarray of int64, shape (n,)
         `Flag` bits.
     extra : dict of str to ndarray, shape (n,)
-        Further columns, such as ``flux`` and ``T``.
+        Further results of the estimator, such as ``flux`` and ``T``.
     """
 
     g1: NDArray[np.float64]
@@ -48,7 +48,7 @@ class Shapes:
 
     @classmethod
     def failed(cls, n: int, flag: Flag) -> Shapes:
-        """Return n estimates that all failed for the same cause."""
+        """Return n failed estimates: NaN, with the same flag for all."""
         import numpy as np
 
         nothing = np.full(n, np.nan)

@@ -1,7 +1,7 @@
-"""Stamps: noiseless images and their PSFs in HDF5 files, read with the noise added.
+"""Stamps: noiseless images and their PSFs, stored in HDF5 files; noise is added when they are read.
 
-A split is stored as one file per chunk, and an index that names them. `StampSet` reads any number of them as
-one; what it hands out does not depend on how the split was cut.
+A split is stored as several files, its chunks, and an index that names them. `StampSet` reads all chunks as
+if they were one file; its results do not depend on the number of chunks.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _ATTRIBUTES = ("population", "split", "pixel_scale", "catalog_digest")
 
 @dataclass(frozen=True)
 class StampBatch:
-    """Noisy stamps, as every estimator gets them.
+    """A batch of noisy stamps, the input of all estimators.
 
     Attributes
     ----------
     images : ndarray of float32, shape (n, ny, nx)
-        Flux per pixel, with noise; rows grow with +y, columns with +x.
+        Flux per pixel, with noise. The row index increases with y, the column index with x.
     psf : ndarray of float32, shape (ny, nx) or (n, ny, nx)
-        The PSF convolved with the pixel, without noise, centred on the stamp, of unit flux: one for all
-        stamps, or one each.
+        The PSF convolved with the pixel, without noise, centred on the stamp, of unit flux: one PSF for all
+        stamps, or one for each.
     sigma : float
-        Standard deviation of the (white, Gaussian) noise of a pixel.
+        Standard deviation of a pixel's noise, which is white and Gaussian.
     pixel_scale : float
         Arcsec.
     galaxy_id, noise_id : ndarray of int64, shape (n,)
@@ -67,7 +67,7 @@ class StampBatch:
         return self.psf if self.constant_psf else self.psf[index]
 
     def select(self, index: slice | NDArray[Any]) -> StampBatch:
-        """Return the batch of some of the stamps."""
+        """Return a batch with a selection of the stamps, by a slice or an array of indices or booleans."""
         return StampBatch(
             images=self.images[index],
             psf=self.psf if self.constant_psf else self.psf[index],
@@ -88,22 +88,31 @@ def write_stamps(
     attributes: dict[str, Any],
     origin: Origin | None = None,
 ) -> None:
-    """Write one chunk of a split, whole or not at all, in memory that does not grow with its length.
+    """Write one chunk of a split, block by block, so that memory does not grow with its length.
+
+    The file gets its name when it is complete.
 
     Parameters
     ----------
     path : path-like
     blocks : iterator of (images, psf)
-        Consecutive stamps, float32 [m, ny, nx]; psf [ny, nx] or [m, ny, nx].
+        Consecutive stamps, float32, shape (m, ny, nx), and PSFs, shape (ny, nx) or (m, ny, nx).
     galaxy_id, noise_id : ndarray of int64, shape (n,)
     shape : (int, int)
         Rows and columns of a stamp.
     per_galaxy_psf : bool
         Whether each stamp has a PSF of its own.
     attributes : dict
-        At least ``population, split, pixel_scale, catalog_digest``.
+        Attributes of the file, at least ``population, split, pixel_scale, catalog_digest``.
     origin : Origin, optional
         The origin to store with the file.
+
+    Raises
+    ------
+    ValueError
+        The blocks have more or fewer stamps than there are galaxies.
+    DiskFullError
+        The disk has no room for the file.
     """
     n = len(galaxy_id)
     with create_hdf5(path, origin) as file:
@@ -131,14 +140,14 @@ def write_stamps(
 def write_index(
     path: str | os.PathLike[str], chunks: Sequence[str | os.PathLike[str]], origin: Origin | None = None
 ) -> None:
-    """Write the index of a split: its chunk files in order, with the size of each, as JSON.
+    """Write the index of a split, a JSON file with the path and size of each chunk, in order.
 
-    What uses a split depends on this one file, however many chunks there are.
+    Rules that use a split have this one file as their input, whatever the number of chunks.
 
     Parameters
     ----------
     path : path-like
-        In the folder of the chunks or above it.
+        Path of the index, in the folder of the chunks or in one above it.
     chunks : sequence of path-like
     origin : Origin, optional
         The origin to store with the index.
@@ -146,7 +155,7 @@ def write_index(
     Raises
     ------
     ContractError
-        A chunk is damaged, or does not go with the first: nothing is written.
+        A chunk is damaged, or belongs to another split than the first. No index is written.
     """
     StampSet(chunks, origin)
     folder = Path(path).parent
@@ -160,7 +169,7 @@ def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> 
     Parameters
     ----------
     path : path-like
-        What `write_index` wrote.
+        An index written by `write_index`.
     expected : Origin, optional
         The origin that the split must carry.
 
@@ -171,7 +180,8 @@ def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> 
     Raises
     ------
     ContractError
-        It is no such index, or a chunk is not there, not of the size it had, or in another folder.
+        The file is no index of stamps, or a chunk is missing, has another size, or is outside the index's
+        folder.
     """
     path = Path(path)
     try:
@@ -191,14 +201,18 @@ def read_index(path: str | os.PathLike[str], expected: Origin | None = None) -> 
 
 
 def read_stamps(path: str | os.PathLike[str], expected: Origin | None = None) -> StampSet:
-    """Return the stamps of a split from its index.
+    """Open the stamps of a split by its index.
 
     Parameters
     ----------
     path : path-like
-        What `write_index` wrote.
+        An index written by `write_index`.
     expected : Origin, optional
         The origin that the split must carry.
+
+    Returns
+    -------
+    StampSet
 
     Raises
     ------
@@ -209,14 +223,14 @@ def read_stamps(path: str | os.PathLike[str], expected: Origin | None = None) ->
 
 
 class StampSet:
-    """All stamps of a split, read from its chunk files as if they were one.
+    """All stamps of a split, read from its chunk files as if they were one file.
 
     Parameters
     ----------
     paths : sequence of path-like
         The chunk files, in order.
     expected : Origin, optional
-        What the split must be: the origin of its index.
+        The origin that the split must carry, which is that of its index.
 
     Raises
     ------
@@ -266,6 +280,11 @@ class StampSet:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return stamps `start` to `stop` without noise, and their PSF.
 
+        Parameters
+        ----------
+        start, stop : int
+            The first stamp, and the stamp after the last one; all stamps by default.
+
         Returns
         -------
         images : ndarray of float32, shape (n, ny, nx)
@@ -296,11 +315,15 @@ class StampSet:
         sigma : float
             Noise per pixel.
         seed : int
-            The run's seed: with a stamp's ``noise_id`` it names the noise, see `shearbench.data.noise`.
+            The run's seed; with a stamp's ``noise_id`` it determines the noise (`shearbench.data.noise`).
         size : int
-            Stamps in a batch; memory grows with it, results do not depend on it.
+            Stamps in a batch. Memory grows with it; results do not depend on it.
         start, stop : int
-            Which stamps; all by default.
+            The first stamp, and the stamp after the last one; all stamps by default.
+
+        Yields
+        ------
+        StampBatch
         """
         stop = len(self) if stop is None else min(stop, len(self))
         for low in range(start, stop, size):

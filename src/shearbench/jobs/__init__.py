@@ -1,1 +1,1 @@
-"""What surrounds a computation: settings that hold for a block and are put back after it."""
+"""The surroundings of a computation: logs, locks, GPUs, processes, torch's settings, digests of code."""

@@ -1,4 +1,4 @@
-"""Which GPU a job computes on, where several share a machine: one of its own as long as there are enough."""
+"""The choice of a GPU: jobs that share a machine each get a GPU of their own, as long as there are enough."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from typing import IO
 
 from shearbench.jobs.locks import can_lock, lock
 
-# Whose files nobody keeps are closed, and unlocked.
+# Positions of the claimed GPUs, with the locked files: kept here, because a file that is not referenced
+# is closed and so unlocked.
 _claimed: dict[tuple[str, ...], list[tuple[int, IO[bytes]]]] = {}
 
 
 def visible_gpus() -> list[str]:
-    """Return the names of the GPUs that this process may use, without loading what computes on them.
+    """Return the names of the GPUs that this process may use, without importing torch.
 
     Returns
     -------
     list of str
-        Those in ``CUDA_VISIBLE_DEVICES`` where it is set, else the numbers of those that ``nvidia-smi``
-        lists; none where there is no driver.
+        The entries of ``CUDA_VISIBLE_DEVICES`` if it is set, else the numbers of the GPUs that
+        ``nvidia-smi`` lists. Empty if there is no driver.
     """
     try:
         listed = subprocess.run(
@@ -34,23 +35,23 @@ def visible_gpus() -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name]
-    # A GPU's own parts (MIG) stand below it, indented.
+    # Indented lines list the partitions (MIG) of a GPU.
     return [str(number) for number in range(sum(line.startswith("GPU") for line in listed.splitlines()))]
 
 
 def claim_gpu(gpus: Sequence[str], folder: str | os.PathLike[str] | None = None) -> int:
-    """Choose a GPU that no other job on this machine has, and keep it as long as this process lives.
+    """Choose a GPU that no other job on this machine uses, and reserve it until this process ends.
 
-    Where there are more jobs than GPUs, they are shared evenly. One that is alone was chosen by others (a
-    scheduler), and is taken as it is. The claim is a lock on a file, which the kernel drops when the process
-    ends, however it ends. A process that asks again gets the same answer.
+    If there are more jobs than GPUs, the GPUs are shared evenly. A single GPU is returned without a
+    reservation, because a scheduler has chosen it. The reservation is a lock on a file, which the kernel
+    releases when the process ends, even if it is killed. Later calls in the same process return the same GPU.
 
     Parameters
     ----------
     gpus : sequence of str
         Names of the GPUs to choose from, at least one.
     folder : path-like, optional
-        Where the locks are; by default the user's own, in the machine's folder for temporary files.
+        Folder of the lock files; by default a folder of this user in the machine's temporary folder.
 
     Returns
     -------
@@ -66,8 +67,10 @@ def claim_gpus(gpus: Sequence[str], count: int, folder: str | os.PathLike[str] |
     Parameters
     ----------
     gpus : sequence of str
-        Names of the GPUs to choose from; no fewer than `count`. Just as many are taken as they are.
+        Names of the GPUs to choose from, at least `count`. If there are exactly `count`, all are returned
+        without a reservation.
     count : int
+        Number of GPUs to choose.
     folder : path-like, optional
         As for `claim_gpu`.
 
@@ -90,10 +93,10 @@ def claim_gpus(gpus: Sequence[str], count: int, folder: str | os.PathLike[str] |
 
 
 def _first_free(names: Sequence[str], locks: Path, taken: Sequence[int]) -> tuple[int, IO[bytes]]:
-    """Lock the first free place: those of the first job on each GPU, then those of the second, and so on.
+    """Lock the first free place: the first places of all GPUs come before their second places, and so on.
 
-    Positions that are taken already are left out. Where files cannot be locked, all places are free, and the
-    process's number chooses one.
+    The positions `taken` are left out. If files cannot be locked, no place is known to be in use, and the
+    process number decides which one is tried first.
     """
     first = 0 if can_lock(locks) else os.getpid() % len(names)
     order = [*range(first, len(names)), *range(first)]
@@ -101,7 +104,7 @@ def _first_free(names: Sequence[str], locks: Path, taken: Sequence[int]) -> tupl
         for position in order:
             if position in taken:
                 continue
-            # Open as long as it is claimed.
+            # The file stays open, and so locked, as long as the GPU is claimed.
             file = open(locks / f"{names[position]}.{place}", "ab")  # noqa: SIM115
             if lock(file):
                 return position, file

@@ -1,4 +1,4 @@
-"""How much of a GPU a job used: Snakemake's own benchmark files know of none."""
+"""A job's use of its GPU: memory and utilisation, which Snakemake's benchmark files do not contain."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from statistics import fmean
 
 from shearbench.files.text import write_text
 
-_INTERVAL = 5.0  # seconds between two looks
+_INTERVAL = 5.0  # seconds between two measurements of the utilisation
 
 
 @contextlib.contextmanager
 def gpu_use(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Note which part of its GPU the block used; nothing is written where it used none.
+    """Measure how much of its GPU a block of code uses, and write it to a file when the block ends.
 
     Parameters
     ----------
     path : path-like
-        A CSV of one row: ``gpu_mb``, the most memory that this process held there [MB], and ``gpu_percent``,
-        the mean over time of the utilisation of the whole GPU, by all that ran on it [percent]; empty where
-        ``nvidia-smi`` does not say.
+        A CSV file of one row: ``gpu_mb``, the largest memory that this process held on the GPU [MB], and
+        ``gpu_percent``, the mean utilisation of the whole GPU by all its processes [percent], empty if
+        ``nvidia-smi`` does not report it. If the block uses no GPU, no file is written, and an older one is
+        removed.
     """
     Path(path).unlink(missing_ok=True)
     ended = threading.Event()
@@ -52,7 +53,13 @@ def gpu_use(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def utilisation(gpu: str) -> float:
-    """Return how busy a GPU was of late [percent]; NaN where ``nvidia-smi`` does not say."""
+    """Return the current utilisation of a GPU [percent]; NaN if ``nvidia-smi`` does not report it.
+
+    Parameters
+    ----------
+    gpu : str
+        Name or number of the GPU, as ``nvidia-smi --id`` takes it.
+    """
     command = ["nvidia-smi", f"--id={gpu}", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
         return float(subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout)
@@ -61,7 +68,7 @@ def utilisation(gpu: str) -> float:
 
 
 def _gpu() -> str | None:
-    """Return the name of the GPU that this process computes on, if it has begun to."""
+    """Return the name of the GPU that this process computes on; None if it has not used one."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

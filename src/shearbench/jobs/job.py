@@ -1,4 +1,4 @@
-"""What every script of the workflow does around its one call: keep a log, and fail in plain words."""
+"""The log of a job: all that a script of the workflow prints, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shearbench.errors import ShearbenchError
 
 
 class _Tee:
-    """A text stream with a copy in a file, as far as the file's disk has room."""
+    """A text stream that is also copied to a file, as far as the file's disk has room."""
 
     def __init__(self, stream: IO[str], copy: IO[str]) -> None:
         self._stream, self._copy = stream, copy
@@ -41,11 +41,11 @@ class _Tee:
 
 @contextlib.contextmanager
 def logged(log: str) -> Iterator[None]:
-    """Copy all that a job prints to its log file, and end it in plain words when it fails.
+    """Copy all that the block prints to a log file; if the block fails, log the error and end the process.
 
-    Snakemake shows the log of a job that failed (``show-failed-logs``), so an error is written there and
-    nowhere else. Where it is made for the user (`ShearbenchError`, `OSError`), the log has its message, and
-    a file beside it with the suffix ``.traceback`` has its traceback; otherwise the log has both.
+    Snakemake shows the log of a failed job (``show-failed-logs``), so the error is written to the log only.
+    Of an error that a user can act on (`ShearbenchError`, `OSError`), the log gets the message, and a file
+    beside the log, with the suffix ``.traceback``, the traceback. Of other errors, the log gets both.
 
     Parameters
     ----------
@@ -55,13 +55,13 @@ def logged(log: str) -> Iterator[None]:
     Raises
     ------
     SystemExit
-        With status 1 where the block raised an error, and 130 where it was interrupted by Ctrl-C.
+        With status 1 if the block raised an error, and 130 if it was interrupted by Ctrl-C.
     """
     path = Path(log)
     started = time.monotonic()
     stderr, stdout = sys.stderr, sys.stdout
     details = path.with_suffix(".traceback")
-    # Unbuffered: what a full disk refuses is lost at once, and does not come back when the file is closed.
+    # Unbuffered: with a buffer, text that a full disk refused would be written again when the file is closed.
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         details.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Locks on files: the kernel drops them when the process that holds them ends, however it ends.
+"""Locks on files, which the kernel releases when the process that holds them ends, even if it is killed.
 
-The `filelock` package is not used: where a file system has no such locks, it makes marker files instead,
-which outlive a kill.
+The `filelock` package is not used: on a file system without locks it makes marker files, which stay after a
+kill.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
-_without: set[Path] = set()  # folders of which it was said that their files cannot be locked
+_without: set[Path] = set()  # folders without locks, for which the warning was given
 
 
 def lock(file: IO[Any], wait: bool = False) -> bool:
     """Lock an open file for this process alone, until the file is closed.
 
-    Where the file system has no locks (some Lustre, NFS and FUSE mounts), a warning says so once, and nobody
-    is kept out.
+    Some file systems (Lustre, NFS and FUSE mounts) have no locks. Then a warning is logged once, True is
+    returned, and other processes are not kept out.
 
     Parameters
     ----------
     file : file object
-        Opened for writing; it must have a name.
+        A file opened for writing, with a name.
     wait : bool
-        Wait until another process gives it up.
+        Whether to wait until another process releases the lock.
 
     Returns
     -------
     bool
-        False only where another process holds the lock.
+        False if another process holds the lock, else True.
     """
     folder = Path(file.name).parent
     try:
@@ -43,20 +43,20 @@ def lock(file: IO[Any], wait: bool = False) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        # Permission denied: a lock that another process holds, on CIFS; else that nobody may lock there.
+        # CIFS denies permission if another process holds the lock; other file systems if they have no locks.
         if error.errno == errno.EACCES and can_lock(folder):
             return False
         if folder not in _without:
             _without.add(folder)
             log.warning(
-                f"files in {folder} cannot be locked ({error.strerror}): two processes that work on the same "
-                "files are not kept apart"
+                f"files in {folder} cannot be locked ({error.strerror}): nothing keeps two processes from "
+                "using the same files"
             )
     return True
 
 
 def can_lock(folder: str | os.PathLike[str]) -> bool:
-    """Return whether the file system of a folder has locks, by locking a new file in it."""
+    """Return whether a file in a folder can be locked; a temporary file is made for the test."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

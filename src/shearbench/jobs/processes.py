@@ -1,4 +1,4 @@
-"""Processes that help another and end with it."""
+"""Helper processes, which end together with the process that they help."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 
 import psutil
 
-_LOOK = 0.2  # seconds between two looks at the other process
+_LOOK = 0.2  # seconds between two checks of the other process
 
 
 def end_with(process: int, folder: str | os.PathLike[str] | None = None) -> None:
-    """End this process as soon as another has ended, however that ended.
+    """End this process as soon as another process has ended, even if that was killed.
 
     Parameters
     ----------
     process : int
-        The other's number.
+        Number of the other process.
     folder : path-like, optional
-        Removed then: the other's temporary files.
+        Folder of the other's temporary files, which is removed when it has ended.
     """
 
     def wait() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             other = psutil.Process(process)
-            # One that has ended is a zombie until its parent has asked for its status, which may never be.
+            # An ended process is a zombie until its parent asks for its status, which may never happen.
             while other.is_running() and other.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(_LOOK)
         if folder is not None:
@@ -42,9 +42,9 @@ def end_with(process: int, folder: str | os.PathLike[str] | None = None) -> None
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Let processes that are started in the block ignore Ctrl-C, which reaches all processes of a terminal.
+    """Make the processes started in the block ignore Ctrl-C, which a terminal sends to all its processes.
 
-    The one who started them is interrupted, after the block at the earliest, and ends them.
+    The process that started them receives the interrupt, at the earliest after the block, and ends them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -1,8 +1,9 @@
-"""What a result depends on, as a digest: options, code, and the digests of what it was made from.
+"""Digests of all that a result depends on: options, code, and the digests of its inputs.
 
-Snakemake compares a rule's ``params`` with those its outputs were made with. Each rule carries such a digest
-there, so exactly what changed runs again, and modification times (a fresh clone, a copy) do not matter. Code
-counts by its contents: where a module is, and how it is called, does not.
+Each rule has such a digest among its ``params``, which Snakemake compares with those that the outputs were
+made with. So exactly the results whose options, code or inputs changed are made again; modification times (of
+a fresh clone, of a copy) do not matter. Only the contents of code count, not the names and folders of
+modules.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 _SOURCE = Path(__file__).parents[1]
-# Logging, locks, names of temporary files, the ends of processes, the choice of a GPU and the measurement of
-# its use, the wording of errors, the checking of options and the catalogue of figures leave no trace in a
-# result (the options' values are in the digests themselves).
+# These modules do not change a result: logs, locks, temporary names, the ends of processes, the choice of a
+# GPU and its use, the wording of errors, the checks of options (whose values are in the digests themselves)
+# and the catalogue of figures.
 NO_RESULT = frozenset(
     {
         "shearbench.jobs.job",
@@ -34,9 +35,9 @@ NO_RESULT = frozenset(
         "shearbench.figures.catalogue",
     }
 )
-"""Modules that no digest counts; a module that moves takes its entry along."""
+"""Modules that digests leave out, by their full names: if one moves, its name here must change."""
 
-# How a module of this package is written in the text of another: its name here, its contents in a digest.
+# A reference to a module of this package in a parsed file; in a digest, the module's contents replace it.
 _MARK = re.compile(r"<module ([\w.]+)>")
 
 
@@ -44,10 +45,10 @@ _MARK = re.compile(r"<module ([\w.]+)>")
 def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
     """Return a digest of a script and of every module of this package that it imports, directly or not.
 
-    Comments, docstrings and layout do not count, nor do the names and folders of files and the order of
-    imports. Imports are found by reading the source, inside functions too; what is imported by a computed
-    name (an estimator, an architecture) must be given in `modules`. Of packages, only those count that
-    something is imported from, not those that modules lie in.
+    Comments, docstrings, layout, the names and folders of files and the order of imports do not count.
+    Imports are found in the source, inside functions too. Modules that are imported by a computed name (an
+    estimator, an architecture) must be given in `modules`. A package's ``__init__`` counts only if a name is
+    imported from it, not because it contains a module.
 
     Parameters
     ----------
@@ -59,6 +60,13 @@ def code_digest(script: str, modules: tuple[str, ...] = ()) -> str:
     Returns
     -------
     str
+
+    Raises
+    ------
+    ModuleNotFoundError
+        A module of this package does not exist.
+    SyntaxError
+        A file is not valid Python.
     """
     waiting = [Path(script), *map(_file_of, _counted(modules))]
     seen: set[Path] = set()
@@ -83,7 +91,7 @@ def digest(*parts: Any) -> str:
 
 @dataclass(frozen=True)
 class _Parsed:
-    """A source file without what does not count; `_MARK`s stand for modules of this package."""
+    """The parts of a source file that a digest counts; `_MARK`s replace the modules of this package."""
 
     text: str
     imports: tuple[tuple[str, str, str], ...]  # module, name and alias
@@ -110,7 +118,7 @@ def _file_of(name: str) -> Path:
 
 
 def _split(name: str) -> tuple[str, str] | None:
-    """Split a dotted name of this package into the longest module and what is in it."""
+    """Split a dotted name into a module of this package, the longest possible, and the name in it."""
     parts = name.split(".")
     if parts[0] != _SOURCE.name:
         return None
@@ -123,9 +131,9 @@ def _split(name: str) -> tuple[str, str] | None:
 
 @cache
 def _contents(path: Path) -> str:
-    """Return a digest of a file in which the modules it uses stand for their own contents.
+    """Return a digest of a file in which the contents of the modules that it uses replace their names.
 
-    So `a.f` is not `b.f`, but whether `a` is called so does not matter.
+    So the digest changes if a function is imported from another module, but not if a module gets a new name.
     """
     parsed = _parsed(path)
 
@@ -138,7 +146,7 @@ def _contents(path: Path) -> str:
 
 @cache
 def _own_text(path: Path) -> str:
-    """Return a digest of a file alone, whichever modules it uses."""
+    """Return a digest of a file that does not depend on the modules it uses."""
     parsed = _parsed(path)
     return digest(_MARK.sub("<module>", parsed.text), sorted(pair[1:] for pair in parsed.imports))
 
@@ -152,7 +160,7 @@ def _parsed(path: Path) -> _Parsed:
 
 
 class _Reader(ast.NodeTransformer):
-    """Take imports, docstrings and what only type checkers see out of a module, and note what it uses."""
+    """Remove imports, docstrings and code for type checkers from a module; collect the modules it uses."""
 
     def __init__(self, path: Path) -> None:
         self.imports: set[tuple[str, str, str]] = set()
@@ -162,7 +170,7 @@ class _Reader(ast.NodeTransformer):
         self._package = [_SOURCE.name, *path.relative_to(_SOURCE).parts[:-1]] if inside else []
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
-        # Imports may come after their use, as in functions.
+        # All imports first: a function may use a name that is imported further below.
         for statement in _statements(node):
             if isinstance(statement, ast.Import):
                 self._import(statement)
@@ -172,7 +180,7 @@ class _Reader(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
-        # A block needs a statement.
+        # A block that has become empty needs a statement.
         if getattr(node, "body", None) == [] and not isinstance(node, ast.Module):
             node.body = [ast.Pass()]  # type: ignore[attr-defined]
         return node
@@ -183,7 +191,7 @@ class _Reader(ast.NodeTransformer):
     visit_ImportFrom = visit_Import  # type: ignore[assignment]
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        # A string by itself is a docstring, or one of an attribute.
+        # A string that is a statement of its own is a docstring, of a module, class, function or attribute.
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             return None
         return self.generic_visit(node)
@@ -204,9 +212,9 @@ class _Reader(ast.NodeTransformer):
         if not isinstance(node.value, str) or _SOURCE.name not in node.value:
             return node
         if (found := _split(node.value)) and not found[1]:
-            # A module's name, told to code.
+            # The name of a module, for code that imports it by name.
             return ast.Constant(_mark(found[0]))
-        # In prose, a module is mentioned, not used.
+        # A name within a longer text: the module is mentioned, not used.
         return ast.Constant(re.sub(rf"\b{_SOURCE.name}(\.\w+)+", _mentioned, node.value))
 
     def _reference(self, node: ast.Name | ast.Attribute) -> ast.AST:
@@ -263,7 +271,7 @@ def _mentioned(match: re.Match[str]) -> str:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all in it, without what only type checkers see."""
+    """Yield a node and all nodes in it, without the code for type checkers."""
     if isinstance(node, ast.If) and _for_type_checkers(node):
         for statement in node.orelse:
             yield from _statements(statement)

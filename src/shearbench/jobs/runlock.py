@@ -1,4 +1,4 @@
-"""One workflow at a time for each run."""
+"""The lock of a run, which keeps a second workflow from working on the same run at the same time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from shearbench.errors import ShearbenchError
 from shearbench.files.leftovers import folders_below
 from shearbench.jobs.locks import lock
 
-_held: list[IO[str]] = []  # a file that nobody keeps is closed, and its lock gone
+_held: list[IO[str]] = []  # files kept open: one without a reference is closed, and its lock released
 
 
 def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
-    """Take the lock of a run for as long as this process lives, or until the file returned is closed.
+    """Take the lock of a run and hold it until this process ends, or until the file returned is closed.
 
-    The kernel drops it when the process ends, however it ends, so there is nothing to unlock after a kill.
+    The kernel releases the lock when the process ends, so after a kill there is nothing to unlock.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
     Raises
     ------
     ShearbenchError
-        Another process holds it, or this user may not write to the run's folder or to a folder in it.
+        Another process holds the lock, or this user may not write to the run's folder or to a folder in it.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (open as long as the lock is to be held)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  (stays open: closing releases the lock)
     except OSError as error:
         raise _unwritable(error.filename or path, error.strerror) from None
     if not lock(file):
@@ -48,7 +48,7 @@ def hold_lock(path: str | os.PathLike[str]) -> IO[str]:
         if not os.access(folder, os.W_OK | os.X_OK):
             file.close()
             raise _unwritable(folder, "no permission to write")
-    # Who holds it is for people to read: a full disk, of which a job will tell, need not stop the run here.
+    # The holder's name only serves error messages: if the disk is full, a job will report that later.
     with contextlib.suppress(OSError):
         os.truncate(path, 0)
         os.write(file.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())

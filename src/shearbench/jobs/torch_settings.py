@@ -1,4 +1,4 @@
-"""Torch's global settings, for the length of a block and no longer; the device; seeds."""
+"""Torch's global settings for the length of a block, the choice of a device, and seeds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _memory: Any = torch.utils.deterministic  # its flag is a property that type che
 
 
 def pick_device() -> torch.device:
-    """Return the GPU the job was given, or one that no other job here has; without GPUs, the CPU."""
+    """Return the device to compute on: the job's GPU, or a GPU that no other job here uses, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     count = torch.cuda.device_count()
@@ -27,15 +27,16 @@ def pick_device() -> torch.device:
 
 @contextlib.contextmanager
 def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[None]:
-    """Compute reproducibly and in full float32 precision inside the block; put everything back after it.
+    """Compute reproducibly and in full float32 precision inside the block; restore all settings after it.
 
     Parameters
     ----------
     threads : int
-        CPU threads. Sums may be ordered otherwise with another number, so results can differ in the last bit.
+        Number of CPU threads. It can change the order of sums, and so the last bits of results.
     seed : int
-        Of torch's own generators, which initialise weights.
+        Seed of torch's own generators, which initialise weights.
     device : torch.device
+        Device of the computation, whose generator is restored too.
     """
     before = (
         torch.get_num_threads(),
@@ -55,10 +56,10 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(True)
-            _memory.fill_uninitialized_memory = False  # a guard for debugging, which costs time
+            _memory.fill_uninitialized_memory = False  # it only helps debugging, and costs time
             torch.set_default_dtype(torch.float32)
             torch.backends.cudnn.benchmark = False
-            # A 10-bit mantissa would be a floor of its own at a signal-to-noise of 2e4.
+            # TF32 has a mantissa of 10 bits: its rounding would limit shapes at a signal-to-noise of 2e4.
             torch.backends.cudnn.allow_tf32 = False
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.manual_seed(seed)
@@ -76,6 +77,6 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
 
 
 def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:
-    """Seed a generator with a hash of numbers: streams of different numbers are independent."""
+    """Seed a generator with a hash of integers and return it; other integers give an independent stream."""
     state = np.random.SeedSequence(numbers).generate_state(2)
     return generator.manual_seed(int(state[0]) << 31 ^ int(state[1]))
