@@ -1,1 +1,1 @@
-"""Images of galaxies from their parameters: batched, differentiable, on CPU and GPU."""
+"""The forward model: images of galaxies and their derivatives from parameters, in batches, on CPU and GPU."""

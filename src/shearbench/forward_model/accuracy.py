@@ -1,4 +1,4 @@
-"""The smallest grid of frequencies that renders a population to a wanted accuracy."""
+"""The choice of the smallest grid of frequencies that renders a population to a given accuracy."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 from shearbench.forward_model.fourier import Grid, Psfs, Renderer, light_reach
 
 _WINGS = (1, 2, 4, 8, 32)
-_REACHES = (0.5, 0.7, 1.0, 1.5, 2.2)  # of what `light_reach` says
+_REACHES = (0.5, 0.7, 1.0, 1.5, 2.2)  # values of `Grid.reach` to try, over that of `light_reach`
 _BANDWIDTHS = (*np.arange(1.0, 2.0, 0.0625).tolist(), 2.0, 2.5, 3.0)
 
 
 @dataclass(frozen=True)
 class Extremes:
-    """The stamps and the extreme galaxies of a population, for which a grid is to be good.
+    """The stamps and the extreme galaxies of a population, for which a grid must be accurate.
 
     Attributes
     ----------
     profile, shape, pixel_scale
         As for `Renderer`.
     psf : mapping
-        As for `Renderer.psf`; or profile ``image``, taken for a Gaussian of its width.
+        As for `Renderer.psf`; a PSF of profile ``image`` is taken as a Gaussian of its width.
     hlr, psf_fwhm, n : (float, float)
-        Smallest and largest, arcsec; n for Sersic galaxies only.
+        Smallest and largest half-light radius and PSF width (arcsec), and Sersic index (used for Sersic
+        profiles only).
     g_max, psf_g_max : float
-        Largest reduced shear of galaxies and of PSFs.
+        Largest modulus of the reduced shear of galaxies and of PSFs.
     """
 
     profile: str
@@ -78,16 +79,34 @@ class Extremes:
         )
 
     def render(self, grid: Grid) -> Tensor:
-        """Return float64 images of unit flux: each extreme, stretched along both axes and the diagonal."""
+        """Return float64 images of unit flux of the extreme galaxies and PSFs.
+
+        Galaxies are stretched along either axis and along the diagonal.
+
+        Returns
+        -------
+        Tensor, shape (number of PSFs, number of galaxies, ny, nx)
+        """
         renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
         parameters, psfs = self._cases(renderer)
         with torch.no_grad():
             return torch.stack([renderer(parameters, psf) for psf in psfs])
 
     def bandwidths(self, tolerance: float) -> dict[float, float]:
-        """Return bandwidths, from 1 to the first that leaves less than a tolerance, and what each leaves.
+        """Return the error of each bandwidth, from bandwidth 1 to the first whose error is small enough.
 
-        What is left is largest where all frequencies are in phase, at the centre of a galaxy.
+        The error is that of a pixel as a fraction of the flux, at the centre of a galaxy, where the missing
+        frequencies are in phase and the error is largest.
+
+        Parameters
+        ----------
+        tolerance : float
+            The list ends at the first bandwidth whose error is smaller.
+
+        Returns
+        -------
+        dict of float to float
+            Errors by bandwidth (in units of the Nyquist frequency).
         """
         if self.psf["profile"] == "image":
             return {1.0: 0.0}
@@ -123,16 +142,16 @@ class Extremes:
 
 
 def choose_bandwidth(extremes: Extremes, tolerance: float) -> float:
-    """Return the smallest bandwidth that leaves out less than a tolerance, see `choose_grid`."""
+    """Return the smallest bandwidth whose error is below a tolerance, see `Extremes.bandwidths`."""
     return max(extremes.bandwidths(tolerance))
 
 
 def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
-    """Return the cheapest grid whose images are exact to a tolerance over a population.
+    """Return the cheapest grid whose images are accurate to a tolerance over a population.
 
-    Its extreme galaxies are rendered with several bandwidths, and with several periods, and compared with a
-    far larger grid. Of the grids whose two errors add up to no more than the tolerance, the one with the
-    least to compute is taken.
+    A grid makes two errors: one by its bandwidth, one by its period. Both are measured on the extreme
+    galaxies of the population, the second by comparison with a far larger grid. Of the grids for which their
+    sum is within the tolerance, the one that takes the least time is returned.
 
     Parameters
     ----------
@@ -143,7 +162,8 @@ def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
     Returns
     -------
     Grid
-        The largest grid there is if none is good enough: for galaxies much larger than the stamp.
+        If no grid is accurate enough, the largest one. That happens if galaxies are much larger than the
+        stamp.
     """
     errors = extremes.bandwidths(tolerance / 10)
     sizes, reach = _sizes(extremes.shape), light_reach(extremes.g_max)
@@ -168,5 +188,5 @@ def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
 
 
 def _sizes(shape: tuple[int, int]) -> list[int]:
-    """Return padded sizes worth trying: 1/3 to 10/3 of the stamp."""
+    """Return the padded sizes to try: 1/3 to 10/3 of the stamp's size."""
     return [math.ceil(max(shape) * sixths / 6) for sixths in range(2, 21)]

@@ -1,4 +1,4 @@
-r"""Galaxy images from their Fourier transforms: batched, differentiable, on CPU and GPU.
+r"""Images of galaxies, computed from their Fourier transforms: batched, differentiable, on CPU and GPU.
 
 A galaxy of flux :math:`F`, half-light radius :math:`h`, reduced shear :math:`g` and offset :math:`d` from
 the stamp's centre, seen through a PSF of transform :math:`P` that includes the pixel, has the image
@@ -6,15 +6,15 @@ the stamp's centre, seen through a PSF of transform :math:`P` that includes the 
 .. math:: I(x) = \frac{F p^2}{4\pi^2} \int R(h^2 |S_g k|^2) \, P(k) \, e^{i k \cdot (x - d)} \, d^2k ,
    \qquad S_g = \frac{1}{\sqrt{1 - |g|^2}} \begin{pmatrix} 1 + g_1 & g_2 \\ g_2 & 1 - g_1 \end{pmatrix} ,
 
-with :math:`p` the pixel scale and :math:`R` the radial transform of the profile. The integral is a sum over
-the midpoints :math:`k = (j + 1/2) \, 2\pi / (N p)`, which leaves two errors and no others: copies of the
-galaxy a distance :math:`N p` away (:math:`N` is the padded size), and what lies beyond the largest
-frequency (the bandwidth, in units of Nyquist's; above 1 it includes what the pixels alias). The light that
-reaches far out is smooth, so that :math:`N` need only be large at low frequencies: see `Grid`. `choose_grid`
-finds the smallest grid for a wanted accuracy.
+with :math:`p` the pixel scale and :math:`R` the radial transform of the profile. The integral is computed as
+a sum over the midpoints :math:`k = (j + 1/2) \, 2\pi / (N p)`. The sum has two errors: copies of the galaxy
+appear at a distance :math:`N p` (:math:`N` is the padded size), and frequencies above the largest one are
+missing (the bandwidth, in units of the Nyquist frequency; a bandwidth above 1 includes the aliasing by the
+pixels). Light far from the centre varies slowly, so :math:`N` must be large at low frequencies only: see
+`Grid`. `choose_grid` finds the smallest grid for a given accuracy.
 
-Only the stamp's own pixels are computed: the sum is two small matrix products a galaxy. :math:`R` is real
-and even, so one quadrant of frequencies is enough, and everything is real arithmetic.
+Only the stamp's own pixels are computed: the sum is two small matrix products for each galaxy. As :math:`R`
+is real and even, one quadrant of frequencies and real arithmetic are enough.
 
 Parameters are the columns of one tensor, in the order of `parameter_names`.
 """
@@ -48,34 +48,36 @@ from shearbench.forward_model.profiles import (
     sersic_table,
 )
 
-_CACHED_BYTES = 2**19  # of one array of transforms: the batch that is fastest on a CPU's cache
-_ROUND_REACH = 12.0  # radius times frequency that holds a round galaxy's light, see `light_reach`
-_NEWTON_STEPS = 20  # for frequencies exact to rounding, with periods up to 1e6 pixels
+_CACHED_BYTES = 2**19  # size of an array of transforms: with this batch, a CPU's cache is used best
+_ROUND_REACH = 12.0  # radius times frequency that contains the light of a round galaxy, see `light_reach`
+_NEWTON_STEPS = 20  # give frequencies exact to rounding for periods up to 1e6 pixels
 
 
 class Grid(NamedTuple):
-    r"""The frequencies an image is summed over: midpoints of intervals along each axis.
+    r"""The frequencies over which an image is summed: midpoints of intervals along each axis.
 
-    Where they are :math:`2\pi / N` apart (k in radians a pixel), copies of the light at that frequency lie N
-    pixels away. A galaxy's light at frequency k reaches out to about :math:`c / k`: its far wings are smooth,
-    and only its centre, or what is cut off sharply, is not. So the frequencies can crowd towards zero, with
+    Where frequencies are :math:`2\pi / N` apart (k in radians per pixel), copies of the light at that
+    frequency appear N pixels away. Light of frequency k extends to a radius of about :math:`c / k`: the wings
+    of a galaxy are smooth, and only its centre has high frequencies. So frequencies need to be dense near
+    zero only, with
 
     .. math:: N(k) = N_\infty + \frac{c}{\sqrt{k^2 + a^2}} , \qquad a = \frac{c}{N_0 - N_\infty} .
 
-    As functions of their number they stay analytic, which keeps the midpoint rule's fast convergence. A
-    period :math:`N_0` costs only its logarithm.
+    The frequencies are an analytic function of their number, so the midpoint rule converges as fast as for
+    equal intervals. The number of frequencies grows only with the logarithm of the period :math:`N_0`.
 
     Attributes
     ----------
     padded_size : int
-        Period of the sum in pixels at the highest frequencies, :math:`N_\infty`: with uniform frequencies at
-        all, and copies of the galaxy lie this far away.
+        Period of the sum at the highest frequencies in pixels, :math:`N_\infty`. With equal intervals, it is
+        the period at all frequencies, and the distance of the galaxy's copies.
     bandwidth : float
         Largest frequency, in units of the Nyquist frequency pi / pixel_scale.
     wings : float
-        Period at frequency zero, in units of the padded size: :math:`N_0 / N_\infty`. 1 is uniform.
+        Period at frequency zero over the padded size, :math:`N_0 / N_\infty`; 1 gives equal intervals.
     reach : float
-        Radius times frequency within which light is, :math:`c` (see `light_reach`), where `wings` is not 1.
+        Radius times frequency that contains the light, :math:`c` (see `light_reach`); not used if `wings` is
+        1.
     """
 
     padded_size: int
@@ -85,12 +87,17 @@ class Grid(NamedTuple):
 
     @property
     def nodes(self) -> int:
-        """Frequencies along an axis."""
+        """Number of frequencies along an axis."""
         return math.ceil(self._number(self.bandwidth * math.pi))
 
     def frequencies(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the frequencies along an axis, in radians a pixel, and the width of each one's interval."""
-        # The last one ends at the bandwidth: they are a little closer than asked for.
+        """Return the frequencies along an axis and the widths of their intervals, both in radians per pixel.
+
+        Returns
+        -------
+        k, width : ndarray, shape (nodes,)
+        """
+        # The last interval ends at the bandwidth, so all are a little smaller than requested.
         spacing = self._number(self.bandwidth * math.pi) / self.nodes
         number = spacing * (np.arange(self.nodes) + 0.5)
         k = np.zeros(self.nodes)
@@ -99,17 +106,17 @@ class Grid(NamedTuple):
         return k, spacing / self._density(k)
 
     def cost(self, size: int) -> float:
-        """Return about the time that a galaxy takes, in no unit: a fit to times measured on a CPU."""
+        """Return the time per galaxy, up to a factor, for stamps of a size: a fit to times on a CPU."""
         return (self.nodes + size / 2) ** 2
 
     @property
     def _scale(self) -> float:
-        """The frequency :math:`a`, infinite where the grid is uniform."""
+        """The frequency :math:`a`, infinite if the intervals are equal."""
         excess = (self.wings - 1) * self.padded_size
         return self.reach / excess if excess else math.inf
 
     def _number(self, k: Any) -> Any:
-        """Return how many intervals lie between 0 and k."""
+        """Return the number of intervals between 0 and k."""
         return (self.padded_size * k + self.reach * np.arcsinh(k / self._scale)) / (2 * math.pi)
 
     def _density(self, k: Any) -> Any:
@@ -117,24 +124,29 @@ class Grid(NamedTuple):
 
 
 def light_reach(g: float) -> float:
-    r"""Return a `Grid.reach` for galaxies of reduced shear up to g: copies below 1e-8 of the flux or so.
+    r"""Return a `Grid.reach` for galaxies of reduced shear up to g: copies are below about 1e-8 of the flux.
 
-    A Gaussian's light at radius r and frequency k falls like :math:`e^{-r k}` where it is largest, and those
-    of other profiles hardly less fast. Stretched along a diagonal, by :math:`q = (1 + g) / (1 - g)`, its
-    widths in r and in k along an axis have a product :math:`(q + 1/q) / 2` times as large.
+    For a Gaussian, the light of frequency k at radius r is at most :math:`e^{-r k}`; for other profiles it
+    decreases almost as fast. A galaxy stretched along a diagonal by :math:`q = (1 + g) / (1 - g)` has widths
+    in r and in k along an axis whose product is larger by :math:`(q + 1/q) / 2`.
+
+    Parameters
+    ----------
+    g : float
+        Largest modulus of the reduced shear, < 1.
     """
     return _ROUND_REACH * (1 + g**2) / (1 - g**2)
 
 
 class PsfTransform(NamedTuple):
-    """The transform of PSF and pixel in two quadrants of frequencies, (kx, ky) and (kx, -ky).
+    """The transform of PSF and pixel in two quadrants of frequencies: plus is (kx, ky), minus is (kx, -ky).
 
     Attributes
     ----------
     real_plus, real_minus : Tensor, shape (m, K, K)
-        Real part in each; m is the batch size, or 1 for a constant PSF. Rows are ky.
+        The real parts; m is the number of galaxies, or 1 for a constant PSF. Rows are ky.
     imaginary_plus, imaginary_minus : Tensor or None
-        Minus the imaginary parts; None where the PSF equals itself turned by 180 degrees.
+        The imaginary parts, with the opposite sign; None if the PSF is symmetric under a turn by 180 degrees.
     """
 
     real_plus: Tensor
@@ -144,9 +156,10 @@ class PsfTransform(NamedTuple):
 
 
 class Psfs:
-    """The PSFs of a renderer's galaxies: one for all, transformed once, or one each, transformed as needed.
+    """The PSFs of a renderer's galaxies, made by `Renderer.psf` or `Renderer.psf_image`.
 
-    Made by `Renderer.psf` and `Renderer.psf_image`.
+    A single PSF for all galaxies is transformed once. If each galaxy has its own, they are transformed in
+    batches when they are used.
     """
 
     def __init__(self, count: int, transform: Callable[[slice], PsfTransform]) -> None:
@@ -161,7 +174,7 @@ class Psfs:
 
 
 class _Quadrant(NamedTuple):
-    """Coefficients of cos cos, -sin sin, sin cos and cos sin (x first) in the sum over a quadrant."""
+    """Coefficients of cos cos, -sin sin, sin cos and cos sin (x first, then y) in a quadrant's sum."""
 
     cc: Tensor
     ss: Tensor
@@ -170,9 +183,16 @@ class _Quadrant(NamedTuple):
 
 
 def parameter_names(profile: str) -> tuple[str, ...]:
-    """Return the parameters of a profile, in order: flux, x, y, hlr (arcsec), g1, g2 and, for Sersic, n.
+    """Return the names of a profile's parameters, in order: flux, x, y, hlr, g1, g2 and, for Sersic, n.
 
-    ``x, y`` are the offset of the centroid from the stamp's centre in arcsec, +x along columns.
+    ``x, y`` are the offset of the centroid from the stamp's centre (arcsec), with x along a row; ``hlr`` is
+    the half-light radius (arcsec), ``g1, g2`` the reduced shear of a round profile, and ``n`` the Sersic
+    index.
+
+    Raises
+    ------
+    ValueError
+        The profile is unknown.
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}")
@@ -183,8 +203,8 @@ def parameter_names(profile: str) -> tuple[str, ...]:
 class _Sum(torch.nn.Module):
     """The sum over a grid's frequencies.
 
-    Buffers: ``k`` [K]; ``axis_x``, ``axis_y`` [2, K, size], cos and sin of k times the pixels' positions,
-    with the frequencies' weights; ``pixel`` [K, K], the pixel's response.
+    Its buffers are ``k`` [K]; ``axis_x`` and ``axis_y`` [2, K, size], the cosine and sine of k times the
+    pixels' positions, times the weights of the frequencies; and ``pixel`` [K, K], the transform of the pixel.
     """
 
     k: Tensor
@@ -197,7 +217,7 @@ class _Sum(torch.nn.Module):
         self.pixel_scale = pixel_scale
         per_pixel, width = map(torch.from_numpy, grid.frequencies())
         k = per_pixel / pixel_scale
-        # Each quadrant stands for two (k and -k give equal terms); the factor is shared by the two axes.
+        # k and -k give equal terms, so each quadrant counts twice; each axis gets a factor of sqrt(2).
         weight = math.sqrt(2) * width[:, None] / (2 * math.pi)
         self._constant("k", k)
         self._constant("axis_y", weight * self._trigonometry(k, shape[0]))
@@ -253,7 +273,8 @@ class _Sum(torch.nn.Module):
     def basis(self, plus: Radial, minus: Radial, x: Tensor, y: Tensor, psf: PsfTransform) -> Tensor:
         """Return the image of unit flux and its derivatives by x, y, A, B, C and n, [m, 6 or 7, ny, nx].
 
-        A, B, C are those of the variable of the radial transform, u = offset + A kx^2 + 2 B kx ky + C ky^2.
+        A, B, C are the coefficients in the radial transform's variable,
+        u = offset + A kx^2 + 2 B kx ky + C ky^2.
         """
         k = self.k[:, None]
         cos_x, sin_x = self.waves(self.axis_x, x)
@@ -280,9 +301,10 @@ class _Sum(torch.nn.Module):
 
 
 class Renderer(torch.nn.Module):
-    """Images of galaxies of one profile, and their derivatives.
+    """Renders images of galaxies of one profile, and their derivatives.
 
-    It holds constant tables only, which move with ``.to``, and learns nothing: it can be a part of a network.
+    It can be part of a network: its tables are constant buffers, which move with ``.to``, and it has no
+    weights.
 
     Parameters
     ----------
@@ -294,8 +316,14 @@ class Renderer(torch.nn.Module):
     grid : Grid
         See `choose_grid`; ``Grid(80)`` is enough to train on the default population.
     dtype : torch.dtype
-        Of the tables and of the images.
+        Type of the tables and the images.
     device : torch.device or str
+        Device of the tables and the images.
+
+    Raises
+    ------
+    ValueError
+        The profile is unknown.
     """
 
     _table: Tensor
@@ -315,7 +343,7 @@ class Renderer(torch.nn.Module):
         self._sum = _Sum(shape, pixel_scale, grid)
         table = sersic_table() if profile == "sersic" else torch.zeros(0, dtype=torch.float64)
         self.register_buffer("_table", table, persistent=False)
-        # Galaxies rendered at once on a CPU: few enough for its cache. A GPU takes all at once.
+        # Number of galaxies rendered together on a CPU, so few that they fit its cache. A GPU takes all.
         self._batch = max(4, _CACHED_BYTES // (grid.nodes**2 * dtype.itemsize))
         self.to(device=device, dtype=dtype)
 
@@ -326,7 +354,7 @@ class Renderer(torch.nn.Module):
         g1: Tensor | float = 0.0,
         g2: Tensor | float = 0.0,
     ) -> Psfs:
-        """Take analytic PSFs, with the square pixel's response.
+        """Return analytic PSFs, convolved with a square pixel, for use with this renderer.
 
         Parameters
         ----------
@@ -341,6 +369,11 @@ class Renderer(torch.nn.Module):
         -------
         Psfs
             m PSFs, or one for all galaxies.
+
+        Raises
+        ------
+        ValueError
+            The profile is unknown, or beta is not above 1.
         """
         like = self._table
         values = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (fwhm, g1, g2))
@@ -352,15 +385,15 @@ class Renderer(torch.nn.Module):
         return Psfs(len(width), transform)
 
     def psf_image(self, images: Tensor) -> Psfs:
-        """Take PSF images that include the pixel's response already, so that none is applied again.
+        """Return PSFs given as images, which include the convolution with the pixel.
 
-        An image is taken as samples of a band-limited function: nothing beyond the Nyquist frequency. Its sum
-        multiplies the galaxy's flux.
+        An image is taken as samples of a function without power beyond the Nyquist frequency. The galaxy's
+        flux is multiplied by the sum of the image.
 
         Parameters
         ----------
         images : Tensor, shape (ny, nx) or (m, ny, nx)
-            Centred like a stamp, of any size, with the stamps' pixel scale.
+            Centred like a stamp, with the pixel scale of the stamps and any number of pixels.
 
         Returns
         -------
@@ -383,6 +416,11 @@ class Renderer(torch.nn.Module):
         -------
         Tensor, shape (m, ny, nx)
             Flux per pixel.
+
+        Raises
+        ------
+        ValueError
+            `parameters` has another shape, or the number of PSFs is neither 1 nor m.
         """
         return torch.cat([self._image(p, f) for p, f in self._batches(parameters, psf)])
 
@@ -398,14 +436,14 @@ class Renderer(torch.nn.Module):
         -------
         images : Tensor, shape (m, ny, nx)
         derivatives : Tensor, shape (m, P, ny, nx)
-            With respect to each parameter, in their order.
+            With respect to each parameter, in the order of `parameter_names`.
         """
         parts = [self._jacobian(p, f) for p, f in self._batches(parameters, psf)]
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
     def information(self, parameters: Tensor, psf: Psfs) -> Tensor:
-        """Return Fisher matrices for unit noise per pixel: sums of products of two derivatives, in float64.
+        """Return Fisher matrices for unit noise per pixel: sums over pixels of products of derivatives.
 
         Parameters
         ----------
@@ -424,27 +462,27 @@ class Renderer(torch.nn.Module):
         return torch.cat(found)
 
     def normal_equations(self, parameters: Tensor, psf: Psfs, stamps: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what a Gauss-Newton step needs, faster than by way of the derivatives.
+        """Return the normal equations of a Gauss-Newton step; faster than from the result of `jacobian`.
 
         Parameters
         ----------
         parameters : Tensor, shape (m, P)
         psf : Psfs
         stamps : Tensor, shape (m, ny, nx)
-            What is fitted.
+            The data to fit.
 
         Returns
         -------
         information : Tensor, shape (m, P, P)
             Sums over pixels of the products of two derivatives: the Fisher matrix of unit noise.
         force : Tensor, shape (m, P)
-            Sums of the derivatives times what the image leaves of the stamp.
+            Sums over pixels of the derivatives times the residual, stamp minus image.
         """
         found, low = [], 0
         for part, transform in self._batches(parameters, psf):
             basis, chain = self._basis(part, transform)
             basis = basis.flatten(2)
-            # Subtracted before it is summed: at high signal-to-noise, float32 needs that.
+            # The image is subtracted before the sum: at high signal-to-noise, float32 sums would cancel.
             rest = torch.addcmul(stamps[low : low + len(part)].flatten(1), part[:, :1], basis[:, 0], value=-1)
             information = chain @ (basis @ basis.mT) @ chain.mT
             found.append((information, (chain @ (basis @ rest[:, :, None]))[:, :, 0]))
@@ -453,7 +491,7 @@ class Renderer(torch.nn.Module):
         return torch.cat(matrices), torch.cat(forces)
 
     def spectrum(self, parameters: Tensor, psf: Psfs) -> Tensor:
-        """Return the transforms of centred galaxies of unit flux, real parts at (kx, ky) plus (kx, -ky).
+        """Return transforms of centred galaxies of unit flux: sums of real parts at (kx, ky) and (kx, -ky).
 
         Parameters
         ----------
@@ -493,16 +531,16 @@ class Renderer(torch.nn.Module):
         return parameters[:, 0, None, None] * basis[:, 0], derivatives
 
     def _basis(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
-        """Return images [m, P, ny, nx] and the matrices [m, P, P] that take them to the derivatives.
+        """Return images [m, P, ny, nx] and matrices [m, P, P]; their product is the derivatives.
 
-        The first is the galaxy's of unit flux.
+        The first image is that of the galaxy with unit flux.
         """
         flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
         form = _shear_form(hlr, g1, g2)
         plus, minus = self._radial(parameters, form, derivatives=True)
         basis = self._sum.basis(plus, minus, x, y, psf)
 
-        # The image depends on size and shape through the form A kx^2 + 2 B kx ky + C ky^2 alone.
+        # The image depends on size and shape only through A, B and C in A kx^2 + 2 B kx ky + C ky^2.
         scale = flux * self._affine[1]
         squared = scale * hlr**2 / (1 - g1**2 - g2**2) ** 2
         by_hlr = [2 * scale / hlr * term for term in form]
@@ -518,7 +556,7 @@ class Renderer(torch.nn.Module):
 
     @property
     def _affine(self) -> tuple[float, float]:
-        """Offset and scale that take q^2 (q = k times half-light radius) to the radial transform's u."""
+        """Offset and scale in u = offset + scale q^2, the radial transform's variable (q = k times hlr)."""
         if self.profile == "gaussian":
             return 0.0, -1 / (4 * math.log(2))
         if self.profile == "exponential":
@@ -528,7 +566,7 @@ class Renderer(torch.nn.Module):
     def _radial(
         self, parameters: Tensor, form: tuple[Tensor, Tensor, Tensor], derivatives: bool
     ) -> tuple[Radial, Radial]:
-        """Return the radial transform at the frequencies (kx, +-ky)."""
+        """Return the radial transform at the frequencies (kx, ky) and (kx, -ky)."""
         transform: Callable[[Tensor], Radial] = gaussian_radial
         if self.profile == "exponential":
             transform = functools.partial(exponential_radial, derivatives=derivatives)
@@ -541,7 +579,7 @@ class Renderer(torch.nn.Module):
         return transform(plus), transform(minus)
 
     def _sersic_tables(self, n: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the radial tables of the indices n and their derivatives by n, each [m, 4, intervals]."""
+        """Return the spline tables for the indices n and their derivatives by n, each [m, 4, intervals]."""
         n = n.clamp(*SERSIC_RANGE)[:, None]
         low, high = SERSIC_TABLE_RANGE
         half = math.log(high / low) / 2
@@ -574,7 +612,7 @@ def _sum_and_difference(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Ten
 
 
 def _sum_x(quadrant: _Quadrant, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over kx; return what multiplies cos and minus what multiplies sin along y, each [m, K, nx]."""
+    """Sum over kx; return the coefficients of cos and of -sin in y, each [m, K, nx]."""
     along_cos, along_sin = quadrant.cc @ cos, quadrant.ss @ sin
     if quadrant.sc is not None and quadrant.cs is not None:
         along_cos, along_sin = along_cos + quadrant.sc @ sin, along_sin - quadrant.cs @ cos

@@ -1,18 +1,20 @@
-r"""Gaussian mixtures as a forward model: the equations of a Gauss-Newton step, many times faster on a CPU.
+r"""A forward model of Gaussian mixtures: the normal equations of a Gauss-Newton step, compiled for a CPU.
 
-For exponential and Gaussian galaxies seen through a Gaussian PSF of two pixels or more. What then parts a
-mixture from the true image is the pixel: along an axis its transform, k being in radians a pixel, is that of
-a Gaussian of variance 1/12 but for
+It is many times faster than `shearbench.forward_model.fourier`, and made for exponential and Gaussian
+galaxies seen through a Gaussian PSF with a FWHM of two pixels or more. A mixture of Gaussians then differs
+from the true image only by the shape of the pixel. Along an axis, the logarithm of the pixel's transform is
+(k in radians per pixel)
 
 .. math:: \ln \mathrm{sinc}(k/2) = -\frac{k^2}{24} - \frac{k^4}{2880} - \frac{k^6}{181440} - \dots
 
-So the stamps are divided by the rest, to that order: with u = 2 - 2 cos k, the transform of the second
-difference, multiplied by :math:`1 + u^2/2880 + u^3 (1/17280 + 1/181440)`, seven taps along each axis. The
-noise of neighbouring pixels is then correlated by less than 1%, which the equations neglect: that costs no
-bias, and precision only to second order.
+The first term is that of a Gaussian of variance 1/12, which the mixture includes. The stamps are divided by
+the other two: with u = 2 - 2 cos k, the transform of the second difference, they are multiplied by :math:`1 +
+u^2/2880 + u^3 (1/17280 + 1/181440)`, a filter of seven pixels along each axis. It correlates the noise of
+neighbouring pixels by less than 1%. The equations neglect that, which causes no bias, and a loss of precision
+of second order only.
 
-The loops are those of `shearbench.measurement.mixture.kernels` without ngmix's window and in float32: the
-residual of a stamp is computed pixel by pixel, so that nothing cancels afterwards.
+The loops are those of `shearbench.measurement.mixture.kernels` in float32 and without ngmix's window. The
+residual of a stamp is computed pixel by pixel, so that float32 sums do not cancel.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Shares of the flux, and standard deviations in half-light radii. Of the exponential: the least-squares fit
-# of 7 Gaussians of its flux to its transform (1 + k^2 r0^2)^(-3/2), weighted with k exp(-(k r0)^2 / 25), as
-# through a PSF with FWHM of 0.28 half-light radii or more. (Hogg & Lang's of 2013, as in ngmix, end sooner.)
+# Shares of the flux, and standard deviations in half-light radii. Those of the exponential profile are the
+# least-squares fit of 7 Gaussians to its transform (1 + k^2 r0^2)^(-3/2), with the same flux and the weight
+# k exp(-(k r0)^2 / 25), that of a PSF with a FWHM of 0.28 half-light radii or more. (The mixture of Hogg &
+# Lang 2013, which ngmix uses, is cut off at a smaller radius.)
 _PROFILES = {
     "gaussian": ((1.0,), (0.8493218,)),
     "exponential": (
@@ -39,17 +42,18 @@ _PROFILES = {
     ),
 }
 
-# Frequencies, in radians a pixel, by which a PSF is measured, and at which it must be what was measured.
+# Frequencies in radians per pixel: at the first a PSF's width is measured, at the others the result is
+# checked.
 _MEASURED, _CHECKED = 0.4, (0.8, 1.2, 1.6)
 _DIRECTIONS = np.array([(1, 0), (0, 1), (1, 1), (1, -1)])  # row, column
 _FOLDS = np.array([(row, col) for row in (-1, 0, 1) for col in (-1, 0, 1)])
-_ROUNDS = 6  # of finding the covariance: what is folded back depends on it
-_GAUSSIAN = 1e-4  # of its transform at 0: what a PSF's may depart from a Gaussian's
+_ROUNDS = 6  # iterations to find the covariance, because the aliased part depends on it
+_GAUSSIAN = 1e-4  # largest difference between the transforms of a PSF and of a Gaussian of unit flux
 
 _SQUARE, _CUBE = 1 / 2880, 1 / 17280 + 1 / 181440
 _F = np.float32
 _ZERO, _TWO = _F(0), _F(2)
-# What is added of the pixel itself, and of those one, two and three away.
+# The filter minus 1: coefficients of the pixel itself and of the pixels one, two and three away.
 _T0, _T1, _T2, _T3 = (
     _F(6 * _SQUARE + 20 * _CUBE),
     _F(-4 * _SQUARE - 15 * _CUBE),
@@ -57,7 +61,7 @@ _T0, _T1, _T2, _T3 = (
     _F(-_CUBE),
 )
 
-_END = 28.0  # squared Mahalanobis distance beyond which a Gaussian, 1e-6 of its peak there, is left out
+_END = 28.0  # a Gaussian is neglected beyond this squared Mahalanobis distance, where it is 1e-6 of its peak
 # exp(-d/2) = p(d)^16 with p of degree 6: relative error below 3e-7 on [0, 28].
 _GRID = _END / 2 * (1 + np.cos(np.pi * (np.arange(512) + 0.5) / 512))
 _P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
@@ -66,8 +70,8 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6 = (
 )
 _LAST = _F(_END)
 
-_LANES = 16  # columns are taken in multiples of this
-_SPAN = 1024  # pixels of a stretch of rows, whole rows
+_LANES = 16  # columns are processed in multiples of this number
+_SPAN = 1024  # largest number of pixels of the block of rows that is processed together
 
 _COMPILE: dict[str, Any] = {
     "nogil": True,
@@ -78,7 +82,7 @@ _compile_loop = numba.njit(forceinline=True, **_COMPILE)
 
 
 class GaussianPsfs(NamedTuple):
-    """PSFs as Gaussians, convolved with a Gaussian of the pixel's variance.
+    """Gaussian PSFs, convolved with a Gaussian of the pixel's variance, 1/12.
 
     Attributes
     ----------
@@ -93,7 +97,9 @@ class GaussianPsfs(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureModel:
-    """The equations of `shearbench.forward_model.fourier.Renderer.normal_equations` for stamps on a CPU.
+    """The normal equations of galaxies as Gaussian mixtures, for stamps on a CPU.
+
+    It replaces `shearbench.forward_model.fourier.Renderer.normal_equations`.
 
     Parameters
     ----------
@@ -106,12 +112,17 @@ class MixtureModel:
     pixel_scale: float
 
     def psf_image(self, images: Tensor) -> GaussianPsfs:
-        """Measure PSF images that include the pixel's response; one that is no Gaussian becomes NaN.
+        """Measure the covariance of PSF images, which include the convolution with the pixel.
 
         Parameters
         ----------
         images : Tensor, shape (ny, nx) or (m, ny, nx)
             Centred like a stamp.
+
+        Returns
+        -------
+        GaussianPsfs
+            The covariance is NaN for a PSF that is not Gaussian.
         """
         many = images.double().numpy().reshape(-1, *images.shape[-2:])
         shape = many.shape[1:]
@@ -144,7 +155,7 @@ class MixtureModel:
         -------
         information : Tensor, shape (m, 6, 6)
         force : Tensor, shape (m, 6)
-            NaN where the PSF is.
+            NaN if the covariance of the PSF is NaN.
         """
         weight, deviation = (np.array(column) for column in _PROFILES[self.profile])
         table = np.empty((len(psf.flux), len(weight), 5))
@@ -159,7 +170,8 @@ class MixtureModel:
         information, force = np.empty((len(flux), 6, 6)), np.empty((len(flux), 6))
         _products_of(np.ascontiguousarray(stamps.numpy(), dtype=np.float32), table, place, information, force)
 
-        # From flux 1, the centre's row and column and the covariance to the parameters.
+        # Chain rule, from derivatives by flux, centre (row, column) and covariance to those by the
+        # parameters.
         chain = np.zeros((len(flux), 6, 6))
         chain[:, 0, 0] = 1
         chain[:, 1, 2] = chain[:, 2, 1] = flux / self.pixel_scale
@@ -171,7 +183,7 @@ class MixtureModel:
 
 
 def _found(images: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the transforms of images of unit flux at frequencies [k, 2] (row, column), [m, k]."""
+    """Return the moduli [m, k] of the transforms of images over their flux, at frequencies [k, 2] (row, column)."""
     along_v, along_u = (
         np.exp(1j * frequencies[:, i, None] * (np.arange(n) - (n - 1) / 2))
         for i, n in enumerate(images.shape[1:])
@@ -182,8 +194,8 @@ def _found(images: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDA
 def _expected(
     covariance: NDArray[np.float64], shape: tuple[int, ...], frequencies: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return those of Gaussians seen by pixels, with what the sampling folds back, [m, k]."""
-    # The centre is between two pixels of an even number.
+    """Return the transforms of Gaussians of unit flux convolved with the pixel, with aliasing, [m, k]."""
+    # With an even number of pixels, the centre lies between two of them, which changes the sign of aliases.
     sign = (-1.0) ** (_FOLDS @ (np.array(shape) + 1))
     v, u = np.moveaxis(frequencies + 2 * math.pi * _FOLDS[:, None], 2, 0)  # [folds, k]
     pixel = sign[:, None] * np.sinc(v / (2 * math.pi)) * np.sinc(u / (2 * math.pi))
@@ -194,7 +206,10 @@ def _expected(
 def _form(
     g1: NDArray[np.float64], g2: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return row-row, row-column and column-column of a sheared unit matrix, and their derivatives by g."""
+    """Return the covariance of a sheared round profile and its derivatives by g1 and g2, each [3, n].
+
+    The elements are row-row, row-column and column-column, for a covariance of 1 without shear.
+    """
     rest, zero = 1 - g1**2 - g2**2, np.zeros_like(g1)
     form = np.stack([2 - 2 * g1 - rest, 2 * g2, 2 + 2 * g1 - rest]) / rest
     by_g1 = (np.stack([2 * g1 - 2, zero, 2 * g1 + 2]) + 2 * g1 * form) / rest
@@ -204,7 +219,7 @@ def _form(
 
 @_compile_loop
 def _add_shifted(image, step, count, filtered):
-    """Add what the filter makes of `count` pixels and of those up to three steps before and after."""
+    """Add the filter minus 1, applied to `image`, to `count` pixels of `filtered` from pixel 3 `step` on."""
     out, at1, at2, at3 = filtered[3 * step :], image[step:], image[2 * step :], image[3 * step :]
     at4, at5, at6 = image[4 * step :], image[5 * step :], image[6 * step :]
     for j in range(count):
@@ -213,7 +228,10 @@ def _add_shifted(image, step, count, filtered):
 
 @_compile_loop
 def _filter(image, ny, nx, stride, filtered):
-    """Divide a stamp [ny * stride] by the pixel's departure from a Gaussian, but for what is at its edges."""
+    """Filter a stamp [ny * stride] along both axes, without the three pixels at each edge.
+
+    The filter divides by the pixel's transform over that of a Gaussian, see the module.
+    """
     filtered[:] = image
     _add_shifted(image, 1, ny * stride - 6, filtered)
     for row in range(ny):
@@ -225,7 +243,7 @@ def _filter(image, ny, nx, stride, filtered):
 
 @_compile_loop
 def _add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu):
-    """Add a Gaussian and its derivatives; see `shearbench.measurement.mixture.kernels.add_gaussian`."""
+    """Add a Gaussian and its derivatives: `shearbench.measurement.mixture.kernels.add_gaussian` in float32."""
     det = vv * uu - vu * vu
     if not (det > 0 and vv > 0 and vv + uu < 1e12 and abs(v0) + abs(u0) < 1e6):
         return
@@ -272,7 +290,7 @@ def _add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu
 
 @_compile_loop
 def _add_products(sums, rest, count, matrix, vector):
-    # Spelled out, so that all 27 sums stay in registers.
+    # Written out instead of looped over, so that all 27 sums stay in registers.
     s00 = s01 = s02 = s03 = s04 = s05 = s06 = s11 = s12 = s13 = s14 = s15 = s16 = s22 = _ZERO
     s23 = s24 = s25 = s26 = s33 = s34 = s35 = s36 = s44 = s45 = s46 = s55 = s56 = _ZERO
     for n in range(count):
@@ -323,19 +341,20 @@ def _add_products(sums, rest, count, matrix, vector):
 
 @numba.njit(cache=True, **_COMPILE)
 def _products_of(images, tables, places, matrices, vectors):
-    """Sum over pixels the products of a mixture of unit flux and its derivatives, and of what it leaves.
+    """Sum over pixels the products of a mixture of unit flux, its derivatives and the residual.
 
     Parameters
     ----------
     images : ndarray of float32, shape (n, ny, nx)
     tables : ndarray of float64, shape (1 or n, k, 5)
-        For each Gaussian its share of the flux, scale of the covariance, and the PSF's covariance.
+        For each Gaussian its share of the flux, the scale of the covariance, and the PSF's covariance.
     places : ndarray of float64, shape (n, 6)
-        Row and column of the centre, row-row, row-column and column-column mean covariance, flux [pixels].
+        Row and column of the centre, mean covariance (row-row, row-column, column-column) and flux; lengths
+        are in pixels.
     matrices : ndarray of float64, shape (n, 6, 6)
-        Filled: products of the mixture, its derivatives by the centre and by the covariance.
+        Output: products of the mixture and its derivatives by centre and covariance with each other.
     vectors : ndarray of float64, shape (n, 6)
-        Filled: products of these with the filtered stamp less the mixture.
+        Output: products of these with the residual, filtered stamp minus mixture.
     """
     n, ny, nx = images.shape
     stride = (nx + _LANES - 1) // _LANES * _LANES

@@ -1,4 +1,4 @@
-"""Radial transforms of galaxy and PSF profiles, with their derivatives."""
+"""Fourier transforms of round galaxy and PSF profiles as functions of wave number, with derivatives."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 PROFILES = ("gaussian", "exponential", "sersic")
 PSF_PROFILES = ("gaussian", "moffat", "kolmogorov")
 SERSIC_RANGE = (0.3, 6.2)
-"""Sersic indices that can be rendered (GalSim's own range); others are moved to the nearest."""
-# The transform R(q) of a Sersic profile (q = k times half-light radius) is a cubic spline in
-# t = ln(1 + q^2/q0^2) / 2, which is smooth in q^2 at the origin and logarithmic beyond, and a Chebyshev
-# series in ln n. These numbers give 4e-8 for n in 0.5..4, and 5e-7 for all n (worst at 0.3: R oscillates).
-SERSIC_TABLE_RANGE = (0.29, 6.4)  # a little more than is used: its derivatives are 0/0 at the ends
+"""Sersic indices that can be rendered (GalSim's range); an index outside is replaced by the nearest in it."""
+# The transform R(q) of a Sersic profile (q = k times half-light radius) is tabulated as a cubic spline in
+# t = ln(1 + q^2/q0^2) / 2, which is smooth in q^2 at the origin and logarithmic in q at large q, and as a
+# Chebyshev series in ln n. With these numbers the error is 4e-8 for n in 0.5..4, and 5e-7 for all n; it is
+# largest at n = 0.3, where R oscillates.
+SERSIC_TABLE_RANGE = (0.29, 6.4)  # wider than SERSIC_RANGE, because at its ends derivatives are 0/0
 SERSIC_Q0, _SERSIC_Q_MAX, _SERSIC_STEP, SERSIC_TERMS = 0.02, 1000.0, 0.03, 32
 _MOFFAT_Z0, _MOFFAT_Z_MAX, _MOFFAT_STEP = 0.02, 60.0, 0.005
-_KOLMOGOROV_K0 = 2.9207006078  # k0 times FWHM of exp(-(k/k0)^(5/3)): half the maximum of its transform
+_KOLMOGOROV_K0 = 2.9207006078  # k0 times the FWHM of the PSF with the transform exp(-(k/k0)^(5/3))
 
 
 def sersic_transform(n: float, q: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -73,7 +74,7 @@ def sersic_transform(n: float, q: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.cache
 def sersic_table() -> Tensor:
-    """Return Chebyshev series of the spline's polynomials, float64 [terms, 4 * intervals]."""
+    """Return the spline coefficients as Chebyshev series in ln n, float64 [terms, 4 * intervals]."""
     low, high = np.log(SERSIC_TABLE_RANGE)
     nodes = np.cos(np.pi * (np.arange(SERSIC_TERMS) + 0.5) / SERSIC_TERMS)
     t = np.arange(0, math.log(_SERSIC_Q_MAX / SERSIC_Q0) + _SERSIC_STEP, _SERSIC_STEP)
@@ -96,19 +97,22 @@ def _moffat_table(nu: float) -> Tensor:
 
 @functools.cache
 def _moffat_table_on(nu: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return that table where it is needed: copied there once."""
+    """Return the table of `_moffat_table` in another type and on another device, copied there once."""
     return _moffat_table(nu).to(device, dtype)
 
 
 def _spline(t: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]]) -> Tensor:
-    """Return cubic polynomials in the fraction of an interval, [m, 4, intervals], lowest power first."""
+    """Return a spline's coefficients, [m, 4, intervals], lowest power first.
+
+    The polynomials are in the fraction of an interval, from 0 to 1.
+    """
     step = t[1] - t[0]
     coefficients = CubicSpline(t, values, axis=1).c[::-1] * (step ** np.arange(4))[:, None, None]
     return torch.from_numpy(np.ascontiguousarray(coefficients.transpose(2, 0, 1)))
 
 
 def _locate(t: Tensor, step: float, intervals: int) -> tuple[Tensor, Tensor]:
-    """Return the interval that each t lies in, and where in it; beyond the table, the last point."""
+    """Return the interval that contains each t, and the fraction of it; the last point if t is too large."""
     scaled = (t / step).clamp(max=intervals - 1e-3)
     whole = scaled.detach().floor()
     return whole.int(), scaled - whole
@@ -128,11 +132,11 @@ def _cubic(coefficients: list[Tensor], fraction: Tensor) -> Tensor:
 
 
 class Radial(NamedTuple):
-    """A radial transform R(u) at u = offset + scale q^2, with derivatives where they were asked for."""
+    """A radial transform R(u) at u = offset + scale q^2, and its derivatives if requested."""
 
     value: Tensor
-    slope: Tensor  # dR/du; empty where no derivatives were asked for
-    by_index: Tensor | None = None  # dR/dn, of Sersic profiles
+    slope: Tensor  # dR/du; empty if derivatives were not requested
+    by_index: Tensor | None = None  # dR/dn, for Sersic profiles
 
 
 def exponential_radial(u: Tensor, derivatives: bool) -> Radial:
@@ -149,7 +153,16 @@ def gaussian_radial(u: Tensor) -> Radial:
 
 
 def sersic_radial(u: Tensor, table: Tensor, by_index: Tensor | None) -> Radial:
-    """Return the transform of a Sersic profile from the tables of its index."""
+    """Return the transform of Sersic profiles at u, from tables for their indices.
+
+    Parameters
+    ----------
+    u : Tensor, shape (m, K, K)
+    table : Tensor, shape (m, 4, intervals)
+        Spline coefficients of the transform for the index of each galaxy.
+    by_index : Tensor or None
+        The derivatives of `table` by the index; None if no derivatives are requested.
+    """
     index, fraction = _locate(0.5 * torch.log(u), _SERSIC_STEP, table.shape[-1])
     coefficients = _coefficients(table, index)
     value = _cubic(coefficients, fraction)
@@ -162,7 +175,20 @@ def sersic_radial(u: Tensor, table: Tensor, by_index: Tensor | None) -> Radial:
 
 
 def psf_radial(spec: Mapping[str, Any], squared: Tensor) -> Tensor:
-    """Return the transform of a round PSF at (k FWHM)^2."""
+    """Return the transform of a round PSF of unit flux.
+
+    Parameters
+    ----------
+    spec : mapping
+        ``profile`` and, for Moffat, ``beta``.
+    squared : Tensor
+        Square of wave number times FWHM, of any shape ([m, K, K] for Moffat).
+
+    Raises
+    ------
+    ValueError
+        The profile is unknown, or beta is not above 1.
+    """
     profile = spec["profile"]
     if profile == "gaussian":
         return torch.exp(-squared / (16 * math.log(2)))
