@@ -183,7 +183,7 @@ class MixtureModel:
 
 
 def _found(images: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the moduli [m, k] of the transforms of images over their flux, at frequencies [k, 2] (row, column)."""
+    """Return the moduli [m, k] of transforms of images over their flux, at frequencies [k, 2] (row, col)."""
     along_v, along_u = (
         np.exp(1j * frequencies[:, i, None] * (np.arange(n) - (n - 1) / 2))
         for i, n in enumerate(images.shape[1:])
@@ -243,7 +243,7 @@ def _filter(image, ny, nx, stride, filtered):
 
 @_compile_loop
 def _add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu):
-    """Add a Gaussian and its derivatives: `shearbench.measurement.mixture.kernels.add_gaussian` in float32."""
+    """Add a Gaussian and its derivatives, see `shearbench.measurement.mixture.kernels.add_gaussian`."""
     det = vv * uu - vu * vu
     if not (det > 0 and vv > 0 and vv + uu < 1e12 and abs(v0) + abs(u0) < 1e6):
         return
