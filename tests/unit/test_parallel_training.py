@@ -216,7 +216,7 @@ def test_a_training_has_different_gpus_and_says_when_there_are_too_few(monkeypat
     assert claim_gpus(["0", "1", "2", "3"], 2, tmp_path) == [0, 1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.0", "1.0"]
     monkeypatch.setattr(launch, "visible_gpus", lambda: ["7"])
-    with pytest.raises(ConfigError, match="on 2 GPUs: this job sees 1"):
+    with pytest.raises(ConfigError, match="on 2 GPUs: this job has only 1"):
         launch.launch(2, train_share, ())
 
 

@@ -286,7 +286,7 @@ def test_where_states_are_no_use_the_others_begin_with_this_one(splits, tmp_path
         warnings.simplefilter("always")
         trained(splits, chosen, 3, **arguments(tmp_path, 3))
     told = " ".join(str(one.message) for one in said)
-    assert "seed1.pt is not used: it is of another training (other fingerprint)" in told
+    assert "seed1.pt is not used: it belongs to another training (different fingerprint)" in told
     assert "seed2.pt is not used: it cannot be read" in told
     for path in files(tmp_path).values():
         assert torch.load(path, weights_only=True)["identity"]["fingerprint"] == "f"

@@ -1,1 +1,1 @@
-"""Training of networks: recipe, data, loop, checkpoints, prediction."""
+"""Training of networks for any task: recipe, loop, optimisers, checkpoints, several processes."""

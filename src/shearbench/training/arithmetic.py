@@ -1,8 +1,7 @@
-"""In which arithmetic a network's training steps are computed: precision and compilation, both options.
+"""Precision and compilation of a network in training steps: the options `precision` and `compile`.
 
-Only the network itself computes otherwise than in float32, and only in training steps: the scaling of its
-input, the rendering of stamps, the forward model, the loss and the optimiser do not, nor do validation and
-measurement.
+They apply to the network alone, and in training steps only. The scaling of its input, the rendering of
+stamps, the forward model, the loss, the optimiser, validation and measurement use float32.
 """
 
 from __future__ import annotations
@@ -19,20 +18,21 @@ from shearbench.training.recipe import Precision, Recipe
 
 @contextlib.contextmanager
 def arithmetic(network: nn.Module, recipe: Recipe, device: torch.device) -> Iterator[None]:
-    """Have a module compute its training steps as the recipe says, inside the block.
+    """Inside the block, compute a module in training mode with the precision and compilation of a recipe.
 
     Parameters
     ----------
     network : torch.nn.Module
-        In evaluation mode it computes as ever.
+        In evaluation mode it is computed in float32, without compilation.
     recipe : Recipe
-        Its ``precision`` and ``compile``.
+        Its ``precision`` and ``compile`` are used.
     device : torch.device
+        The device of the network.
 
     Raises
     ------
     ConfigError
-        In the first step: what the network is to be compiled with is not there, or cannot.
+        In the first step, if torch.compile does not work on this machine.
     """
     plain = network.forward
     fast = _compiled(plain) if recipe.compile else plain
@@ -53,7 +53,7 @@ def arithmetic(network: nn.Module, recipe: Recipe, device: torch.device) -> Iter
 
 @contextlib.contextmanager
 def multiplication(precision: Precision) -> Iterator[None]:
-    """Let a GPU round the factors of matrix products and convolutions to TF32 inside the block, if wanted."""
+    """Inside the block, let a GPU round the factors of products and convolutions to TF32 or forbid it."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = (matmul.allow_tf32, cudnn.allow_tf32)
     matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
@@ -73,7 +73,7 @@ def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
             raise ConfigError(
                 f"training.compile: torch.compile does not work here ({type(error).__name__}: "
                 f"{str(error).strip().splitlines()[0]}). It needs a C++ compiler on a CPU and Triton on a "
-                f"GPU; use false where there is none"
+                f"GPU; set training.compile to false if there is none"
             ) from error
 
     return call

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not at all, and of this training or none."""
+"""Checkpoints of trainings: files that are never half written, and that only the same training can load."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from shearbench.jobs.locks import lock
 
 
 class Checkpoint:
-    """A file that keeps the state of a training.
+    """The file with the state of a training.
 
     Parameters
     ----------
     path : path-like or None
-        Outside the outputs that a workflow clears before each attempt; None keeps nothing.
+        It must not be among the outputs that a workflow deletes before each attempt. With None, nothing is
+        saved.
     identity : dict
-        Plain values that name the training: a state is only taken up by the training that left it.
+        Plain values that identify the training. A state is loaded only if its identity is equal.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, identity: dict[str, Any]) -> None:
@@ -36,12 +37,20 @@ class Checkpoint:
         self.identity = identity
 
     def save(self, state: dict[str, Any]) -> None:
-        """Replace the file."""
+        """Replace the file by this state."""
         if self.path is not None:
             save(self.path, {"identity": self.identity, "state": state})
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state, or None where there is none to go on from; a warning says why."""
+        """Return the state with its tensors on a device, or None if there is none.
+
+        A file that cannot be used (damaged, or of another training) gives a warning and None.
+
+        Raises
+        ------
+        OSError
+            The file exists and cannot be read.
+        """
         if self.path is None or not self.path.exists():
             return None
         try:
@@ -55,12 +64,12 @@ class Checkpoint:
             if identity == self.identity:
                 return state
             other = sorted(k for k in self.identity if identity.get(k) != self.identity[k])
-            cause = f"it is of another training (other {', '.join(other)})"
+            cause = f"it belongs to another training (different {', '.join(other)})"
         warnings.warn(f"checkpoint {self.path} is not used: {cause}; training starts anew", stacklevel=2)
         return None
 
     def step(self) -> int | None:
-        """Return the step that the training is at, or None where it has ended."""
+        """Return the number of steps that the training has made, or None if it has ended."""
         state = self.load(torch.device("cpu"))
         if state is None:
             return 0
@@ -69,31 +78,32 @@ class Checkpoint:
 
 @contextlib.contextmanager
 def claimed(own: Checkpoint, others: Mapping[int, Checkpoint], most: int) -> Iterator[list[int]]:
-    """Keep trainings for this process: no other call has them as long as the block lasts.
+    """Reserve trainings for this process inside the block, so that no other process works on them.
 
-    Where another process trains this one among its own, it is waited for. The claims are locks on files
-    beside the states, which the kernel drops when the process ends, however it ends.
+    If another process is training `own`, wait until it has ended. A reservation is a lock on a file beside
+    the checkpoint; the operating system removes it when the process ends.
 
     Parameters
     ----------
     own : Checkpoint
-        Of the training itself.
+        The checkpoint of this training. It is always reserved.
     others : mapping of int to Checkpoint
-        Of trainings that could be trained with it, by their seeds.
+        Checkpoints of further trainings that could be computed together with it, by their seeds.
     most : int
-        How many of them to take.
+        How many of the others to reserve at most.
 
     Yields
     ------
     list of int
-        The seeds of the first that no other process has, and that are at the same step.
+        The seeds of the others that are reserved: the first ones that no other process has reserved and that
+        have made the same number of steps.
     """
     with contextlib.ExitStack() as held:
         taken: list[int] = []
         if own.path is not None:
             file = held.enter_context(_lock_file(own.path))
             if not lock(file):
-                print("another job trains this seed together with its own: waiting for it", file=sys.stderr)
+                print("another job is training this seed together with its own; waiting", file=sys.stderr)
                 lock(file, wait=True)
             step = own.step() if others else None
             for seed, other in others.items():
@@ -114,7 +124,7 @@ def _lock_file(path: Path) -> IO[bytes]:
 
 
 def save(path: str | os.PathLike[str], content: dict[str, Any], origin: Origin | None = None) -> None:
-    """Write a torch file whole or not at all; equal content gives equal bytes."""
+    """Write a torch file, completely or not at all; equal content gives equal bytes."""
     # Into memory: given a path, torch writes the (temporary) file name into the archive.
     archive = io.BytesIO()
     torch.save(content, archive)
@@ -127,24 +137,24 @@ def load(
     expected: Origin | None = None,
     device: torch.device | str = "cpu",
 ) -> Any:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Parameters
     ----------
     path : path-like
     rule : str
-        The rule that makes the file, named in errors.
+        Name of the rule that makes the file, for errors.
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must have.
     device : torch.device or str
-        Where tensors are put.
+        Device of the tensors.
 
     Raises
     ------
     ContractError
-        It is not as it was written, of another origin, or would take more memory than its size.
+        The file is damaged or changed, has another origin, or would take more memory than its size.
     OSError
-        It cannot be read.
+        The file cannot be read.
     """
     data = read_sealed(path, rule, expected)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:

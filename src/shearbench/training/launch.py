@@ -1,4 +1,4 @@
-"""Starts the processes of a training on several GPUs by torchrun, and is what runs in each of them."""
+"""Training on several GPUs: start its processes by torchrun. This module is also the program they run."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from shearbench.training.termination import Terminated, termination
 from shearbench.training.workers import joined
 
 _ARGUMENTS, _RESULT = "arguments.pickle", "result.pickle"
-_LOOK = 0.2  # seconds between two looks at the processes
+_LOOK = 0.2  # seconds between two checks whether the processes still run
 
 
 def launch(processes: int, function: Callable[..., Any], arguments: Sequence[Any], threads: int = 1) -> Any:
-    """Run a function in several processes of this machine, each with its GPU.
+    """Run a function in several processes of this machine, each with its own GPU.
 
-    They write to this process's standard error. When one dies, the others are ended; when this process dies,
-    however it does, all end.
+    Their output goes to the standard error of this process. If one of them dies, the others are ended; if
+    this process dies, all are ended.
 
     Parameters
     ----------
     processes : int
-        As many as GPUs; where there are none, they compute on the CPU.
+        Number of processes, and of GPUs. On a machine without GPUs they use the CPU.
     function : callable
-        Of a module that can be imported. It is called with the arguments, with the `Workers` that the
-        process is one of, and with its device.
+        A function of a module that can be imported. It is called as ``function(*arguments, workers,
+        device)``, with the `Workers` and the device of the process.
     arguments : sequence
-        They are pickled.
+        Values that can be pickled.
     threads : int
-        CPU threads of each process.
+        Number of CPU threads of each process.
 
     Returns
     -------
     object
-        What the function returns in the first process.
+        The result of the function in the first process.
 
     Raises
     ------
     ConfigError
-        There are GPUs, but too few.
+        This job has GPUs, but fewer than `processes`.
     ShearbenchError
-        As raised in the processes.
+        The function raised it in the processes.
     ChildProcessError
         A process died.
     Terminated
-        SIGTERM or Ctrl-C came, to this process or another; they have saved their state.
+        This process or one of the others received SIGTERM or Ctrl-C, and the state is saved.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **_gpus(processes)}
     with tempfile.TemporaryDirectory() as folder:
@@ -71,7 +71,7 @@ def launch(processes: int, function: Callable[..., Any], arguments: Sequence[Any
                 text=True,
                 errors="replace",
                 env=environment,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which asks the others to save
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which ends the others
             )
             assert process.stdout is not None
             printer = threading.Thread(target=_print, args=(process.stdout,))
@@ -87,7 +87,7 @@ def launch(processes: int, function: Callable[..., Any], arguments: Sequence[Any
             result = pickle.loads(Path(folder, _RESULT).read_bytes())
         except FileNotFoundError:
             raise ChildProcessError(
-                f"one of the {processes} processes of this training died; what they said last is above"
+                f"one of the {processes} processes of this training died; its last messages are above"
             ) from None
     if isinstance(result, BaseException) or result is Terminated:
         raise result
@@ -95,12 +95,12 @@ def launch(processes: int, function: Callable[..., Any], arguments: Sequence[Any
 
 
 def _gpus(processes: int) -> dict[str, str]:
-    """Return by which variables the processes are to see one GPU each."""
+    """Return the environment variables by which each process gets one GPU."""
     names = visible_gpus()
     if not names:
         return {}
     if len(names) < processes:
-        raise ConfigError(f"training on {processes} GPUs: this job sees {len(names)}")
+        raise ConfigError(f"training on {processes} GPUs: this job has only {len(names)}")
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[k] for k in claim_gpus(names, processes))}
 
 
@@ -110,7 +110,15 @@ def _print(lines: IO[str]) -> None:
 
 
 def main(folder: Path, launcher: int) -> None:
-    """Be one of the processes."""
+    """Run the function of `launch` in this process, which torchrun started, and write its result.
+
+    Parameters
+    ----------
+    folder : path
+        It holds the pickled arguments, and takes the result.
+    launcher : int
+        Process id of the process that called `launch`.
+    """
     end_with(launcher, folder)
     end_with(os.getppid())  # torchrun
     arguments = folder / _ARGUMENTS
@@ -127,7 +135,7 @@ def main(folder: Path, launcher: int) -> None:
     except Terminated:
         result, code = Terminated, 1
     except BaseException:
-        # Not to leave in good order: that could wait for processes that are stuck.
+        # An orderly exit could wait for ever for processes that are stuck.
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)

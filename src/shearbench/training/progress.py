@@ -1,4 +1,4 @@
-"""A line that says how far training is: rewritten on a terminal, plain and rare in a log."""
+"""The progress line of a training: it is rewritten on a terminal; in a log there is a line for each epoch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class ProgressLine:
     Parameters
     ----------
     label : str
-        What is being done.
+        Name of the training, at the start of each line.
     total : int
-        Stamps to be shown in all.
+        Number of stamps that the training shows in all.
     stream : file, optional
         Standard error by default.
     """
@@ -29,7 +29,15 @@ class ProgressLine:
         self.first: int | None = None
 
     def step(self, views: int, status: Callable[[], str]) -> None:
-        """Note that `views` stamps have been shown; `status` is only asked when a line is due."""
+        """Rewrite the line on a terminal, at most twice a second.
+
+        Parameters
+        ----------
+        views : int
+            Number of stamps shown so far.
+        status : callable
+            It returns a text for the line, and is called only when the line is written.
+        """
         if self.first is None:
             self.first = views
         now = time.monotonic()
@@ -38,13 +46,13 @@ class ProgressLine:
             self._write(views, status())
 
     def line(self, views: int, status: str) -> None:
-        """Write a line that stays."""
+        """Write a line that later ones do not replace."""
         self._write(views, status)
         if self.live:
             self.stream.write("\n")
 
     def note(self, text: str) -> None:
-        """Write a line below the others."""
+        """Write a text on a line of its own."""
         end = "\n" if self.live else ""
         self.stream.write(f"{end}{self.label}: {text}\n")
         self.stream.flush()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: noted, so that the state can be saved before the process ends."""
+"""Handling of SIGTERM and Ctrl-C, so that the state of a training is saved before the process ends."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from types import FrameType
 
 
 class Terminated(SystemExit):
-    """SIGTERM or Ctrl-C came, and the state is saved; the process ends with status 143 or 130.
+    """The process received SIGTERM or Ctrl-C, and the state is saved; its exit status is 143 or 130.
 
     Parameters
     ----------
     signum : int
-        The signal.
+        Number of the signal.
     """
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
@@ -23,17 +23,17 @@ class Terminated(SystemExit):
 
 
 class Termination(threading.Event):
-    """Set when the process is asked to end; `signal` is the one that came."""
+    """An event that is set when the process receives SIGTERM or Ctrl-C; `signal` is the signal's number."""
 
     signal: int = signal.SIGTERM
 
 
 @contextlib.contextmanager
 def termination() -> Iterator[Termination]:
-    """Yield an event that is set when SIGTERM or Ctrl-C comes, instead of the process dying at once.
+    """Yield an event that is set by SIGTERM or Ctrl-C; inside the block, neither ends the process.
 
-    A second Ctrl-C is obeyed at once. Outside the main thread, where Python takes no signals, the event is
-    never set.
+    A second Ctrl-C raises KeyboardInterrupt. Python handles signals in the main thread only; in another
+    thread, the event is never set.
     """
     event = Termination()
     if threading.current_thread() is not threading.main_thread():

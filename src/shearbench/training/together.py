@@ -1,4 +1,4 @@
-"""Networks of one architecture computed as one: their weights are stacked, and one `vmap` goes over them."""
+"""Networks of one architecture computed at once: their weights are stacked, and `torch.vmap` maps over them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from shearbench.training.task import TrainedModule
 
 
 class Stacked(nn.Module):
-    """Modules that differ in their weights alone, as one whose input is divided among them.
+    """One module that computes several modules which differ in their weights only.
 
-    Its parameters and buffers have the modules in their first dimension. The modules' own become views of
-    them: to change one is to change the other.
+    The first dimension of its parameters and buffers numbers the modules. The parameters and buffers of the
+    modules become views of them, so that a change of one changes the other. The input is divided among the
+    modules.
 
     Parameters
     ----------
@@ -27,9 +28,9 @@ class Stacked(nn.Module):
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         super().__init__()
         self.count = len(modules)
-        # What to compute, with no weights of its own; in a list, lest it be a submodule.
+        # The operations, without weights. It is in a list so that torch does not register it as a submodule.
         self._plan = [copy.deepcopy(modules[0]).to("meta")]
-        # A name within a module has dots, which a parameter's own may not have.
+        # Names of parameters inside modules contain dots, which torch does not allow in a parameter's name.
         for name, _ in modules[0].named_parameters():
             weights = [module.get_parameter(name) for module in modules]
             whole = nn.Parameter(torch.stack([weight.detach() for weight in weights]))
@@ -49,7 +50,7 @@ class Stacked(nn.Module):
         return super().train(mode)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the answers to inputs [n, ...]: the first part is the first module's, and so on."""
+        """Return the outputs for inputs [n, ...]: the first n / count are for the first module, and so on."""
 
         def one(weights: dict[str, Tensor], statistics: dict[str, Tensor], *parts: Tensor) -> Any:
             return functional_call(self._plan[0], (weights, statistics), parts)
@@ -63,18 +64,18 @@ class Stacked(nn.Module):
 
 
 def stacked(networks: Sequence[TrainedModule]) -> TrainedModule:
-    """Return one network whose weights are those of several, which see a part of the stamps each.
+    """Return one network that computes several networks, each on its part of the stamps.
 
     Parameters
     ----------
     networks : sequence of TrainedModule
-        They differ in their `learned` submodules alone. Their weights become views of those of the network
-        returned.
+        They may differ in their `learned` submodules only. Their weights become views of the weights of the
+        network that is returned.
 
     Returns
     -------
     TrainedModule
-        A single one is returned as it is.
+        If there is only one network, it is returned unchanged.
     """
     if len(networks) == 1:
         return networks[0]
@@ -87,7 +88,7 @@ def stacked(networks: Sequence[TrainedModule]) -> TrainedModule:
 
 
 def split_state(state: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return what an optimiser of stacked weights would keep were there one for each network."""
+    """Divide the state of an optimiser of stacked weights into states for each of the `count` networks."""
     if count == 1:
         return [state]
 
@@ -107,7 +108,7 @@ def split_state(state: dict[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Undo `split_state`."""
+    """Join the states of optimisers of single networks into that of stacked weights: undo `split_state`."""
     first = states[0]
     if len(states) == 1:
         return first
@@ -124,5 +125,5 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _shared(name: str, value: Any) -> bool:
-    """Return whether an optimiser has counted this, once for all networks."""
+    """Return whether an entry of an optimiser's state is common to all networks, as the number of steps is."""
     return name in ("step", "steps") or not isinstance(value, Tensor)

@@ -20,10 +20,10 @@ from shearbench.training.workers import Workers
 
 
 def train(task: Task, job: Job) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a network; go on from a checkpoint of the same training where there is one.
+    """Train a network, or continue its training from a checkpoint if there is one.
 
-    The same arguments give the same weights, bit for bit, on one machine with one number of threads, also
-    when the training was killed in between.
+    On the same machine and with the same number of threads, the same arguments give the same weights bit for
+    bit, even if the training was killed and continued.
 
     Parameters
     ----------
@@ -33,17 +33,17 @@ def train(task: Task, job: Job) -> tuple[dict[str, Any], pd.DataFrame]:
     Returns
     -------
     model : dict
-        What `Task.content` makes of the network.
+        The content of the model file, see `Task.content`.
     history : pandas.DataFrame
-        A row for each epoch: ``epoch, views`` (stamps shown so far), ``seconds, learning_rate, train_loss``,
-        and the columns of `Objective.validate`.
+        A row for each epoch: ``epoch``, ``views`` (number of stamps shown so far), ``seconds`` (time of
+        training so far [s]), ``learning_rate``, ``train_loss``, and the columns of `Objective.validate`.
 
     Raises
     ------
     ShearbenchError
-        The training diverged: its loss did not stay finite.
+        The training diverged: its loss became infinite or NaN. Not raised with ``job.may_diverge``.
     Terminated
-        SIGTERM or Ctrl-C came; the checkpoint holds the state.
+        The process received SIGTERM or Ctrl-C; the state is in the checkpoint.
     ChildProcessError
         One of several processes died.
     """
@@ -67,19 +67,25 @@ def train_share(
     workers: Workers,
     device: torch.device,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Be one of the processes of a training, or the only one: see `train`.
+    """Do the part of one process in a training, which may be the only process.
 
     Parameters
     ----------
     task : Task
     job : Job
     checkpoints : dict of int to Checkpoint
-        For each seed; the result is that of the first.
+        The checkpoint of each seed that is trained.
     threads : int
-        CPU threads of this process.
+        Number of CPU threads of this process.
     workers : Workers
+        All processes of the training.
     device : torch.device
-        Of this process.
+        The device of this process.
+
+    Returns
+    -------
+    model, history
+        As for `train`, of the first seed.
     """
     seeds = list(checkpoints)
     states = [state for c in checkpoints.values() if (state := c.load(device)) is not None]
@@ -92,7 +98,7 @@ def train_share(
         training = Training(objective, task.recipe, seeds, workers)
         if states:
             training.restore(states)
-            states.clear()  # they lie on the device
+            states.clear()  # they take memory on the device
         label = f"{task.name} seed {' '.join(map(str, seeds))}"
         line = ProgressLine(label, training.total_stamps * len(seeds))
         history = training.run(list(checkpoints.values()), line)[0]
@@ -109,7 +115,7 @@ def _diverged(task: Task, seed: int, epoch: int) -> ShearbenchError:
     clip = recipe.gradient_clip
     smaller = "set training.gradient_clip to 1" if clip is None else f"training.gradient_clip (now {clip:g})"
     return ShearbenchError(
-        f"variants.{task.name}: the training with seed {seed} diverged: its loss is not finite at epoch "
+        f"variants.{task.name}: the training with seed {seed} diverged: its loss is infinite or NaN at epoch "
         f"{epoch}. Lower training.learning_rate (now {recipe.learning_rate:g}) or {smaller}, "
         f"or raise training.warmup (now {recipe.warmup:g})"
     )

@@ -1,4 +1,4 @@
-"""The processes of one training: each takes its share of every batch, and all hold the same weights."""
+"""The processes of one training: each computes its share of every batch, and all have the same weights."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 
 class Workers:
-    """All the processes of a training, as one of them sees them; by default it is alone.
+    """The processes of a training, as seen by one of them; by default there is only one.
 
-    Methods that add or agree are called by all, in the same order.
+    All processes must call the methods that exchange data (`add`, `add_gradients`, `average_statistics`,
+    `take_from_first`, `any`, `wait` and `check_same`), in the same order.
 
     Parameters
     ----------
     rank : int
-        Which of them this is.
+        Number of this process, from 0.
     size : int
-        How many there are.
+        Number of processes.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -30,20 +31,20 @@ class Workers:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes files and reports."""
+        """Whether this is the first process, which writes the files and the progress."""
         return self.rank == 0
 
     @property
     def share(self) -> slice:
-        """The own part of what is in a batch: every `size`-th."""
+        """The items of a batch that this process computes: every `size`-th, from the `rank`-th on."""
         return slice(self.rank, None, self.size)
 
     def own(self, start: int, stop: int) -> int:
-        """Return how many of the places from `start` to `stop` of a batch are in the own share."""
+        """Return how many of the items from `start` to `stop` of a batch this process computes."""
         return len(range(self.rank, stop, self.size)) - len(range(self.rank, start, self.size))
 
     def add(self, *tensors: Tensor) -> None:
-        """Replace tensors of one type by their sums over all processes: the same bits in each of them."""
+        """Replace tensors of one type by their sums over all processes, equal bit for bit in all of them."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([tensor.flatten() for tensor in tensors])
@@ -52,12 +53,15 @@ class Workers:
         torch._foreach_copy_(list(tensors), [part.view_as(one) for part, one in zip(parts, tensors)])
 
     def add_gradients(self, weights: Sequence[Tensor]) -> None:
-        """Replace the gradients of all weights that have one, the same in all processes, by their sums."""
+        """Replace the gradients of the weights by their sums over all processes.
+
+        Weights without a gradient are left out; they must be the same ones in all processes.
+        """
         self.add(*(weight.grad for weight in weights if weight.grad is not None))
 
     @torch.no_grad()
     def average_statistics(self, network: nn.Module) -> None:
-        """Give all processes the mean of their running statistics, where layers normalise by the batch."""
+        """Replace the running statistics of batch normalisation by their means over all processes."""
         for layer in network.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                 running = (layer.running_mean, layer.running_var)
@@ -66,16 +70,17 @@ class Workers:
                 torch._foreach_div_(found, self.size)
 
     def take_from_first(self, network: nn.Module) -> None:
-        """Give all processes the weights and constants of the first."""
+        """Replace the weights and buffers of a network by those of the first process."""
         if self.size > 1:
             for value in network.state_dict().values():
                 if value.numel():
                     dist.broadcast(value, 0)
 
     def any(self, flag: bool) -> bool:
-        """Return whether a process raised its flag when all were asked last: nobody waits for the answer.
+        """Return whether the flag of any process was true at the call before this one.
 
-        Alone, the flag itself.
+        The answer is that of the last call so that no process has to wait for the others. If there is only
+        one process, return its flag.
         """
         if self.size == 1:
             return flag
@@ -88,18 +93,24 @@ class Workers:
         return bool(before[1] > 0)
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this method."""
         if self.size > 1:
-            # Not by `any`, which would swallow the answer to what was asked last.
+            # `any` cannot be used here: it would use up the answer to the last flag.
             dist.all_reduce(torch.zeros(1))
 
     def check_same(self, number: int, what: str) -> None:
-        """Raise an error unless all processes have the same number.
+        """Raise an error unless the number is the same in all processes.
+
+        Parameters
+        ----------
+        number : int
+        what : str
+            Name of the number, for the error.
 
         Raises
         ------
         RuntimeError
-            Some have another.
+            The number of some process differs.
         """
         numbers = torch.zeros(self.size, dtype=torch.int64)
         numbers[self.rank] = number
@@ -110,13 +121,13 @@ class Workers:
 
 @contextlib.contextmanager
 def joined() -> Iterator[tuple[Workers, torch.device]]:
-    """Join the processes that torchrun started beside this one.
+    """Connect this process to the others that torchrun started, inside the block.
 
     Yields
     ------
     workers : Workers
     device : torch.device
-        Of the GPUs that are visible, the one for this process; the CPU where there are none.
+        The GPU of this process, or the CPU if no GPU is visible.
     """
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -124,5 +135,5 @@ def joined() -> Iterator[tuple[Workers, torch.device]]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     yield Workers(dist.get_rank(), dist.get_world_size()), device
-    # After an error the others may be gone, and there is nobody to take leave of.
+    # Not after an error: the other processes may have ended, and this call would wait for them.
     dist.destroy_process_group()

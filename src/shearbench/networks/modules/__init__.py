@@ -1,1 +1,1 @@
-"""Torch modules that architectures are built of."""
+"""Torch modules from which the architectures are built."""

@@ -12,7 +12,7 @@ from shearbench.networks.terms import Activation
 
 
 class Cbam(nn.Module):
-    """Weigh the channels of an image by its content, and then its pixels.
+    """Multiply the channels of an image, and then its pixels, by weights computed from the image.
 
     Convolutional block attention module (Woo et al. 2018, arXiv:1807.06521, equations 2 and 3).
 
@@ -20,11 +20,11 @@ class Cbam(nn.Module):
     ----------
     channels : int
     act : str
-        Name of the non-linearity between the two layers that weigh channels.
+        Name of the activation between the two layers that compute the weights of the channels.
     reduction : int
-        By what these two layers narrow in between.
+        Number of channels divided by the number of units between these two layers.
     side : int
-        Of the kernel that weighs pixels.
+        Side of the kernel that computes the weights of the pixels [pixels].
     """
 
     def __init__(self, channels: int, act: Activation, reduction: int = 4, side: int = 7) -> None:
@@ -45,16 +45,16 @@ class Cbam(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention with several heads (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
 
-    Written out as two products and a softmax: the fused kernels have no deterministic gradient on a GPU.
-    Only the last of its layers has a bias: one of the keys has no effect, and those of queries and values
-    hardly any.
+    It is computed as two matrix products and a softmax, because torch's fused kernels have no deterministic
+    gradient on a GPU. Only the last layer has a bias: a bias of the keys has no effect on the output, biases
+    of queries and values have little.
 
     Parameters
     ----------
     width : int
-        Features of a token.
+        Number of features of a token.
     heads : int
-        A divisor of `width`.
+        Number of attention heads; it must divide `width`.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -71,7 +71,7 @@ class SelfAttention(nn.Module):
 
 
 class Position(nn.Module):
-    """Add to each token what is learned of its place."""
+    """Add to each token a learned vector that depends on its position only."""
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
@@ -83,26 +83,27 @@ class Position(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Let the pixels of an image attend to each other, wherever they are.
+    """Transformer blocks whose tokens are the pixels of an image.
 
     Blocks with normalisation before each part, as in the vision transformer (Dosovitskiy et al. 2021,
-    arXiv:2010.11929, equations 1 to 3); the position of a pixel is learned.
+    arXiv:2010.11929, equations 1 to 3); the vectors that encode the positions are learned.
 
     Parameters
     ----------
     width : int
-        Channels.
+        Number of channels of the image.
     pixels : int
+        Number of pixels of the image.
     depth : int
-        Blocks.
+        Number of blocks.
     heads : int
-        Of the attention.
+        Number of attention heads.
     expansion : int
-        By how much the dense layers of a block are wider than the image.
+        Units of the inner dense layer of a block, as a multiple of `width`.
     act : str
-        Name of their non-linearity.
+        Name of the activation of the dense layers.
     dropout : float
-        Part of what a block adds that is left out at random in training.
+        Fraction of the output of each part of a block that is set to zero at random in training.
     """
 
     def __init__(

@@ -18,12 +18,12 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation(name: Activation) -> nn.Module:
-    """Return the non-linearity of that name."""
+    """Return the activation of this name."""
     return _ACTIVATIONS[name]()
 
 
 def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
-    """Return the normalisation of that name for images of so many channels: one module, or none."""
+    """Return the normalisation of this name for images of `channels` channels: a list of one or no module."""
     if name == "batch":
         return [nn.BatchNorm2d(channels)]
     if name == "group":
@@ -34,7 +34,19 @@ def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
 def convolution(
     incoming: int, outgoing: int, act: Activation, norm: Normalisation, stride: int = 1, dilation: int = 1
 ) -> list[nn.Module]:
-    """Return a 3x3 convolution that keeps the size (over `stride`), its normalisation and non-linearity."""
+    """Return a 3x3 convolution, its normalisation and its activation, to be applied one after the other.
+
+    Parameters
+    ----------
+    incoming, outgoing : int
+        Channels of the input and of the output.
+    act, norm : str
+        Names of the activation and of the normalisation.
+    stride : int
+        The side of the output is the side of the input divided by `stride`, rounded up.
+    dilation : int
+        Distance between neighbouring elements of the kernel [pixels].
+    """
     return [
         nn.Conv2d(incoming, outgoing, 3, stride=stride, padding=dilation, dilation=dilation),
         *normalisation(norm, outgoing),
@@ -43,7 +55,7 @@ def convolution(
 
 
 class Skip(nn.Module):
-    """Add what a module makes of its input to the input."""
+    """Skip connection: add the output of a module to its input."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -55,7 +67,7 @@ class Skip(nn.Module):
 
 
 class Beside(nn.Module):
-    """Put what a module makes of its input beside the input, as further channels."""
+    """Append the output of a module to its input, as further channels."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -67,9 +79,9 @@ class Beside(nn.Module):
 
 
 def preactivated(channels: int, act: Activation, norm: Normalisation) -> nn.Module:
-    """Return a residual block with pre-activation: nothing stands in the way of the identity.
+    """Return a residual block with pre-activation (He et al. 2016, arXiv:1603.05027, figure 1b).
 
-    He et al. 2016, arXiv:1603.05027, figure 1b.
+    Normalisation and activation come before each convolution, so that the skip connection is an identity.
     """
     steps: list[nn.Module] = []
     for _ in range(2):

@@ -1,6 +1,6 @@
-"""The eight rotations and mirrors of a square stamp, and what they do to its shape.
+"""The eight rotations and mirrors of a square stamp (the dihedral group), and how they change its shape.
 
-A spin-2 shape g = g1 + i g2 follows the image (rows grow with +y, columns with +x):
+A shape g = g1 + i g2 changes with the image as follows (rows increase with y, columns with x):
 
 ====================  =================
 image                 (g1, g2) becomes
@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 ORDER = 8
-"""Elements of the group: ``element % 4`` quarter turns, after a mirror in x when ``element >= 4``."""
+"""Number of elements of the group. Element k is k % 4 rotations by 90 degrees, after a mirror in x if k >= "
+"4."""
 
 MIRRORS = (
     (1.0, 1.0, 1.0),
@@ -32,18 +33,19 @@ MIRRORS = (
     (1.0, -1.0, 1.0),
     (-1.0, -1.0, -1.0),
 )
-"""Each element as signs (x, y, diagonal): a transposition where the third is negative, then mirrors."""
+"""Each element as signs (x, y, diagonal). If the third is negative, the image is transposed first; then it is
+mirrored in x and in y where the first and the second are negative."""
 
 
 def transform_images(images: Tensor, element: int) -> Tensor:
-    """Apply an element of the group to images [..., ny, nx], ny = nx; a view where torch can give one."""
+    """Apply an element of the group to square images [..., n, n]; the result may be a view of the input."""
     if element >= 4:
         images = images.flip(-1)
     return torch.rot90(images, element % 4, (-2, -1))
 
 
 def signs(element: int) -> tuple[float, float]:
-    """Return what an element of the group multiplies g1 and g2 by (its own inverse)."""
+    """Return the signs by which an element of the group multiplies g1 and g2."""
     x, y, diagonal = MIRRORS[element]
     return diagonal, x * y
 
@@ -55,7 +57,7 @@ def product(first: int, second: int) -> int:
 
 
 def inverse(element: int) -> int:
-    """Return the element that undoes another: a mirror, together with any turn, is its own inverse."""
+    """Return the inverse of an element; an element with a mirror is its own inverse."""
     return element if element >= 4 else -element % 4
 
 
@@ -67,16 +69,19 @@ def transform_shapes(shapes: Tensor, element: int) -> Tensor:
 def turned_back(
     answer: Tensor, signs: Sequence[Tensor] | Sequence[float], targets: tuple[str, ...]
 ) -> Tensor:
-    """Undo, in what a network answers, that a stamp was mirrored in x and y and then transposed.
+    """Transform the output for a mirrored stamp into the output for the original stamp.
+
+    The stamp was first mirrored in x and y and then transposed, each where the sign is negative.
 
     Parameters
     ----------
     answer : Tensor, shape (..., n, T) or (..., n, T + 3)
-        The targets and, behind them, the entries l11, l21, l22 of a matrix that whitens (g1, g2).
+        The T targets and, where given, the entries l11, l21, l22 of a lower triangular matrix that whitens
+        the errors of (g1, g2).
     signs : three floats, or three Tensors of shape (n,)
-        Negative where the stamp was mirrored in x, in y, and in the diagonal.
+        Negative if the stamp was mirrored in x, mirrored in y, and transposed, respectively.
     targets : tuple of str
-        Their names; the positions are x and y.
+        Names of the targets; ``x`` and ``y`` are the positions.
 
     Returns
     -------
@@ -100,7 +105,10 @@ def turned_back(
 
 
 def transform_answer(answer: Tensor, element: int, targets: tuple[str, ...]) -> Tensor:
-    """Apply an element of the group to what a network answers, or to true parameters; see `turned_back`."""
+    """Apply an element of the group to the output of a network or to true parameters.
+
+    Parameters and result are as for `turned_back`; `element` is an integer from 0 to 7.
+    """
     return turned_back(answer, MIRRORS[element], targets)
 
 
@@ -111,26 +119,27 @@ def augment(
     targets: tuple[str, ...],
     counts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn and mirror a batch: its i-th eighth by the i-th element of the group.
+    """Rotate and mirror a batch: its first eighth by the first element of the group, and so on.
 
-    In a batch in random order that is a random element for each stamp, at the price of a copy.
+    If the galaxies of the batch are in random order, each gets a random element.
 
     Parameters
     ----------
     images : Tensor, shape (..., n, ny, nx)
-        Before the last three there may be more dimensions, of several batches.
+        The dimensions before the last three, if any, number several batches.
     psf : Tensor, shape (ny, nx) or (..., n, ny, nx)
-        One PSF for all stays as it is: it has no part in what the network sees.
+        A PSF common to all stamps is returned unchanged, because it is not an input of the network.
     parameters : Tensor, shape (..., n, T)
         The true targets.
     targets : tuple of str
-        Their names.
+        Names of the targets.
     counts : sequence of int, optional
-        How many stamps each element turns; by default as equal as can be.
+        Number of stamps for each of the 8 elements; by default as equal as possible.
 
     Returns
     -------
     images, psf, parameters : Tensor
+        Of the same shapes as the arguments.
     """
     if counts is None:
         counts = [part.shape[-2] for part in parameters.tensor_split(ORDER, -2)]

@@ -1,4 +1,8 @@
-"""Layers that commute with the rotations and mirrors of the square."""
+"""Equivariant layers: they commute with the 8 rotations and mirrors of a square image.
+
+A field is a set of 8 channels, one for each element of the group (see
+`shearbench.networks.modules.dihedral`).
+"""
 
 from __future__ import annotations
 
@@ -16,21 +20,23 @@ from shearbench.networks.terms import LEVELS, Activation, Normalisation
 
 
 class GroupConvolution(nn.Module):
-    """Convolution of images, or of fields, to fields (Cohen & Welling 2016, arXiv:1602.07576, section 6).
+    """Convolution of images or fields to fields (Cohen & Welling 2016, arXiv:1602.07576, section 6).
 
-    One kernel makes all 8 images of a field: turned and mirrored by h it makes that of h. The result follows
-    the stamp exactly where the grid of outputs lies symmetric on that of the inputs, which it does with
-    `symmetric_halving`, without a stride, or with a kernel as large as the image.
+    All 8 channels of a field are computed with the same kernel: the channel of the group's element h with the
+    kernel rotated and mirrored by h. The layer is exactly equivariant if the pixels of the output lie
+    symmetrically on those of the input. This is so with the arguments of `symmetric_halving`, without a
+    stride, and with a kernel as large as the image.
 
     Parameters
     ----------
     incoming, outgoing : int
-        Fields; `incoming` counts images where `lifting`.
+        Number of fields of the input and of the output; with `lifting`, `incoming` is a number of channels.
     kernel : int
-        Side of the kernel.
+        Side of the kernel [pixels].
     stride, padding : int
+        [pixels]
     lifting : bool
-        Whether the input is images and not fields.
+        Whether the input is an image instead of fields.
     """
 
     def __init__(
@@ -45,11 +51,13 @@ class GroupConvolution(nn.Module):
         super().__init__()
         depth = 1 if lifting else dihedral.ORDER
         self.stride, self.padding, self.sides = stride, padding, (depth, kernel, kernel)
-        # He et al. 2015, arXiv:1502.01852: what differs between orientations must not die out on the way.
+        # He et al. 2015, arXiv:1502.01852. With smaller weights, the differences between the orientations
+        # would vanish after a few layers.
         limit = math.sqrt(6 / (incoming * depth * kernel**2))
         self.weight = nn.Parameter(torch.empty(outgoing, incoming, *self.sides).uniform_(-limit, limit))
         self.bias = nn.Parameter(torch.zeros(outgoing))
-        # Which element of the one kernel is at each place of the 8: turned in space, shifted in the group.
+        # For each place in the 8 kernels, the index of the element of the common kernel that it holds: the
+        # kernel is rotated in space, and its channels are permuted by the group.
         place = torch.arange(depth * kernel**2).reshape(self.sides)
         turned = []
         for h in range(dihedral.ORDER):
@@ -70,15 +78,15 @@ class GroupConvolution(nn.Module):
 
 
 def symmetric_halving(side: int) -> dict[str, int]:
-    """Return kernel, stride and padding that halve an image of this side and keep its symmetry.
+    """Return the kernel, stride and padding [pixels] that halve an image of this side and keep its symmetry.
 
-    Of an even side, a kernel of 3 with a stride of 2 would take one edge and leave the other.
+    On an image with an even side, a kernel of 3 with a stride of 2 would reach beyond one edge only.
     """
     return {"kernel": 3 if side % 2 else 4, "stride": 2, "padding": 1}
 
 
 class OverFields(nn.Module):
-    """Apply a module to fields as if the 8 images of each were one, so that it treats them alike."""
+    """Apply a module to fields as if the 8 channels of each were one image, so that it treats them alike."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -93,7 +101,7 @@ class OverFields(nn.Module):
 def group_convolution(
     incoming: int, outgoing: int, act: Activation, norm: Normalisation, lifting: bool = False, **grid: int
 ) -> list[nn.Module]:
-    """Return a `GroupConvolution`, its normalisation and non-linearity."""
+    """Return a `GroupConvolution`, its normalisation and its activation, in the order of application."""
     return [
         GroupConvolution(incoming, outgoing, lifting=lifting, **grid),
         *map(OverFields, normalisation(norm, outgoing)),
@@ -102,18 +110,21 @@ def group_convolution(
 
 
 class GroupReadout(nn.Module):
-    """Make of fields without pixels an answer that changes as it should when the stamp is turned.
+    """Compute the output of an equivariant network from fields of one pixel.
 
-    A field's part in the answer is a vector of weights, changed by each element of the group as the answer
-    is (`dihedral.transform_answer`) and summed over the group with the field's 8 numbers. The shape of a
-    stamp that is its own quarter turn, and the mean over all turns of any stamp, are zero for any weights.
+    Each field has a vector of weights, one for each output. The group's element h transforms this vector as
+    it transforms the output (`dihedral.transform_answer`); the sum over h of the transformed vectors times
+    the field's 8 values is the contribution to the output. For any weights, the shape of a stamp that a
+    rotation by 90 degrees does not change is zero, and so is the mean shape over all rotations of a stamp.
 
     Parameters
     ----------
     fields : int
+        Number of fields.
     targets : tuple of str
         Names of the first outputs.
     outputs : int
+        Number of outputs.
     """
 
     def __init__(self, fields: int, targets: tuple[str, ...], outputs: int) -> None:
@@ -133,7 +144,7 @@ class GroupReadout(nn.Module):
 
 
 class LevelField(nn.Module):
-    """Make fields of the noise level, the same for all 8 images of each."""
+    """Compute fields from the noise level; all 8 channels of a field are equal."""
 
     def __init__(self, fields: int) -> None:
         super().__init__()
@@ -145,23 +156,24 @@ class LevelField(nn.Module):
 
 
 class WithGroupHead(nn.Module):
-    """Equivariant features, then equivariant dense layers and an answer that follows the stamp exactly.
+    """Equivariant features, then equivariant dense layers and an equivariant output.
 
     A dense layer is a `GroupConvolution` with a kernel as large as the image.
 
     Parameters
     ----------
     features : torch.nn.Module
-        From [n, channels, side, side] to fields [n, fields * 8, ...].
+        It maps images [n, channels, side, side] to fields [n, fields * 8, ...].
     channels, side : int
+        Number of channels, and side of the image [pixels].
     hidden : sequence of int
-        Fields of the dense layers; one at least.
+        Number of fields of each dense layer; at least one layer.
     targets, outputs
         As for `GroupReadout`.
     act : str
-        Name of the non-linearity.
+        Name of the activation.
     dropout : float
-        Part of the input of each dense layer but the first that is left out at random in training.
+        Fraction of the input of each dense layer but the first that is set to zero at random in training.
     """
 
     def __init__(

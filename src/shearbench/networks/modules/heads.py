@@ -1,4 +1,4 @@
-"""Heads: from the features of a network to its answer."""
+"""Heads: the layers that compute the output of a network from its features."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from shearbench.networks.terms import LEVELS, Activation
 
 
 class WithHead(nn.Module):
-    """Features of the image, then dense layers that are told the noise level too.
+    """Features of the image, then dense layers whose input includes the noise level.
 
     Parameters
     ----------
     features : torch.nn.Module
-        From [n, channels, ny, nx] to anything [n, ...].
+        It maps images [n, channels, ny, nx] to features [n, ...] of any shape.
     channels : int
     shape : (int, int)
         Rows and columns of the image.
     hidden : sequence of int
-        Units of the dense layers before the last.
+        Number of units of each dense layer but the last.
     outputs : int
+        Number of outputs.
     act : str
-        Name of the non-linearity.
+        Name of the activation.
     dropout : float
-        Part of the input of each dense layer but the first that is left out at random in training.
+        Fraction of the input of each dense layer but the first that is set to zero at random in training.
     """
 
     def __init__(
@@ -51,14 +52,14 @@ class WithHead(nn.Module):
 
 
 class WithPsfBranch(nn.Module):
-    """Features of the galaxy and features of the PSF, each by a network of its own, then dense layers.
+    """Features of the galaxy and of the PSF, each computed by its own network, then dense layers.
 
     As in FORKLENS (Zhang et al. 2024, A&A 683, A209).
 
     Parameters
     ----------
     features, psf : torch.nn.Module
-        From [n, 1, ny, nx] to anything [n, ...].
+        They map images [n, 1, ny, nx] to features [n, ...] of any shape.
     shape, hidden, outputs, act, dropout
         As for `WithHead`.
     """
@@ -85,7 +86,7 @@ class WithPsfBranch(nn.Module):
 
 
 def made_of(features: nn.Module, channels: int, shape: tuple[int, int]) -> torch.Size:
-    """Return the shape of what a module makes of one image."""
+    """Return the shape of the features that a module computes from one image, the first dimension being 1."""
     with torch.no_grad():
         made = features.eval()(torch.zeros(1, channels, *shape))
     features.train()
@@ -95,7 +96,15 @@ def made_of(features: nn.Module, channels: int, shape: tuple[int, int]) -> torch
 def dense_layers(
     count: int, hidden: Sequence[int], outputs: int, act: Activation, dropout: float
 ) -> nn.Module:
-    """Return dense layers with activations between them."""
+    """Return dense layers with activations between them.
+
+    Parameters
+    ----------
+    count : int
+        Number of inputs.
+    hidden, outputs, act, dropout
+        As for `WithHead`.
+    """
     steps: list[nn.Module] = []
     for units in hidden:
         steps += [nn.Linear(count, units), activation(act), *([nn.Dropout(dropout)] if dropout else [])]
