@@ -1,4 +1,4 @@
-"""Networks of one architecture computed at once: their weights are stacked, and `torch.vmap` maps over them."""
+"""Networks of one architecture computed at once: their weights are stacked, `torch.vmap` maps over them."""
 
 from __future__ import annotations
 
@@ -125,5 +125,5 @@ def join_states(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _shared(name: str, value: Any) -> bool:
-    """Return whether an entry of an optimiser's state is common to all networks, as the number of steps is."""
+    """Return whether an entry of an optimiser's state is common to all networks, as a number of steps is."""
     return name in ("step", "steps") or not isinstance(value, Tensor)
