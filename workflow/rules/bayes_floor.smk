@@ -1,71 +1,54 @@
 """The Bayes floor: the posterior mean's error, on a part of the test galaxies, and how near estimators come."""
 
-# Of the galaxies of a catalogue there is no density to be a prior.
-WITH_POSTERIOR = [
-    name
-    for name, population in CONFIG.populations.items()
-    if CONFIG.bayes_floor.galaxies > 0 and not population.profile.startswith("cosmos")
-]
-BAYES_FLOOR = [f"{RUN}/metrics/bayes_floor.csv"] if WITH_POSTERIOR else []
-
 
 rule sample_posterior:
     input:
-        stamps=f"{RUN}/stamps/{{population}}/test/index.json",
-        catalog=f"{RUN}/catalogs/{{population}}/test.parquet",
+        stamps=f"{FOLDER}/stamps/{{population}}/test/index.json",
+        catalog=f"{FOLDER}/catalogs/{{population}}/test.parquet",
     output:
-        f"{RUN}/bounds/{{population}}/posterior.parquet",
+        f"{FOLDER}/bounds/{{population}}/posterior.parquet",
     log:
-        f"{RUN}/logs/sample_posterior/{{population}}.log",
+        f"{FOLDER}/logs/sample_posterior/{{population}}.log",
     benchmark:
-        f"{RUN}/benchmarks/sample_posterior/{{population}}.tsv"
+        f"{FOLDER}/benchmarks/sample_posterior/{{population}}.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        population=lambda w: untracked(
-            CONFIG.populations[w.population].model_dump(mode="json")
-        ),
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
         sigmas=sorted(CONFIG.noise_levels),
         galaxies=CONFIG.bayes_floor.galaxies,
         samples=CONFIG.bayes_floor.samples,
         seed=CONFIG.seed,
-        depends=lambda w: posterior_digest(w.population),
+        depends=lambda w: DIGESTS.sample_posterior(w.population),
     script:
         "../../scripts/sample_posterior.py"
 
 
 rule evaluate_bayes_floor:
     input:
-        posteriors=expand(rules.sample_posterior.output[0], population=WITH_POSTERIOR),
-        catalogs=expand(
-            f"{RUN}/catalogs/{{population}}/test.parquet", population=WITH_POSTERIOR
+        posteriors=RUN.of_populations(
+            "bounds/{population}/posterior.parquet", RUN.with_posterior
         ),
-        bounds=expand(
-            f"{RUN}/bounds/{{population}}/test.parquet", population=WITH_POSTERIOR
+        catalogs=RUN.of_populations(
+            "catalogs/{population}/test.parquet", RUN.with_posterior
         ),
-        estimates=[
-            path
-            for population in WITH_POSTERIOR
-            for noise in NOISE["test"]
-            for path in estimates_of(population, "test", noise)
-        ],
+        bounds=RUN.of_populations(
+            "bounds/{population}/test.parquet", RUN.with_posterior
+        ),
+        estimates=RUN.all_estimates("test", populations=RUN.with_posterior),
     output:
-        f"{RUN}/metrics/bayes_floor.csv",
+        f"{FOLDER}/metrics/bayes_floor.csv",
     log:
-        f"{RUN}/logs/evaluate_bayes_floor.log",
+        f"{FOLDER}/logs/evaluate_bayes_floor.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_bayes_floor.tsv"
+        f"{FOLDER}/benchmarks/evaluate_bayes_floor.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        labels=untracked(LABELS),
+        origins=origins,
+        labels=untracked(RUN.labels),
         resamples=CONFIG.bootstrap,
-        depends=digest(
-            [posterior_digest(population) for population in WITH_POSTERIOR],
-            estimates_digest("test"),
-            code_of("evaluate_bayes_floor"),
-        ),
+        depends=DIGESTS.evaluate_bayes_floor(),
     script:
         "../../scripts/evaluate_bayes_floor.py"

@@ -1,48 +1,51 @@
 """Estimators at work: classical fits, training, and the networks' answers."""
 
 
+def gpus_per_training():
+    """Return how many GPUs a training asks for: by its rule, a profile or --set-resources."""
+    return rules.train.rule.resources["gpu"].value
+
+
 rule measure:
     input:
-        stamps=f"{RUN}/stamps/{{population}}/{{split}}/index.json",
+        stamps=f"{FOLDER}/stamps/{{population}}/{{split}}/index.json",
         network=lambda w: (
-            "{}/models/{}/{}/seed{}/model.pt".format(
-                RUN, w.population, *network_inside(w.estimator)
-            )
-            if network_inside(w.estimator)
+            RUN.model_of(w.population, *RUN.network_inside(w.estimator))
+            if RUN.network_inside(w.estimator)
             else []
         ),
     output:
-        f"{RUN}/estimates/{{population}}/{{split}}/{{noise}}/{{estimator}}.parquet",
+        f"{FOLDER}/estimates/{{population}}/{{split}}/{{noise}}/{{estimator}}.parquet",
     log:
-        f"{RUN}/logs/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.log",
+        f"{FOLDER}/logs/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.log",
     benchmark:
-        f"{RUN}/benchmarks/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.tsv"
+        f"{FOLDER}/benchmarks/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.tsv"
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        options=lambda w: untracked(measuring_options(w.estimator)),
-        stamps=lambda w: stamps_measured(w.split, w.estimator),
-        sigma=lambda w: SIGMA[w.noise],
+        origins=origins,
+        options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        stamps=lambda w: RUN.stamps_measured(w.split, w.estimator),
+        sigma=lambda w: RUN.sigma[w.noise],
         seed=CONFIG.seed,
-        depends=lambda w: measure_digest(w.population, w.split, w.noise, w.estimator),
+        depends=lambda w: DIGESTS.measure(w.population, w.split, w.noise, w.estimator),
     script:
         "../../scripts/measure.py"
 
 
 rule train:
     input:
-        train=stamps_of("train"),
-        validation=stamps_of("validation"),
-        train_catalog=f"{RUN}/catalogs/{{population}}/train.parquet",
-        validation_catalog=f"{RUN}/catalogs/{{population}}/validation.parquet",
+        train=RUN.stamps_of("train"),
+        validation=RUN.stamps_of("validation"),
+        train_catalog=f"{FOLDER}/catalogs/{{population}}/train.parquet",
+        validation_catalog=f"{FOLDER}/catalogs/{{population}}/validation.parquet",
     output:
-        model=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
-        history=f"{RUN}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",
+        model=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
+        history=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",
     log:
-        f"{RUN}/logs/train/{{population}}/{{variant}}/seed{{seed}}.log",
+        f"{FOLDER}/logs/train/{{population}}/{{variant}}/seed{{seed}}.log",
     benchmark:
-        f"{RUN}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.tsv"
+        f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.tsv"
     priority: 10
     conda:
         ENVIRONMENT
@@ -52,21 +55,19 @@ rule train:
         # How many seeds take their steps together, and which there are; no params, which would make a network
         # anew because another seed was added.
         together=1,
-        seeds=lambda w: " ".join(map(str, seeds_of(w.variant))),
+        seeds=lambda w: " ".join(map(str, RUN.seeds_of(w.variant))),
         # Each process holds all stamps at once, and those of training twice while they are read.
         mem_mb=lambda w, attempt: attempt
         * gpus_per_training()
-        * (8000 + 2 * stamps_mb("train") + stamps_mb("validation")),
+        * (8000 + 2 * RUN.stamps_mb("train") + RUN.stamps_mb("validation")),
     params:
-        origins=lambda w, input, output: origins(input, output),
-        population=lambda w: untracked(
-            CONFIG.populations[w.population].model_dump(mode="json")
-        ),
-        variant=lambda w: untracked(VARIANTS[w.variant].model_dump(mode="json")),
-        gpu_use=f"{RUN}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        variant=lambda w: untracked(RUN.variants[w.variant].model_dump(mode="json")),
+        gpu_use=f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
         # Outside the outputs, which Snakemake deletes before every attempt.
-        checkpoint=f"{RUN}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
-        depends=lambda w: train_digest(w.population, w.variant),
+        checkpoint=f"{FOLDER}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
+        depends=lambda w: DIGESTS.train(w.population, w.variant),
         # A value of a study may well diverge: that is a result.
         may_diverge=lambda w: w.variant not in CONFIG.variants,
     script:
@@ -76,32 +77,32 @@ rule train:
 # All seeds of a variant in one job, which is short.
 rule predict:
     input:
-        stamps=stamps_of("test"),
+        stamps=RUN.stamps_of("test"),
         models=[
-            f"{RUN}/models/{{population}}/{{variant}}/seed{seed}/model.pt"
+            f"{FOLDER}/models/{{population}}/{{variant}}/seed{seed}/model.pt"
             for seed in CONFIG.seeds
         ],
     output:
         [
-            f"{RUN}/estimates/{{population}}/test/{noise}/{{variant}}.seed{seed}.parquet"
+            f"{FOLDER}/estimates/{{population}}/test/{noise}/{{variant}}.seed{seed}.parquet"
             for seed in CONFIG.seeds
-            for noise in NOISE["test"]
+            for noise in RUN.noise["test"]
         ],
     log:
-        f"{RUN}/logs/predict/{{population}}/{{variant}}.log",
+        f"{FOLDER}/logs/predict/{{population}}/{{variant}}.log",
     benchmark:
-        f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.tsv"
+        f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.tsv"
     wildcard_constraints:
         variant=any_of(CONFIG.variants),
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        gpu_use=f"{RUN}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
+        origins=origins,
+        gpu_use=f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
-        sigmas=[SIGMA[noise] for noise in NOISE["test"]],
+        sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
-        depends=lambda w: predictions_digest(
+        depends=lambda w: DIGESTS.predict_all(
             w.population, "test", w.variant, CONFIG.seeds
         ),
     script:
@@ -110,25 +111,25 @@ rule predict:
 
 use rule predict as predict_shear with:
     input:
-        stamps=stamps_of("shear"),
+        stamps=RUN.stamps_of("shear"),
         models=rules.predict.input.models,
     output:
         [
-            f"{RUN}/estimates/{{population}}/shear/{noise}/{{variant}}.seed{seed}.parquet"
+            f"{FOLDER}/estimates/{{population}}/shear/{noise}/{{variant}}.seed{seed}.parquet"
             for seed in CONFIG.seeds
-            for noise in NOISE["shear"]
+            for noise in RUN.noise["shear"]
         ],
     log:
-        f"{RUN}/logs/predict_shear/{{population}}/{{variant}}.log",
+        f"{FOLDER}/logs/predict_shear/{{population}}/{{variant}}.log",
     benchmark:
-        f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
+        f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
     params:
-        origins=lambda w, input, output: origins(input, output),
-        gpu_use=f"{RUN}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
+        origins=origins,
+        gpu_use=f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
-        sigmas=[SIGMA[noise] for noise in NOISE["shear"]],
+        sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
         seed=CONFIG.seed,
-        depends=lambda w: predictions_digest(
+        depends=lambda w: DIGESTS.predict_all(
             w.population, "shear", w.variant, CONFIG.seeds
         ),
 
@@ -136,25 +137,25 @@ use rule predict as predict_shear with:
 # A study has seeds of its own.
 use rule predict as predict_study with:
     input:
-        stamps=stamps_of("test"),
+        stamps=RUN.stamps_of("test"),
         models=[rules.train.output.model],
     output:
         [
-            f"{RUN}/estimates/{{population}}/test/{noise}/{{variant}}.seed{{seed}}.parquet"
-            for noise in NOISE["test"]
+            f"{FOLDER}/estimates/{{population}}/test/{noise}/{{variant}}.seed{{seed}}.parquet"
+            for noise in RUN.noise["test"]
         ],
     log:
-        f"{RUN}/logs/predict_study/{{population}}/{{variant}}.seed{{seed}}.log",
+        f"{FOLDER}/logs/predict_study/{{population}}/{{variant}}.seed{{seed}}.log",
     benchmark:
-        f"{RUN}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.tsv"
+        f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.tsv"
     wildcard_constraints:
-        variant=any_of({*VARIANTS} - {*CONFIG.variants}),
+        variant=any_of(name for name in RUN.variants if name not in CONFIG.variants),
     params:
-        origins=lambda w, input, output: origins(input, output),
-        gpu_use=f"{RUN}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
+        origins=origins,
+        gpu_use=f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
         seeds=lambda w: [int(w.seed)],
-        sigmas=[SIGMA[noise] for noise in NOISE["test"]],
+        sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
-        depends=lambda w: predictions_digest(
+        depends=lambda w: DIGESTS.predict_all(
             w.population, "test", w.variant, [int(w.seed)]
         ),

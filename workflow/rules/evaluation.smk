@@ -1,92 +1,69 @@
 """Estimates against truth and bounds: the small tables that everything after this reads."""
 
-NETWORKS = {variant: list(CONFIG.seeds) for variant in CONFIG.variants}
-POPULATIONS = list(CONFIG.populations)
-MODELS = [
-    (population, variant, seed)
-    for population in POPULATIONS
-    for variant, seeds in NETWORKS.items()
-    for seed in seeds
-]
-LOWEST = noise_label(min(CONFIG.noise_levels))
-
-
-LABELS = {name: label for name, label in labels(CONFIG).items() if name in ESTIMATORS}
-
 
 rule evaluate_accuracy:
     input:
-        estimates=all_estimates("test"),
-        catalogs=expand(
-            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
-        ),
-        bounds=expand(
-            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
-        ),
+        estimates=RUN.all_estimates("test"),
+        catalogs=RUN.of_populations("catalogs/{population}/test.parquet"),
+        bounds=RUN.of_populations("bounds/{population}/test.parquet"),
     output:
-        f"{RUN}/metrics/accuracy.csv",
+        f"{FOLDER}/metrics/accuracy.csv",
     log:
-        f"{RUN}/logs/evaluate_accuracy.log",
+        f"{FOLDER}/logs/evaluate_accuracy.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_accuracy.tsv"
+        f"{FOLDER}/benchmarks/evaluate_accuracy.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        labels=untracked(LABELS),
+        origins=origins,
+        labels=untracked(RUN.labels),
         resamples=CONFIG.bootstrap,
-        depends=digest(estimates_digest("test"), code_of("evaluate_accuracy")),
+        depends=DIGESTS.evaluate_accuracy(),
     script:
         "../../scripts/evaluate_accuracy.py"
 
 
 rule evaluate_shear_bias:
     input:
-        estimates=all_estimates("shear"),
-        catalogs=expand(
-            f"{RUN}/catalogs/{{population}}/shear.parquet", population=POPULATIONS
-        ),
+        estimates=RUN.all_estimates("shear"),
+        catalogs=RUN.of_populations("catalogs/{population}/shear.parquet"),
     output:
-        table=f"{RUN}/metrics/shear_bias.csv",
-        bins=f"{RUN}/metrics/shear_bias_bins.csv",
+        table=f"{FOLDER}/metrics/shear_bias.csv",
+        bins=f"{FOLDER}/metrics/shear_bias_bins.csv",
     log:
-        f"{RUN}/logs/evaluate_shear_bias.log",
+        f"{FOLDER}/logs/evaluate_shear_bias.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_shear_bias.tsv"
+        f"{FOLDER}/benchmarks/evaluate_shear_bias.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        labels=untracked(LABELS),
+        origins=origins,
+        labels=untracked(RUN.labels),
         resamples=CONFIG.bootstrap,
-        depends=digest(estimates_digest("shear"), code_of("evaluate_shear_bias")),
+        depends=DIGESTS.evaluate_shear_bias(),
     script:
         "../../scripts/evaluate_shear_bias.py"
 
 
 rule evaluate_residuals:
     input:
-        estimates=all_estimates("test", [LOWEST]),
-        catalogs=expand(
-            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
-        ),
-        bounds=expand(
-            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
-        ),
+        estimates=RUN.all_estimates("test", [RUN.lowest]),
+        catalogs=RUN.of_populations("catalogs/{population}/test.parquet"),
+        bounds=RUN.of_populations("bounds/{population}/test.parquet"),
     output:
-        residuals=f"{RUN}/metrics/residuals.parquet",
-        trends=f"{RUN}/metrics/trends.csv",
+        residuals=f"{FOLDER}/metrics/residuals.parquet",
+        trends=f"{FOLDER}/metrics/trends.csv",
     log:
-        f"{RUN}/logs/evaluate_residuals.log",
+        f"{FOLDER}/logs/evaluate_residuals.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_residuals.tsv"
+        f"{FOLDER}/benchmarks/evaluate_residuals.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        labels=untracked(LABELS),
+        origins=origins,
+        labels=untracked(RUN.labels),
         first_seed=CONFIG.seeds[0],
-        depends=digest(LOWEST, estimates_digest("test"), code_of("evaluate_residuals")),
+        depends=DIGESTS.evaluate_residuals(),
     script:
         "../../scripts/evaluate_residuals.py"
 
@@ -94,60 +71,49 @@ rule evaluate_residuals:
 # Times and peak memory are read from the estimates and from the benchmark files of the jobs before.
 rule evaluate_throughput:
     input:
-        estimates=all_estimates("test") + ensemble_estimates(),
-        stamps=expand(stamps_of("test"), population=POPULATIONS),
-        bounds=expand(
-            f"{RUN}/bounds/{{population}}/test.parquet", population=POPULATIONS
-        ),
-        histories=[f"{RUN}/models/{p}/{v}/seed{s}/history.csv" for p, v, s in MODELS],
+        estimates=RUN.all_estimates("test") + RUN.ensemble_estimates(),
+        stamps=RUN.of_populations("stamps/{population}/test/index.json"),
+        bounds=RUN.of_populations("bounds/{population}/test.parquet"),
+        histories=[
+            f"{FOLDER}/models/{p}/{v}/seed{s}/history.csv" for p, v, s in RUN.models
+        ],
     output:
-        throughput=f"{RUN}/metrics/throughput.csv",
-        training=f"{RUN}/metrics/training.csv",
+        throughput=f"{FOLDER}/metrics/throughput.csv",
+        training=f"{FOLDER}/metrics/training.csv",
     log:
-        f"{RUN}/logs/evaluate_throughput.log",
+        f"{FOLDER}/logs/evaluate_throughput.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_throughput.tsv"
+        f"{FOLDER}/benchmarks/evaluate_throughput.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
-        labels=untracked(LABELS),
-        benchmarks=f"{RUN}/benchmarks",
-        populations=POPULATIONS,
-        chunks=untracked(chunks("test")),
-        models=untracked(MODELS),
-        depends=digest(
-            estimates_digest("test"),
-            estimates_digest("shear"),
-            code_of("evaluate_throughput"),
-        ),
+        origins=origins,
+        labels=untracked(RUN.labels),
+        benchmarks=f"{FOLDER}/benchmarks",
+        populations=RUN.populations,
+        chunks=untracked(RUN.chunks("test")),
+        models=untracked(RUN.models),
+        depends=DIGESTS.evaluate_throughput(),
     script:
         "../../scripts/evaluate_throughput.py"
 
 
 rule draw_gallery:
     input:
-        stamps=expand(stamps_of("test"), population=POPULATIONS),
-        catalogs=expand(
-            f"{RUN}/catalogs/{{population}}/test.parquet", population=POPULATIONS
-        ),
+        stamps=RUN.of_populations("stamps/{population}/test/index.json"),
+        catalogs=RUN.of_populations("catalogs/{population}/test.parquet"),
     output:
-        f"{RUN}/metrics/gallery.h5",
+        f"{FOLDER}/metrics/gallery.h5",
     log:
-        f"{RUN}/logs/draw_gallery.log",
+        f"{FOLDER}/logs/draw_gallery.log",
     benchmark:
-        f"{RUN}/benchmarks/draw_gallery.tsv"
+        f"{FOLDER}/benchmarks/draw_gallery.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
+        origins=origins,
         sigmas=sorted(CONFIG.noise_levels),
         seed=CONFIG.seed,
-        depends=digest(
-            [stamps_digest(population, "test") for population in POPULATIONS],
-            sorted(CONFIG.noise_levels),
-            CONFIG.seed,
-            code_of("draw_gallery"),
-        ),
+        depends=DIGESTS.draw_gallery(),
     script:
         "../../scripts/draw_gallery.py"

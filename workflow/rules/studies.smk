@@ -1,26 +1,37 @@
 """Studies: each file of config/studies is a target `study_<name>`, its networks, table, figure and verdict."""
 
 
+def reason_of(study):
+    """Return a function of a rule's inputs, which raises the reason that a study cannot be made."""
+
+    def refuse(_):
+        raise WorkflowError(
+            f"study_{study} cannot be made.\n{RUN.studies.wrong[study]}"
+        ) from None
+
+    return refuse
+
+
 rule evaluate_study:
     input:
-        estimates=lambda w: study_estimates(w.study),
-        catalog=lambda w: f"{RUN}/catalogs/{STUDIES[w.study].population}/test.parquet",
-        bounds=lambda w: f"{RUN}/bounds/{STUDIES[w.study].population}/test.parquet",
+        estimates=lambda w: RUN.study_estimates(w.study),
+        catalog=lambda w: f"{FOLDER}/catalogs/{STUDIES[w.study].population}/test.parquet",
+        bounds=lambda w: f"{FOLDER}/bounds/{STUDIES[w.study].population}/test.parquet",
     output:
-        table=f"{RUN}/metrics/studies/{{study}}.csv",
-        accuracy=f"{RUN}/metrics/studies/{{study}}_accuracy.csv",
-        verdict=f"{RUN}/metrics/studies/{{study}}_verdict.txt",
+        table=f"{FOLDER}/metrics/studies/{{study}}.csv",
+        accuracy=f"{FOLDER}/metrics/studies/{{study}}_accuracy.csv",
+        verdict=f"{FOLDER}/metrics/studies/{{study}}_verdict.txt",
     log:
-        f"{RUN}/logs/evaluate_study/{{study}}.log",
+        f"{FOLDER}/logs/evaluate_study/{{study}}.log",
     benchmark:
-        f"{RUN}/benchmarks/evaluate_study/{{study}}.tsv"
+        f"{FOLDER}/benchmarks/evaluate_study/{{study}}.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
+        origins=origins,
         study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
         resamples=CONFIG.bootstrap,
-        depends=lambda w: study_digest(w.study),
+        depends=lambda w: DIGESTS.evaluate_study(w.study),
     script:
         "../../scripts/evaluate_study.py"
 
@@ -30,27 +41,27 @@ rule figure_study:
         rules.evaluate_study.output.table,
         rules.evaluate_study.output.accuracy,
     output:
-        pdf=[f"{RUN}/figures/study_{{study}}.pdf"],
+        pdf=[f"{FOLDER}/figures/study_{{study}}.pdf"],
         png=[
             report(
-                f"{RUN}/figures/study_{{study}}.png",
+                f"{FOLDER}/figures/study_{{study}}.png",
                 caption="../report/figure.rst",
-                category=ENTRIES["study"].category,
+                category=RUN.entries["study"].category,
                 labels={"figure": "study", "population": "{study}"},
             )
         ],
     log:
-        f"{RUN}/logs/figure_study/{{study}}.log",
+        f"{FOLDER}/logs/figure_study/{{study}}.log",
     benchmark:
-        f"{RUN}/benchmarks/figure_study/{{study}}.tsv"
+        f"{FOLDER}/benchmarks/figure_study/{{study}}.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
+        origins=origins,
         figure="study",
         arguments=lambda w: [[STUDIES[w.study].question, w.study.replace("_", " ")]],
-        entry=untracked(asdict(ENTRIES["study"])),
-        depends=lambda w: digest(study_digest(w.study), FIGURE_CODE["study"]),
+        entry=untracked(asdict(RUN.entries["study"])),
+        depends=lambda w: DIGESTS.figure_study(w.study),
     script:
         "../../scripts/draw_figure.py"
 
@@ -60,22 +71,20 @@ rule table_study:
         table=rules.evaluate_study.output.table,
         verdict=rules.evaluate_study.output.verdict,
     output:
-        f"{RUN}/tables/study_{{study}}.tex",
+        f"{FOLDER}/tables/study_{{study}}.tex",
     log:
-        f"{RUN}/logs/table_study/{{study}}.log",
+        f"{FOLDER}/logs/table_study/{{study}}.log",
     benchmark:
-        f"{RUN}/benchmarks/table_study/{{study}}.tsv"
+        f"{FOLDER}/benchmarks/table_study/{{study}}.tsv"
     conda:
         ENVIRONMENT
     params:
-        origins=lambda w, input, output: origins(input, output),
+        origins=origins,
         study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
-        depends=lambda w: digest(study_digest(w.study), code_of("table_study")),
+        depends=lambda w: DIGESTS.table_study(w.study),
     script:
         "../../scripts/table_study.py"
 
-
-STUDY_OUTPUTS = [path for study in CONFIG.studies for path in study_outputs(study)]
 
 for study in STUDIES:
 
@@ -83,10 +92,10 @@ for study in STUDIES:
         name:
             f"study_{study}"
         input:
-            study_outputs(study),
+            RUN.study_outputs(study),
 
 
-for study in filter(is_name, WRONG_STUDIES):
+for study in filter(is_name, RUN.studies.wrong):
 
     rule:
         name:

@@ -1,4 +1,7 @@
-"""The temporary files of `shearbench.files.writing.atomic`: their names, and their removal after a kill."""
+"""Removal of files that are no longer needed: temporary files after a kill, states of finished trainings.
+
+The temporary files are those of `shearbench.files.writing.atomic`, which takes their names from here.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,28 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
                 if _is_left(path):
                     path.unlink()
                     removed.append(path)
+    return removed
+
+
+def remove_states(folder: str | os.PathLike[str]) -> list[Path]:
+    """Remove the states of those trainings of a run that have ended, and the locks beside them.
+
+    Parameters
+    ----------
+    folder : path-like
+        The run's folder.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The states that were removed.
+    """
+    removed = []
+    for state in Path(folder, "checkpoints").glob("*/*/seed*.pt"):
+        if Path(folder, "models", *state.parts[-3:-1], state.stem, "model.pt").exists():
+            state.unlink()
+            state.with_name(f"{state.name}.lock").unlink(missing_ok=True)
+            removed.append(state)
     return removed
 
 

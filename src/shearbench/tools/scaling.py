@@ -18,8 +18,8 @@ from shearbench.config.reading import load
 from shearbench.config.schema import Config
 from shearbench.config.studies import plan_studies
 from shearbench.evaluation.metrics import read_metrics
-from shearbench.simulation.populations import SPLITS, stamp_count
-from shearbench.training.variants import Variant
+from shearbench.plan.run import Run
+from shearbench.simulation.populations import SPLITS
 
 _MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHAPE_COLUMNS = 6  # of 8 bytes, in a table of estimates
@@ -75,7 +75,7 @@ def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studi
         without any rate, whose time is in neither.
     """
     rows = []
-    for stage, tasks in _stages(config, studies).items():
+    for stage, tasks in _stages(Run(config, plan_studies(studies, config))).items():
         total = {"stamps": 0.0, "core_hours": 0.0, "gpu_hours": 0.0, "disk_gb": 0.0}
         unknown = set()
         for name, population, stamps, kept_bytes in tasks:
@@ -92,45 +92,38 @@ def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studi
     return pd.DataFrame(rows)
 
 
-def _stages(config: Config, studies: str) -> dict[str, list[tuple[str, str, int, int]]]:
+def _stages(run: Run) -> dict[str, list[tuple[str, str, int, int]]]:
     """Return (name, population, stamps, bytes kept) of the tasks of each stage."""
-    counts = {
-        split: stamp_count(split, getattr(config.galaxies, split), config.shear_test.rotations)
-        for split in SPLITS
-    }
-    levels = {"test": len(config.noise_levels), "shear": len(config.shear_test.noise_levels)}
-    pixels = 4 * config.stamps.size_pixels**2
+    counts = {split: run.stamps_in(split) for split in SPLITS}
+    pixels = 4 * run.config.stamps.size_pixels**2
     row = 8 * _SHAPE_COLUMNS
     simulate, bounds, fits = [], [], []
-    for name, options in config.populations.items():
-        images = 1 if options.psf.constant else 2
-        simulate += [("galsim", name, n, n * pixels * images) for n in counts.values()]
-        bounds.append(("cramer_rao", name, counts["test"], 0))
-        for estimator, choices in config.estimators.items():
-            for split, number in levels.items():
-                first = choices.get("shear_galaxies") if split == "shear" else None
-                n = counts[split] if first is None else stamp_count(split, first, config.shear_test.rotations)
-                n = min(n, counts[split]) * number
-                fits.append((estimator, name, n, n * row))
+    for population in run.populations:
+        images = run.channels[population]
+        simulate += [("galsim", population, n, n * pixels * images) for n in counts.values()]
+        bounds.append(("cramer_rao", population, counts["test"], 0))
+        for split, levels in run.noise.items():
+            for estimator in run.estimators_on(split):
+                n = min(run.stamps_measured(split, estimator) or counts[split], counts[split]) * len(levels)
+                fits.append((estimator, population, n, n * row))
     train, predict = [], []
-    for name, variant, population, seeds, splits in _networks(config, studies):
-        recipe = variant.training
+    for name, population, seeds, splits in _networks(run):
+        recipe = run.variants[name].training
         shown = recipe.epochs * (recipe.epoch_stamps or counts["train"])
         train.append((name, population, seeds * shown, 0))
-        n = seeds * sum(counts[split] * levels[split] for split in splits)
+        n = seeds * sum(counts[split] * len(run.noise[split]) for split in splits)
         predict.append((name, population, n, n * row))
     return {"simulate": simulate, "bounds": bounds, "measure": fits, "train": train, "predict": predict}
 
 
-def _networks(config: Config, studies: str) -> Iterator[tuple[str, Variant, str, int, tuple[str, ...]]]:
-    """Yield name, variant, population, number of seeds and splits predicted of all networks of a run."""
-    for population in config.populations:
-        for name, variant in config.variants.items():
-            yield name, variant, population, len(config.seeds), ("test", "shear")
-    planned = plan_studies(studies, config)
-    for study in (planned.known[name] for name in config.studies):
-        for name, variant in planned.variants[study.name].items():
-            yield name, variant, study.population, len(study.seeds), ("test",)
+def _networks(run: Run) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+    """Yield variant, population, number of seeds and splits predicted of all networks of a run."""
+    for population in run.populations:
+        for name, seeds in run.networks.items():
+            yield name, population, len(seeds), ("test", "shear")
+    for study in run.config.studies:
+        for name, seeds in run.study_networks(study).items():
+            yield name, run.studies.known[study].population, len(seeds), ("test",)
 
 
 def rates_table(throughput: pd.DataFrame) -> str:

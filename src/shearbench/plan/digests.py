@@ -1,0 +1,384 @@
+"""The digest of each result of a run, and the origin of each of its files.
+
+A digest stands for all that decides a result: options, code, inputs (see `shearbench.jobs.provenance`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from shearbench.files.origin import Origin
+from shearbench.jobs.provenance import code_digest, digest
+from shearbench.plan.run import Run
+from shearbench.simulation.populations import SPLITS
+
+P = ParamSpec("P")
+
+MADE_BY = {
+    "accuracy.csv": "evaluate_accuracy",
+    "shear_bias.csv": "evaluate_shear_bias",
+    "shear_bias_bins.csv": "evaluate_shear_bias",
+    "bayes_floor.csv": "evaluate_bayes_floor",
+    "residuals.parquet": "evaluate_residuals",
+    "trends.csv": "evaluate_residuals",
+    "throughput.csv": "evaluate_throughput",
+    "training.csv": "evaluate_throughput",
+    "gallery.h5": "draw_gallery",
+    "networks.csv": "summarise_networks",
+    "network_layers.csv": "summarise_networks",
+    "networks.txt": "summarise_networks",
+}
+"""The rule that makes each file of ``metrics/``."""
+
+
+def _once(method: Callable[Concatenate[Digests, P], str]) -> Callable[Concatenate[Digests, P], str]:
+    """Compute each answer of a method once."""
+
+    @wraps(method)
+    def remembered(self: Digests, *args: P.args, **kwargs: P.kwargs) -> str:
+        key = (method.__name__, args, *sorted(kwargs.items()))
+        if key not in self._known:
+            self._known[key] = method(self, *args, **kwargs)
+        return self._known[key]
+
+    return remembered
+
+
+class Digests:
+    """The digests of a run's results: a method for each rule, with the rule's name.
+
+    Parameters
+    ----------
+    run : Run
+    scripts : path
+        The folder of the rules' scripts.
+    inputs : callable
+        Takes the name of a population and returns the external files that it is drawn from: ``path``,
+        ``bytes`` and ``sha256`` of each.
+    """
+
+    def __init__(self, run: Run, scripts: Path, inputs: Callable[[str], list[dict[str, Any]]]) -> None:
+        self.run, self.scripts, self.inputs = run, scripts, inputs
+        self._known: dict[Any, str] = {}
+
+    def code(self, script: str, modules: Iterable[str] = ()) -> str:
+        """Return the digest of a script and of all the code that it uses."""
+        return code_digest(str(self.scripts / f"{script}.py"), tuple(modules))
+
+    # Catalogs, stamps, bounds
+
+    @_once
+    def sample_catalog(self, population: str, split: str) -> str:
+        """Return the digest of a catalog."""
+        config = self.run.config
+        shear = config.shear_test.model_dump(include={"shear", "rotations"}) if split == "shear" else None
+        return digest(
+            self.run.population(population),
+            [[file["path"], file["sha256"]] for file in self.inputs(population)],
+            self.run.galaxies(split),
+            shear,
+            config.seed,
+            config.stamps.pixel_scale_arcsec,
+            self.code("sample_catalog"),
+        )
+
+    @_once
+    def simulate_stamps(self, population: str, split: str) -> str:
+        """Return the digest of the stamps of a split, however they are cut into chunks."""
+        stamps = self.run.config.stamps.model_dump()
+        return digest(self.sample_catalog(population, split), stamps, self.code("simulate_stamps"))
+
+    def index_stamps(self, population: str, split: str) -> str:
+        """Return the digest of the index of a split: that of its stamps."""
+        return self.simulate_stamps(population, split)
+
+    @_once
+    def cramer_rao(self, population: str, split: str) -> str:
+        """Return the digest of the bounds of a split."""
+        stamps = self.run.config.stamps.model_dump()
+        return digest(self.sample_catalog(population, split), stamps, self.code("cramer_rao"))
+
+    @_once
+    def sample_posterior(self, population: str) -> str:
+        """Return the digest of the samples of a population's posteriors."""
+        config = self.run.config
+        return digest(
+            self.simulate_stamps(population, "test"),
+            config.bayes_floor.model_dump(),
+            sorted(config.noise_levels),
+            config.seed,
+            self.code("sample_posterior"),
+        )
+
+    # Estimates and networks
+
+    @_once
+    def measure(self, population: str, split: str, noise: str, estimator: str) -> str:
+        """Return the digest of the estimates of an estimator."""
+        config, network = self.run.config, self.run.network_inside(estimator)
+        return digest(
+            self.simulate_stamps(population, split),
+            self.run.measuring_options(estimator),
+            self.run.stamps_measured(split, estimator),
+            (self.train(population, network[0]), network[1]) if network else None,
+            self.run.sigma[noise],
+            config.seed,
+            self.code("measure", config.estimator(estimator).modules()),
+        )
+
+    @_once
+    def train(self, population: str, variant: str) -> str:
+        """Return the digest of a trained network without its seed; a checkpoint of another is not resumed."""
+        chosen = self.run.variants[variant]
+        return digest(
+            self.simulate_stamps(population, "train"),
+            self.simulate_stamps(population, "validation"),
+            chosen.model_dump(mode="json"),
+            self.run.config.seed,
+            self.code("train", chosen.make().modules()),
+        )
+
+    @_once
+    def predict(self, population: str, split: str, variant: str, seed: int) -> str:
+        """Return the digest of the estimates of one network."""
+        return digest(
+            self.train(population, variant),
+            seed,
+            self.simulate_stamps(population, split),
+            self.run.config.seed,
+            self.code("predict", self.run.variants[variant].make().modules()),
+        )
+
+    def predict_all(self, population: str, split: str, variant: str, seeds: Sequence[int]) -> str:
+        """Return the digest of the estimates of several seeds of a variant."""
+        return digest([self.predict(population, split, variant, seed) for seed in seeds])
+
+    @_once
+    def estimates(self, split: str) -> str:
+        """Return the digest of all estimates of a split, with their labels and the bounds."""
+        run = self.run
+        return digest(
+            [
+                self.measure(population, split, noise, estimator)
+                for population in run.populations
+                for noise in run.noise[split]
+                for estimator in run.estimators
+            ],
+            run.labels,
+            [self.predict(population, split, variant, seed) for population, variant, seed in run.models],
+            [self.cramer_rao(population, split) for population in run.populations],
+        )
+
+    # Metrics: these rules have one job each
+
+    def evaluate_accuracy(self) -> str:
+        """Return the digest of the accuracy of all estimators."""
+        return digest(self.estimates("test"), self.code("evaluate_accuracy"))
+
+    def evaluate_shear_bias(self) -> str:
+        """Return the digest of the biases m and c of all estimators."""
+        return digest(self.estimates("shear"), self.code("evaluate_shear_bias"))
+
+    def evaluate_residuals(self) -> str:
+        """Return the digest of the residuals at the lowest noise level."""
+        return digest(self.run.lowest, self.estimates("test"), self.code("evaluate_residuals"))
+
+    def evaluate_throughput(self) -> str:
+        """Return the digest of the times and the memory of all jobs."""
+        return digest(self.estimates("test"), self.estimates("shear"), self.code("evaluate_throughput"))
+
+    def evaluate_bayes_floor(self) -> str:
+        """Return the digest of the Bayes floor."""
+        posteriors = [self.sample_posterior(population) for population in self.run.with_posterior]
+        return digest(posteriors, self.estimates("test"), self.code("evaluate_bayes_floor"))
+
+    def draw_gallery(self) -> str:
+        """Return the digest of the gallery of stamps."""
+        config = self.run.config
+        return digest(
+            [self.simulate_stamps(population, "test") for population in self.run.populations],
+            sorted(config.noise_levels),
+            config.seed,
+            self.code("draw_gallery"),
+        )
+
+    def summarise_networks(self) -> str:
+        """Return the digest of the sizes and costs of the networks."""
+        config = self.run.config
+        modules = {name for variant in config.variants.values() for name in variant.make().modules()}
+        return digest(
+            self.run.architectures,
+            self.run.channels,
+            config.stamps.model_dump(),
+            self.code("summarise_networks", sorted(modules)),
+        )
+
+    @_once
+    def metrics(self, path: str) -> str:
+        """Return the digest of a file of ``metrics/``: that of the rule that makes it."""
+        return getattr(self, MADE_BY[Path(path).name])()
+
+    @_once
+    def tabulated(self) -> str:
+        """Return the digest of the metrics that tables and numbers are made from."""
+        return digest([self.metrics(path) for path in self.run.tabulated.values()])
+
+    # Studies
+
+    @_once
+    def evaluate_study(self, study: str) -> str:
+        """Return the digest of a study's tables and verdict."""
+        known = self.run.studies.known[study]
+        return digest(
+            known.model_dump(mode="json"),
+            [
+                self.predict(known.population, "test", variant, seed)
+                for variant, seeds in self.run.study_networks(study).items()
+                for seed in seeds
+            ],
+            self.cramer_rao(known.population, "test"),
+            self.code("evaluate_study"),
+        )
+
+    def table_study(self, study: str) -> str:
+        """Return the digest of a study's LaTeX table."""
+        return digest(self.evaluate_study(study), self.code("table_study"))
+
+    def figure_study(self, study: str) -> str:
+        """Return the digest of a study's figure."""
+        return digest(self.evaluate_study(study), self.figure_code("study"))
+
+    # Figures, tables, the paper
+
+    def figure(self, name: str) -> str:
+        """Return the digest of a figure of the run."""
+        sources = [self.metrics(path) for path in self.run.figures[name].sources]
+        return digest(sources, self.figure_code(name))
+
+    def figure_code(self, name: str) -> str:
+        """Return the digest of the code that draws a figure."""
+        return self.code("draw_figure", [f"shearbench.figures.{name}"])
+
+    @_once
+    def tables(self) -> str:
+        """Return the digest of the LaTeX tables."""
+        return digest(self.tabulated(), self.code("tables"))
+
+    @_once
+    def paper(self) -> str:
+        """Return the digest of the document, its macros and its numbers."""
+        return digest(
+            self.tabulated(),
+            [self.evaluate_study(study) for study in self.run.config.studies],
+            self.run.captioned,
+            self.run.entries["study"].caption,
+            self.code("paper"),
+        )
+
+    def save_config(self) -> str:
+        """Return the digest of the resolved configuration."""
+        return digest(self.run.config.dump())
+
+    def sections(self) -> dict[str, str]:
+        """Return a digest of each key of the configuration, so that the reason of a rerun names the key."""
+        return {f"digest_of_{key}": f"{key} {digest(value)}" for key, value in self.run.config.dump().items()}
+
+    def manifest(self) -> str:
+        """Return the digest of the manifest."""
+        return digest(
+            self.tabulated(),
+            {name: self.figure_code(name) for name in self.run.entries},
+            self.run.config.dump(),
+            self.code("tables"),
+            self.code("paper"),
+            self.code("manifest"),
+        )
+
+    # Origins
+
+    def origins(self, *files: Iterable[Any]) -> dict[str, Origin]:
+        """Return the origins of files, by their paths; files that carry none are left out."""
+        paths = [str(path) for some in files for path in some]
+        return {path: found for path in paths if (found := self.origin(path)) is not None}
+
+    def origin(self, path: str) -> Origin | None:
+        """Return the origin that a file of the run should carry.
+
+        Parameters
+        ----------
+        path : str
+            As the workflow names it, or with folders before.
+
+        Returns
+        -------
+        Origin or None
+            None for a file that carries no origin, and for one that this configuration does not have.
+        """
+        *folders, name = path.partition(f"{self.run.folder}/")[2].split("/")
+        stem, _, suffix = name.rpartition(".")
+        match [*folders, name]:
+            case ["config.yaml"]:
+                return Origin("save_config", self.save_config(), {})
+            case ["catalogs", population, _] if suffix == "parquet" and self._has(population, stem):
+                names = {"population": population, "split": stem}
+                return Origin("sample_catalog", self.sample_catalog(population, stem), names)
+            case ["stamps", population, split, "index.json"] if self._has(population, split):
+                names = {"population": population, "split": split}
+                return Origin("index_stamps", self.index_stamps(population, split), names)
+            case ["stamps", population, split, _] if suffix == "h5" and self._has(population, split):
+                if stem.isdecimal() and int(stem) < len(self.run.chunks(split)):
+                    part = {"population": population, "split": split, "chunk": int(stem)}
+                    return Origin("simulate_stamps", self.simulate_stamps(population, split), part)
+            case ["bounds", population, "posterior.parquet"] if self._has(population):
+                names = {"population": population, "split": "test"}
+                return Origin("sample_posterior", self.sample_posterior(population), names)
+            case ["bounds", population, _] if suffix == "parquet" and self._has(population, stem):
+                names = {"population": population, "split": stem}
+                return Origin("cramer_rao", self.cramer_rao(population, stem), names)
+            case ["estimates", population, split, noise, _] if suffix == "parquet":
+                if self._has(population, split) and noise in self.run.sigma:
+                    return self._origin_of_estimates(population, split, noise, stem)
+            case ["models", population, variant, folder, "model.pt" | "history.csv"]:
+                seed = folder.removeprefix("seed")
+                if self._has(population) and variant in self.run.variants and seed.isdecimal():
+                    which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
+                    return Origin("train", self.train(population, variant), which)
+            case ["metrics", _] if name in MADE_BY:
+                return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
+            case ["metrics", "studies", _]:
+                for study in self.run.studies.known:
+                    if name in (f"{study}.csv", f"{study}_accuracy.csv", f"{study}_verdict.txt"):
+                        names = {"study": study, "table": stem}
+                        return Origin("evaluate_study", self.evaluate_study(study), names)
+            case ["tables", _] if suffix == "tex":
+                if stem in self.run.tables:
+                    return Origin("tables", self.tables(), {"table": stem})
+                for study in self.run.studies.known:
+                    if stem == f"study_{study}":
+                        return Origin("table_study", self.table_study(study), {"study": study})
+            case ["paper", "main.tex" | "macros.tex" | "numbers.json"]:
+                return Origin("paper", self.paper(), {"content": stem})
+        return None
+
+    def _has(self, population: str, split: str = "test") -> bool:
+        """Return whether the run has a population and a split of these names."""
+        return population in self.run.config.populations and split in SPLITS
+
+    def _origin_of_estimates(self, population: str, split: str, noise: str, name: str) -> Origin | None:
+        """Return the origin of estimates from their file's name, an estimator or ``<variant>.seed<seed>``."""
+        names: dict[str, Any] = {"population": population, "split": split, "noise": noise}
+        if name in self.run.config.estimators:
+            depends = self.measure(population, split, noise, name)
+            return Origin("measure", depends, {**names, "estimator": name})
+        variant, _, seed = name.rpartition(".seed")
+        if variant not in self.run.variants or not seed.isdecimal():
+            return None
+        names |= {"estimator": variant, "seed": int(seed)}
+        if split == "shear":
+            rule = "predict_shear"
+        else:
+            rule = "predict" if variant in self.run.networks else "predict_study"
+        return Origin(rule, self.predict(population, split, variant, int(seed)), names)

@@ -1,0 +1,388 @@
+"""The names, counts and files of a run, as its configuration and its studies give them.
+
+The workflow asks this while it plans: nothing here imports more than the options of a run need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shearbench.config.labels import labels
+from shearbench.config.schema import Config, noise_label
+from shearbench.config.studies import Studies
+from shearbench.errors import ConfigError
+from shearbench.figures.catalogue import Entry, entries
+from shearbench.simulation.populations import stamp_count
+from shearbench.training.variants import Variant
+
+TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
+"""The LaTeX tables of a run."""
+TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
+"""The metrics that the tables and the numbers of a paper are made from."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a run.
+
+    Attributes
+    ----------
+    entry : Entry
+    sources : list of str
+        The metrics that it reads.
+    populations : list of str
+        Those with a file each; empty where one file shows the whole run.
+    paths : list of str
+        Its files, without suffix.
+    """
+
+    entry: Entry
+    sources: list[str]
+    populations: list[str]
+    paths: list[str]
+
+    def files(self, suffix: str) -> list[str]:
+        """Return its files with a suffix, ``pdf`` or ``png``."""
+        return [f"{path}.{suffix}" for path in self.paths]
+
+    @property
+    def arguments(self) -> list[list[str]]:
+        """The arguments that each of its files is drawn with, beside the metrics."""
+        return [[name] for name in self.populations] or [[]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as its configuration and its studies give it.
+
+    Attributes
+    ----------
+    config : Config
+    studies : Studies
+        Those that fit the run, with their networks, and why the others do not.
+    left_out : mapping of str to str
+        The estimators that cannot run here, with the reason.
+
+    Raises
+    ------
+    ConfigError
+        The figures of two populations would have the same file.
+    """
+
+    config: Config
+    studies: Studies
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        of: dict[str, str] = {}
+        for figure in self.figures.values():
+            for path, population in zip(figure.paths, figure.populations):
+                if (other := of.setdefault(path, population)) != population:
+                    raise ConfigError(
+                        f"populations: '{other}' and '{population}' would both have a figure called "
+                        f"{Path(path).name}; give one of them another name"
+                    )
+
+    @property
+    def folder(self) -> str:
+        """The folder of all files that the run makes."""
+        return f"results/{self.config.run}"
+
+    @property
+    def metrics(self) -> str:
+        """The folder of the tables that figures are made from."""
+        return f"{self.folder}/metrics"
+
+    # Names
+
+    @cached_property
+    def sigma(self) -> dict[str, float]:
+        """The noise levels by their names in paths."""
+        return {noise_label(sigma): sigma for sigma in self.config.noise_levels}
+
+    @property
+    def lowest(self) -> str:
+        """The name of the lowest noise level."""
+        return noise_label(min(self.config.noise_levels))
+
+    @cached_property
+    def noise(self) -> dict[str, list[str]]:
+        """The names of the noise levels at which each split is measured."""
+        return {
+            "test": list(self.sigma),
+            "shear": [noise_label(sigma) for sigma in self.config.shear_test.noise_levels],
+        }
+
+    @cached_property
+    def populations(self) -> list[str]:
+        """The names of the populations."""
+        return list(self.config.populations)
+
+    @cached_property
+    def estimators(self) -> list[str]:
+        """The names of the estimators, without those that are left out."""
+        return [name for name in self.config.estimators if name not in self.left_out]
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """How figures and tables call each estimator."""
+        return {name: label for name, label in labels(self.config).items() if name in self.estimators}
+
+    @cached_property
+    def variants(self) -> dict[str, Variant]:
+        """All networks by name, also those of the studies."""
+        found = dict(self.config.variants)
+        for variants in self.studies.variants.values():
+            found.update(variants)
+        return found
+
+    @cached_property
+    def networks(self) -> dict[str, list[int]]:
+        """The networks of the run itself, with their seeds."""
+        return {variant: list(self.config.seeds) for variant in self.config.variants}
+
+    @cached_property
+    def models(self) -> list[tuple[str, str, int]]:
+        """The trained networks of the run itself, as (population, variant, seed)."""
+        return [
+            (population, variant, seed)
+            for population in self.populations
+            for variant, seeds in self.networks.items()
+            for seed in seeds
+        ]
+
+    @cached_property
+    def with_posterior(self) -> list[str]:
+        """The names of the populations with a Bayes floor."""
+        if self.config.bayes_floor.galaxies == 0:
+            return []
+        # The galaxies of a catalogue have no density that could be a prior.
+        populations = self.config.populations.items()
+        return [name for name, options in populations if not options.profile.startswith("cosmos")]
+
+    @cached_property
+    def ensemble_estimators(self) -> list[str]:
+        """The names of the estimators that answer for ensembles only."""
+        return [name for name in self.estimators if self.config.estimator(name).ensemble_response]
+
+    def estimators_on(self, split: str) -> list[str]:
+        """Return the names of the estimators that measure a split.
+
+        Those that answer for ensembles only give no shapes of single galaxies, which the test split is for.
+        """
+        if split == "shear":
+            return self.estimators
+        return [name for name in self.estimators if name not in self.ensemble_estimators]
+
+    def seeds_of(self, variant: str) -> Sequence[int]:
+        """Return the seeds that a variant is trained with: those of its study, or of the run."""
+        for study, variants in self.studies.variants.items():
+            if variant in variants:
+                return self.studies.known[study].seeds
+        return self.config.seeds
+
+    def study_networks(self, study: str) -> dict[str, list[int]]:
+        """Return the networks of a study with their seeds."""
+        return {variant: list(self.studies.known[study].seeds) for variant in self.studies.variants[study]}
+
+    def network_inside(self, estimator: str) -> tuple[str, int] | None:
+        """Return the network that an estimator measures with, as (variant, seed), or None."""
+        variant = self.config.estimators[estimator].get("network")
+        return (variant, self.config.seeds[0]) if variant else None
+
+    # Counts
+
+    def galaxies(self, split: str) -> int:
+        """Return the number of galaxies of a split."""
+        return getattr(self.config.galaxies, split)
+
+    def stamps_in(self, split: str) -> int:
+        """Return the number of stamps of a split."""
+        return stamp_count(split, self.galaxies(split), self.config.shear_test.rotations)
+
+    def chunks(self, split: str) -> list[tuple[int, int]]:
+        """Return the chunks that a split is drawn in, as (first stamp, one after the last)."""
+        n, size = self.stamps_in(split), self.config.chunk_stamps
+        return [(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def stamps_measured(self, split: str, estimator: str) -> int | None:
+        """Return how many stamps of a split an estimator measures, or None for all."""
+        limit = self.config.estimators[estimator]["shear_galaxies"]
+        if split != "shear" or limit is None:
+            return None
+        return stamp_count(split, limit, self.config.shear_test.rotations)
+
+    def stamps_mb(self, *splits: str) -> int:
+        """Return the memory that the stamps of some splits take, each with a PSF [MB]."""
+        pixels = self.config.stamps.size_pixels**2
+        return sum(2 * 4 * pixels * self.stamps_in(split) for split in splits) // 10**6
+
+    # Options
+
+    def population(self, name: str) -> dict[str, Any]:
+        """Return the options of a population as plain values."""
+        return self.config.populations[name].model_dump(mode="json")
+
+    def measuring_options(self, estimator: str) -> dict[str, Any]:
+        """Return the options that decide an estimator's answer to a stamp."""
+        options = self.config.estimators[estimator]
+        return {name: value for name, value in options.items() if name not in ("label", "shear_galaxies")}
+
+    @cached_property
+    def architectures(self) -> dict[str, list[Any]]:
+        """The kind and the options of each network of the run itself."""
+        return {name: [one.architecture, one.options] for name, one in self.config.variants.items()}
+
+    @cached_property
+    def channels(self) -> dict[str, int]:
+        """The channels of a network's input: the stamp and, where each galaxy has its own, the PSF."""
+        return {name: 1 if one.psf.constant else 2 for name, one in self.config.populations.items()}
+
+    # Files
+
+    def stamps_of(self, split: str, population: str = "{population}") -> str:
+        """Return the index of the stamps of a split, which stands for all their chunks."""
+        return f"{self.folder}/stamps/{population}/{split}/index.json"
+
+    def model_of(self, population: str, variant: str, seed: int) -> str:
+        """Return the model file of a network."""
+        return f"{self.folder}/models/{population}/{variant}/seed{seed}/model.pt"
+
+    def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
+        """Return a path of the run's folder for each population, all by default."""
+        names = self.populations if populations is None else populations
+        return [f"{self.folder}/{pattern.format(population=name)}" for name in names]
+
+    def estimates_of(
+        self,
+        population: str,
+        split: str,
+        noise: str,
+        estimators: Sequence[str] | None = None,
+        networks: Mapping[str, Sequence[int]] | None = None,
+    ) -> list[str]:
+        """Return the files of estimates at one noise level: estimators first, then each network and seed.
+
+        Parameters
+        ----------
+        population, split, noise : str
+        estimators : sequence of str, optional
+            By default all that measure the split.
+        networks : mapping of str to seeds, optional
+            By default all of the run itself.
+        """
+        names = list(self.estimators_on(split) if estimators is None else estimators)
+        for variant, seeds in (self.networks if networks is None else networks).items():
+            names += [f"{variant}.seed{seed}" for seed in seeds]
+        return [f"{self.folder}/estimates/{population}/{split}/{noise}/{name}.parquet" for name in names]
+
+    def all_estimates(
+        self, split: str, noises: Sequence[str] | None = None, populations: Sequence[str] | None = None
+    ) -> list[str]:
+        """Return every file of estimates of a split that the run's metrics are made from."""
+        return [
+            path
+            for population in (self.populations if populations is None else populations)
+            for noise in (self.noise[split] if noises is None else noises)
+            for path in self.estimates_of(population, split, noise)
+        ]
+
+    def ensemble_estimates(self) -> list[str]:
+        """Return the files of the estimators that answer for ensembles only."""
+        return [
+            path
+            for population in self.populations
+            for noise in self.noise["shear"]
+            for path in self.estimates_of(population, "shear", noise, self.ensemble_estimators, {})
+        ]
+
+    def study_estimates(self, study: str) -> list[str]:
+        """Return the estimates of a study's networks at every noise level."""
+        population, networks = self.studies.known[study].population, self.study_networks(study)
+        return [
+            path
+            for noise in self.noise["test"]
+            for path in self.estimates_of(population, "test", noise, [], networks)
+        ]
+
+    def study_outputs(self, study: str) -> list[str]:
+        """Return the files that a study leaves for a paper."""
+        return [
+            f"{self.metrics}/studies/{study}.csv",
+            f"{self.metrics}/studies/{study}_verdict.txt",
+            f"{self.folder}/figures/study_{study}.pdf",
+            f"{self.folder}/tables/study_{study}.tex",
+        ]
+
+    @cached_property
+    def all_study_outputs(self) -> list[str]:
+        """The files of the studies that the run includes."""
+        return [path for study in self.config.studies for path in self.study_outputs(study)]
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """The files of the LaTeX tables by name."""
+        return {name: f"{self.folder}/tables/{name}.tex" for name in TABLES}
+
+    @cached_property
+    def tabulated(self) -> dict[str, str]:
+        """The files of metrics that tables and numbers are made from, by name."""
+        return {name: f"{self.metrics}/{name}.csv" for name in TABULATED}
+
+    # Figures
+
+    @cached_property
+    def entries(self) -> dict[str, Entry]:
+        """The entries of all figures by name, that of a study too."""
+        return entries()
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """The figures of the run itself by name, without those that it has no data for."""
+        empty = {
+            *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
+            *([] if self.with_posterior else ["bayes_floor.csv"]),
+        }
+        found = {}
+        for name, entry in self.entries.items():
+            if entry.each == "study" or empty & {*entry.reads}:
+                continue
+            sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
+            populations = self.populations if entry.each == "population" else []
+            stem = f"{self.folder}/figures/{name}"
+            found[name] = Figure(
+                entry,
+                [f"{self.metrics}/{one}" for one in sources],
+                populations,
+                [f"{stem}_{one}" for one in populations] or [stem],
+            )
+        return found
+
+    @cached_property
+    def figure_files(self) -> list[str]:
+        """The files of all figures of the run itself."""
+        return [
+            f"{path}.{suffix}"
+            for figure in self.figures.values()
+            for path in figure.paths
+            for suffix in ("pdf", "png")
+        ]
+
+    @cached_property
+    def captioned(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """Each figure's file, its caption, and the metrics whose numbers of galaxies the paper adds to it."""
+        return [
+            (path, figure.entry.caption, figure.entry.reads)
+            for figure in self.figures.values()
+            for path in figure.files("pdf")
+        ]
+
+
+def unavailable(config: Config) -> dict[str, str]:
+    """Return the estimators of a configuration that cannot run on this machine, with the reason."""
+    reasons = {name: config.estimator(name).unavailable() for name in config.estimators}
+    return {name: reason for name, reason in reasons.items() if reason}

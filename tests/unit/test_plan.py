@@ -1,0 +1,384 @@
+"""The plan of a run: its names, counts and files, the digests of its results, the origins of its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shearbench.config.plain_yaml import read_file
+from shearbench.config.reading import load, resolve
+from shearbench.config.studies import Studies, plan_studies
+from shearbench.errors import ConfigError
+from shearbench.files.origin import Origin
+from shearbench.options import merge
+from shearbench.plan.digests import Digests
+from shearbench.plan.run import Run, unavailable
+from shearbench.simulation.populations import SPLITS
+
+ROOT = Path(__file__).parents[2]
+DEFAULT, TINY, STUDIES = (ROOT / "config" / name for name in ("config.yaml", "tiny.yaml", "studies"))
+SMALL = {"base": "exp_gauss", "half_light_radius_arcsec": [0.4, 0.8]}
+GIVEN = merge(read_file(DEFAULT), read_file(TINY))
+
+
+def run_of(changes=None, studies=STUDIES, left_out=()):
+    """Return the tiny run with changes to its configuration."""
+    config = resolve(merge(GIVEN, changes or {}))
+    return Run(config, plan_studies(studies, config), dict.fromkeys(left_out, "not here"))
+
+
+def digests_of(changes=None, inputs=(), **options):
+    return Digests(run_of(changes, **options), ROOT / "scripts", lambda population: list(inputs))
+
+
+def all_digests(digests):
+    """Return the digest of each result of the run, by rule and names."""
+    run = digests.run
+    singles = (
+        "evaluate_accuracy evaluate_shear_bias evaluate_residuals evaluate_throughput evaluate_bayes_floor "
+        "draw_gallery summarise_networks tables paper save_config manifest"
+    ).split()
+    found = {(rule,): getattr(digests, rule)() for rule in singles}
+    for population in run.populations:
+        found["sample_posterior", population] = digests.sample_posterior(population)
+        for split in SPLITS:
+            for rule in ("sample_catalog", "simulate_stamps", "index_stamps", "cramer_rao"):
+                found[rule, population, split] = getattr(digests, rule)(population, split)
+        for split, levels in run.noise.items():
+            for estimator in run.estimators:
+                for noise in levels:
+                    depends = digests.measure(population, split, noise, estimator)
+                    found["measure", population, split, noise, estimator] = depends
+        for variant, seeds in run.networks.items():
+            found["train", population, variant] = digests.train(population, variant)
+            for split in run.noise:
+                for seed in seeds:
+                    depends = digests.predict(population, split, variant, seed)
+                    found["predict", population, split, variant, seed] = depends
+    for name in run.figures:
+        found["figure", name] = digests.figure(name)
+    for study in run.studies.known:
+        for rule in ("evaluate_study", "figure_study", "table_study"):
+            found[rule, study] = getattr(digests, rule)(study)
+    return found
+
+
+TINY_RUN = digests_of()
+TINY_DIGESTS = all_digests(TINY_RUN)
+
+
+def changed(changes, **options):
+    """Return the results that changes to the configuration give other digests."""
+    after = all_digests(digests_of(changes, **options))
+    return {result for result in TINY_DIGESTS.keys() & after.keys() if TINY_DIGESTS[result] != after[result]}
+
+
+def rules_of(results):
+    return {result[0] for result in results}
+
+
+# Names, counts and files
+
+
+def test_counts_of_the_tiny_run():
+    run = run_of()
+    assert {split: run.stamps_in(split) for split in SPLITS} == {
+        "train": 256,
+        "validation": 64,
+        "test": 96,
+        "shear": 12 * 2 * 8,
+    }
+    assert run.chunks("train") == [(0, 100), (100, 200), (200, 256)]
+    assert run.chunks("test") == [(0, 96)]
+    assert run.stamps_mb("train", "test") == 2 * 4 * 24**2 * (256 + 96) // 10**6
+    assert run.stamps_measured("shear", "metacal-shearnet") == 4 * 2 * 8
+    assert run.stamps_measured("shear", "hsm-regauss") is None
+    assert run.stamps_measured("test", "metacal-shearnet") is None
+
+
+def test_counts_of_the_default_run():
+    config = load(DEFAULT)
+    run = Run(config, plan_studies(STUDIES, config))
+    assert [run.stamps_in(split) for split in SPLITS] == [20000, 2000, 2000, 8000]
+    assert [len(run.chunks(split)) for split in SPLITS] == [4, 1, 1, 2]
+    assert sum(stop - start for start, stop in run.chunks("shear")) == 8000
+    assert run.models == [("exp_gauss", name, 1) for name in ("shearnet", "whitened", "refined")]
+    # Estimators that answer for ensembles only measure no test galaxies.
+    ensemble = {"ngmix-metacal", "hsm-ksb", "anacal-fpfs", "metacal-mixture-gauss"}
+    assert ensemble >= set(run.ensemble_estimators)
+    assert set(run.estimators_on("shear")) - set(run.estimators_on("test")) == set(run.ensemble_estimators)
+    per_level = len(run.estimators) - len(run.ensemble_estimators) + 3
+    assert len(run.all_estimates("test")) == 5 * per_level
+
+
+def test_names_of_the_tiny_run():
+    run = run_of()
+    assert run.folder == "results/tiny"
+    assert run.sigma == {"1e-05": 1e-5, "0.01": 1e-2}
+    assert run.lowest == "1e-05"
+    assert run.noise == {"test": ["1e-05", "0.01"], "shear": ["1e-05"]}
+    assert run.network_inside("metacal-shearnet") == ("shearnet", 1)
+    assert run.network_inside("hsm-regauss") is None
+    assert list(run.labels) == run.estimators
+    assert run.channels == {"exp_gauss": 1}
+    assert run.with_posterior == ["exp_gauss"]
+    assert run_of({"bayes_floor": {"galaxies": 0}}).with_posterior == []
+
+
+def test_networks_have_the_seeds_of_their_study_or_of_the_run():
+    run = run_of({"seeds": [7]})
+    assert run.seeds_of("shearnet") == (7,)
+    name, *_ = run.study_networks("downsampling")
+    assert name in run.variants
+    assert name not in run.networks
+    assert run.seeds_of(name) == (1, 2, 3)
+    assert len(run.study_estimates("downsampling")) == 4 * 3 * 2
+
+
+def test_files_of_the_tiny_run():
+    run = run_of()
+    assert run.stamps_of("train") == "results/tiny/stamps/{population}/train/index.json"
+    assert run.model_of("exp_gauss", "shearnet", 1) == "results/tiny/models/exp_gauss/shearnet/seed1/model.pt"
+    assert run.of_populations("bounds/{population}/test.parquet") == [
+        "results/tiny/bounds/exp_gauss/test.parquet"
+    ]
+    files = run.estimates_of("exp_gauss", "test", "1e-05")
+    folder = "results/tiny/estimates/exp_gauss/test/1e-05"
+    assert files[-3:] == [f"{folder}/{name}.seed1.parquet" for name in ("shearnet", "whitened", "refined")]
+    assert f"{folder}/hsm-regauss.parquet" in files
+    assert f"{folder}/metacal-shearnet.parquet" not in files
+    assert run.ensemble_estimates() == [
+        "results/tiny/estimates/exp_gauss/shear/1e-05/metacal-shearnet.parquet"
+    ]
+    assert run.all_study_outputs == []
+    included = run_of({"studies": ["downsampling"]})
+    assert included.all_study_outputs == included.study_outputs("downsampling")
+
+
+def test_an_estimator_that_is_left_out_has_no_files_and_no_label():
+    run = run_of(left_out=["hsm-regauss"])
+    assert "hsm-regauss" not in run.estimators
+    assert "hsm-regauss" not in run.labels
+    assert not any("hsm-regauss" in path for path in run.all_estimates("test"))
+    assert set(unavailable(run.config)) <= set(run.config.estimators)
+
+
+def test_a_figure_has_a_file_for_each_population_or_one():
+    run = run_of({"populations": {"small": SMALL}})
+    bins, accuracy = run.figures["shear_bias_bins"], run.figures["accuracy"]
+    assert bins.files("pdf") == [
+        f"results/tiny/figures/shear_bias_bins_{name}.pdf" for name in ("exp_gauss", "small")
+    ]
+    assert bins.arguments == [["exp_gauss"], ["small"]]
+    assert accuracy.files("png") == ["results/tiny/figures/accuracy.png"]
+    assert (accuracy.populations, accuracy.arguments) == ([], [[]])
+    assert "study" not in run.figures
+    assert len(run.figure_files) == 2 * len(run.captioned)
+
+
+def test_figures_without_data_are_left_out():
+    run = run_of({"bayes_floor": {"galaxies": 0}})
+    bare = run_of({"variants": dict.fromkeys(run.networks), "estimators": {"metacal-shearnet": None}})
+    assert not any("bayes_floor.csv" in path for one in run.figures.values() for path in one.sources)
+    assert "networks" in run.figures
+    assert "networks" not in bare.figures
+    assert "training" not in bare.figures
+
+
+def test_populations_whose_figures_have_one_name_are_refused():
+    reason = "'x' and 'bins_x' would both have a figure called shear_bias_bins_x|'bins_x' and 'x' would"
+    with pytest.raises(ConfigError, match=reason):
+        run_of({"populations": {"x": SMALL, "bins_x": SMALL}})
+
+
+def test_a_wrong_study_keeps_its_reason_and_stops_nothing(tmp_path):
+    good = (STUDIES / "downsampling.yaml").read_text()
+    (tmp_path / "good.yaml").write_text(good)
+    (tmp_path / "bad.yaml").write_text(good.replace("base: dilated", "base: dilatedd"))
+    run = run_of(studies=tmp_path)
+    assert list(run.studies.known) == ["good"]
+    assert "dilatedd" in run.studies.wrong["bad"]
+    assert run.study_outputs("good")
+
+
+# Digests
+
+
+def test_digests_are_the_same_twice_and_differ_by_result():
+    assert not changed({})
+    by_rule = {}
+    for (rule, *_), depends in TINY_DIGESTS.items():
+        by_rule.setdefault(rule, []).append(depends)
+    del by_rule["figure"]  # two that read the same metrics differ by their code, below
+    assert {rule: len(set(digests)) for rule, digests in by_rule.items()} == {
+        rule: len(digests) for rule, digests in by_rule.items()
+    }
+    figures = TINY_RUN.run.figures
+    assert len({TINY_RUN.figure_code(name) for name in figures}) == len(figures)
+
+
+def test_how_a_run_is_called_and_how_stamps_are_cut_change_no_result():
+    assert rules_of(changed({"chunk_stamps": 50})) == {"save_config", "manifest"}
+    # The paper names the run and its files.
+    assert rules_of(changed({"run": "other"})) == {"save_config", "manifest", "paper"}
+
+
+def test_a_new_noise_level_changes_no_estimate_and_no_network():
+    levels = {"noise_levels": [1e-5, 1e-3, 1e-2]}
+    rules = rules_of(changed(levels))
+    assert rules.isdisjoint(
+        {"sample_catalog", "simulate_stamps", "cramer_rao", "measure", "train", "predict", "evaluate_study"}
+    )
+    assert {"sample_posterior", "draw_gallery", "evaluate_accuracy", "evaluate_bayes_floor"} <= rules
+
+
+def test_a_wider_variant_changes_that_variant_alone():
+    results = changed({"variants": {"shearnet": {"training": {"epochs": 3}}}})
+    assert {result for result in results if result[0] == "train"} == {("train", "exp_gauss", "shearnet")}
+    assert {result[3] for result in results if result[0] == "predict"} == {"shearnet"}
+    # The estimator that measures with it changes with it, and no other does.
+    assert {result[4] for result in results if result[0] == "measure"} == {"metacal-shearnet"}
+    assert rules_of(results).isdisjoint({"sample_catalog", "simulate_stamps", "cramer_rao"})
+
+
+def test_the_label_of_an_estimator_changes_tables_and_no_estimates():
+    rules = rules_of(changed({"estimators": {"hsm-regauss": {"label": "HSM"}}}))
+    assert rules.isdisjoint({"measure", "train", "predict", "evaluate_study"})
+    assert {"evaluate_accuracy", "tables", "paper", "figure"} <= rules
+
+
+def test_galaxies_of_a_split_change_that_split_and_what_is_made_from_it():
+    results = changed({"galaxies": {"shear": 13}})
+    by_split = "sample_catalog", "simulate_stamps", "cramer_rao", "measure", "predict"
+    assert {result[2] for result in results if result[0] in by_split} == {"shear"}
+    assert rules_of(results).isdisjoint({"train", "sample_posterior", "evaluate_accuracy", "evaluate_study"})
+    assert ("evaluate_shear_bias",) in results
+    # The stamps an estimator measures count where it measures a part of them.
+    results = changed({"estimators": {"metacal-shearnet": {"shear_galaxies": 5}}})
+    assert {result[2:] for result in results if result[0] == "measure"} == {
+        ("shear", "1e-05", "metacal-shearnet")
+    }
+
+
+def test_a_changed_input_file_changes_what_is_drawn_from_it():
+    file = {"path": "a.fits", "bytes": 3, "sha256": "0" * 64}
+    rules = rules_of(changed({}, inputs=[file]))
+    assert {"sample_catalog", "simulate_stamps", "train", "measure", "tables"} <= rules
+    assert rules.isdisjoint({"save_config", "summarise_networks"})
+
+
+def test_the_reason_of_a_rerun_names_the_key_that_changed():
+    before, after = TINY_RUN.sections(), digests_of({"bootstrap": 60}).sections()
+    assert {key for key in before if before[key] != after[key]} == {"digest_of_bootstrap"}
+    assert after["digest_of_bootstrap"].startswith("bootstrap ")
+
+
+# Origins
+
+
+def test_every_kind_of_file_has_its_origin():
+    digests, run = TINY_RUN, TINY_RUN.run
+    study = "downsampling"
+    network, *_ = run.study_networks(study)
+    at = {"population": "exp_gauss", "split": "test"}
+    estimates = {**at, "noise": "0.01"}
+    expected = {
+        "config.yaml": Origin("save_config", digests.save_config()),
+        "catalogs/exp_gauss/test.parquet": Origin(
+            "sample_catalog", digests.sample_catalog("exp_gauss", "test"), at
+        ),
+        "stamps/exp_gauss/test/index.json": Origin(
+            "index_stamps", digests.index_stamps("exp_gauss", "test"), at
+        ),
+        "stamps/exp_gauss/test/0.h5": Origin(
+            "simulate_stamps", digests.simulate_stamps("exp_gauss", "test"), {**at, "chunk": 0}
+        ),
+        "bounds/exp_gauss/test.parquet": Origin("cramer_rao", digests.cramer_rao("exp_gauss", "test"), at),
+        "bounds/exp_gauss/posterior.parquet": Origin(
+            "sample_posterior", digests.sample_posterior("exp_gauss"), at
+        ),
+        "estimates/exp_gauss/test/0.01/hsm-regauss.parquet": Origin(
+            "measure",
+            digests.measure("exp_gauss", "test", "0.01", "hsm-regauss"),
+            {**estimates, "estimator": "hsm-regauss"},
+        ),
+        "estimates/exp_gauss/test/0.01/refined.seed1.parquet": Origin(
+            "predict",
+            digests.predict("exp_gauss", "test", "refined", 1),
+            {**estimates, "estimator": "refined", "seed": 1},
+        ),
+        "estimates/exp_gauss/shear/1e-05/refined.seed1.parquet": Origin(
+            "predict_shear",
+            digests.predict("exp_gauss", "shear", "refined", 1),
+            {**at, "split": "shear", "noise": "1e-05", "estimator": "refined", "seed": 1},
+        ),
+        f"estimates/exp_gauss/test/0.01/{network}.seed3.parquet": Origin(
+            "predict_study",
+            digests.predict("exp_gauss", "test", network, 3),
+            {**estimates, "estimator": network, "seed": 3},
+        ),
+        "models/exp_gauss/refined/seed1/history.csv": Origin(
+            "train",
+            digests.train("exp_gauss", "refined"),
+            {"population": "exp_gauss", "variant": "refined", "seed": 1, "content": "history"},
+        ),
+        "metrics/trends.csv": Origin("evaluate_residuals", digests.evaluate_residuals(), {"table": "trends"}),
+        "metrics/networks.txt": Origin(
+            "summarise_networks", digests.summarise_networks(), {"table": "networks"}
+        ),
+        f"metrics/studies/{study}_verdict.txt": Origin(
+            "evaluate_study",
+            digests.evaluate_study(study),
+            {"study": study, "table": f"{study}_verdict"},
+        ),
+        f"tables/study_{study}.tex": Origin("table_study", digests.table_study(study), {"study": study}),
+        "tables/accuracy.tex": Origin("tables", digests.tables(), {"table": "accuracy"}),
+        "paper/numbers.json": Origin("paper", digests.paper(), {"content": "numbers"}),
+    }
+    found = {path: digests.origin(f"{run.folder}/{path}") for path in expected}
+    assert found == expected
+    paths = [f"{run.folder}/{path}" for path in expected]
+    assert digests.origins(paths[:3], [*paths[3:], "elsewhere"]) == dict(zip(paths, expected.values()))
+    assert digests.origin(f"elsewhere/{paths[0]}") == expected["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    """
+    manifest.json
+    mine.yaml
+    .lock
+    catalogs/exp_gauss/tests.parquet
+    catalogs/exp_gauss/test.csv
+    catalogs/other/test.parquet
+    stamps/exp_gauss/test/1.h5
+    stamps/exp_gauss/test/old.h5
+    stamps/exp_gauss/tests/index.json
+    bounds/other/posterior.parquet
+    estimates/exp_gauss/test/0.1/hsm-regauss.parquet
+    estimates/exp_gauss/test/0.01/other.parquet
+    estimates/exp_gauss/test/0.01/other.seed1.parquet
+    estimates/exp_gauss/test/0.01/refined.seedling.parquet
+    estimates/exp_gauss/test/0.01/hsm-regauss.csv
+    models/exp_gauss/other/seed1/model.pt
+    models/exp_gauss/refined/seed/model.pt
+    models/exp_gauss/refined/seed1/mine.pt
+    metrics/mine.csv
+    metrics/studies/other.csv
+    figures/accuracy_exp_gauss.pdf
+    tables/mine.tex
+    tables/downsampling.tex
+    tables/study_other.tex
+    paper/main.pdf
+    paper/main.aux
+    """.split(),
+)
+def test_other_files_have_no_origin(path):
+    assert TINY_RUN.origin(f"results/tiny/{path}") is None
+    assert TINY_RUN.origin(f"results/tiny2/{path}") is None
+
+
+def test_a_run_is_planned_without_studies():
+    run = Run(resolve(GIVEN), Studies({}, {}, {}))
+    assert list(run.variants) == list(run.networks)
