@@ -1,4 +1,4 @@
-"""Bound the errors of any unbiased estimator, galaxy by galaxy."""
+"""Compute the Cramer-Rao bound of each galaxy."""
 
 from shearbench.bounds.cramer_rao import cramer_rao
 from shearbench.data.catalogs import read_catalog
@@ -10,7 +10,7 @@ with logged(snakemake.log[0]):
     origins = snakemake.params.origins
     shape = (snakemake.params.size, snakemake.params.size)
     catalog = read_catalog(snakemake.input.catalog, origins[snakemake.input.catalog])
-    # PSFs that are images are taken from the stamps, as every estimator sees them.
+    # PSF images are read from the stamps file, like those of the estimators.
     index = snakemake.input.stamps
     images = read_stamps(index, origins[index]).noiseless()[1] if index else None
     table = cramer_rao(catalog, snakemake.params.pixel_scale, shape, psf_images=images)

@@ -9,7 +9,7 @@ from shearbench.jobs.job import logged
 
 
 def read(path):
-    """Return a table, or the path of a file that the figure opens itself."""
+    """Return a table, or the path of an HDF5 file, which the figure reads itself."""
     expected = snakemake.params.origins[path]
     if not path.endswith(".h5"):
         return read_metrics(path, expected)
@@ -20,7 +20,7 @@ def read(path):
 with logged(snakemake.log[0]):
     draw = importlib.import_module(f"shearbench.figures.{snakemake.params.figure}").draw
     tables = [read(path) for path in snakemake.input]
-    # One drawing for each list of further arguments: a population, or a study's question and name.
+    # One figure per list of further arguments: a population, or the question and the name of a study.
     outputs = zip(snakemake.params.arguments, snakemake.output.pdf, snakemake.output.png, strict=True)
     for arguments, pdf, png in outputs:
         save(draw(*tables, *arguments), pdf, png)

@@ -1,4 +1,4 @@
-"""Judge every estimator's accuracy on the test galaxies, against the bounds."""
+"""Compute the errors of every estimator on the test galaxies, and compare them with the bounds."""
 
 from shearbench.bounds.cramer_rao import prior_limited, read_bounds
 from shearbench.data.catalogs import read_catalog

@@ -1,4 +1,4 @@
-"""Residuals of single galaxies at the lowest noise, and their trends with the galaxies' properties."""
+"""Compute residuals of single galaxies at the lowest noise and their dependence on galaxy properties."""
 
 from shearbench.bounds.cramer_rao import read_bounds
 from shearbench.data.catalogs import read_catalog

@@ -1,4 +1,4 @@
-"""Measure m and c of every estimator on the +-shear pairs, before and after calibration."""
+"""Compute m and c of every estimator from pairs of opposite shear, before and after calibration."""
 
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.estimates import read_estimates
@@ -20,7 +20,7 @@ with logged(snakemake.log[0]):
     rows, bins = [], []
     for path in snakemake.input.estimates:
         estimates = read_estimates(path, origins[path])
-        # A slow estimator measured the first galaxies only.
+        # Some slow estimators measure the first galaxies only.
         catalog = catalogs[estimates.attrs["population"]].head(len(estimates))
         how = {
             "label": snakemake.params.labels.get(estimates.attrs["estimator"]),

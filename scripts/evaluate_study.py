@@ -1,4 +1,4 @@
-"""Judge the values of a study, and say what follows."""
+"""Compare the values of a study and write its verdict."""
 
 from shearbench.bounds.cramer_rao import prior_limited, read_bounds
 from shearbench.data.catalogs import read_catalog

@@ -1,4 +1,4 @@
-"""Gather what each stage cost, and the histories of all trainings."""
+"""Collect speed, time and memory of each stage, and the histories of all trainings."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from shearbench.jobs.job import logged
 
 
 def job(*parts: str) -> dict[str, float]:
-    """Return seconds, peak memory and use of the GPU of a job; NaN for one made before this folder was."""
+    """Return time, peak memory and GPU use of a job; NaN if it has no benchmark file."""
     *folders, name = parts
     path = Path(snakemake.params.benchmarks, *folders, f"{name}.tsv")
     times = read_benchmark(path, folders[0]) if path.exists() else {"seconds": math.nan, "peak_mb": math.nan}
@@ -75,7 +75,7 @@ with logged(snakemake.log[0]):
     for path in snakemake.input.estimates:
         attributes.append(read_table(path, (), "measure", rows=False, expected=origins[path]).attrs)
         population, split, noise = Path(path).parts[-4:-1]
-        # One job measures one noise level, or with all networks of a variant all of them.
+        # A job of `measure` has one noise level; a job of `predict` has all of them, for all seeds.
         network = attributes[-1]["seed"] is not None
         made_by = ["predict", population] if network else ["measure", population, split, noise]
         jobs.append(job(*made_by, attributes[-1]["estimator"]))

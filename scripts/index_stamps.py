@@ -1,4 +1,4 @@
-"""Look into all chunks of a split, and write the one file by which others find them."""
+"""Check all chunks of a split and write the index file that lists them."""
 
 from shearbench.data.stamps import write_index
 from shearbench.jobs.job import logged

@@ -1,4 +1,4 @@
-"""Write what every output is, byte for byte, and what it was made with."""
+"""Write the manifest: checksums of all outputs, versions, seeds and machine."""
 
 import os
 import sys

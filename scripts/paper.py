@@ -1,4 +1,4 @@
-"""Write every number a text would quote, as macros and as JSON, and a document that shows all there is."""
+"""Write the numbers of a run as LaTeX macros and JSON, and a document with all figures and tables."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Sample the posterior of some test galaxies' shapes at every noise level."""
+"""Sample the posterior of the shapes of some test galaxies at every noise level."""
 
 import torch
 

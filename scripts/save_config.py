@@ -1,4 +1,4 @@
-"""Write the resolved configuration, which is enough to do the run again."""
+"""Write the resolved configuration, from which the run can be repeated."""
 
 from shearbench.config.plain_yaml import dump
 from shearbench.files.text import write_text

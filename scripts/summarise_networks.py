@@ -1,4 +1,4 @@
-"""List the layers of every network, and measure its size, its cost and its view."""
+"""List the layers of every network and its parameters, operations and receptive field."""
 
 from shearbench.diagnostics.summary import listing, summarise_networks
 from shearbench.files.text import write_csv, write_text

@@ -1,4 +1,4 @@
-"""Train one network with one seed, from a checkpoint of the same training if there is one."""
+"""Train one network with one seed; continue from a checkpoint of the same training, if there is one."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ seed = int(snakemake.wildcards.seed)
 
 
 def untrained():
-    """Yield the other seeds that have no model of this training yet."""
+    """Yield the other seeds that are not trained yet."""
     for other in map(int, snakemake.resources.seeds.split()):
         model = Path(snakemake.output.model).parents[1] / f"seed{other}/model.pt"
         if other != seed and fingerprint_of(model) != snakemake.params.depends:

@@ -1,4 +1,4 @@
-"""The Bayes floor: the posterior mean's error, on a part of the test galaxies, and how near estimators come."""
+"""The Bayes floor: error of the posterior mean on a part of the test galaxies, and errors of estimators over it."""
 
 
 rule sample_posterior:

@@ -1,4 +1,4 @@
-"""Estimators at work: classical fits, training, and the networks' answers."""
+"""Measurements by classical estimators, training of networks, and measurements by networks."""
 
 
 def gpus_per_training():
@@ -50,13 +50,13 @@ rule train:
     conda:
         ENVIRONMENT
     resources:
-        # With several, each has a process of its own and a share of every batch; see docs/cluster.md.
+        # Several GPUs: one process per GPU, each with a part of every batch (docs/cluster.md).
         gpu=1,
-        # How many seeds take their steps together, and which there are; no params, which would make a network
-        # anew because another seed was added.
+        # Number of seeds trained at the same time, and all seeds. They are not params, because a new seed
+        # would then retrain the others.
         together=1,
         seeds=lambda w: " ".join(map(str, RUN.seeds_of(w.variant))),
-        # Each process holds all stamps at once, and those of training twice while they are read.
+        # Each process has all stamps in memory, and those for training twice while they are read.
         mem_mb=lambda w, attempt: attempt
         * gpus_per_training()
         * (8000 + 2 * RUN.stamps_mb("train") + RUN.stamps_mb("validation")),
@@ -65,16 +65,16 @@ rule train:
         population=lambda w: untracked(RUN.population(w.population)),
         variant=lambda w: untracked(RUN.variants[w.variant].model_dump(mode="json")),
         gpu_use=f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
-        # Outside the outputs, which Snakemake deletes before every attempt.
+        # Not an output, because Snakemake deletes outputs before every attempt.
         checkpoint=f"{FOLDER}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
         depends=lambda w: DIGESTS.train(w.population, w.variant),
-        # A value of a study may well diverge: that is a result.
+        # A training of a study may diverge, which is a result of the study.
         may_diverge=lambda w: w.variant not in CONFIG.variants,
     script:
         "../../scripts/train.py"
 
 
-# All seeds of a variant in one job, which is short.
+# One short job measures with the networks of all seeds of a variant.
 rule predict:
     input:
         stamps=RUN.stamps_of("test"),
@@ -134,7 +134,7 @@ use rule predict as predict_shear with:
         ),
 
 
-# A study has seeds of its own.
+# A study has its own seeds.
 use rule predict as predict_study with:
     input:
         stamps=RUN.stamps_of("test"),

@@ -1,4 +1,4 @@
-"""Estimates against truth and bounds: the small tables that everything after this reads."""
+"""Evaluation: estimates are compared with true shapes and bounds. Figures and tables read these small files."""
 
 
 rule evaluate_accuracy:
@@ -68,7 +68,7 @@ rule evaluate_residuals:
         "../../scripts/evaluate_residuals.py"
 
 
-# Times and peak memory are read from the estimates and from the benchmark files of the jobs before.
+# Times and peak memory come from the estimates and from the benchmark files of earlier jobs.
 rule evaluate_throughput:
     input:
         estimates=RUN.all_estimates("test") + RUN.ensemble_estimates(),

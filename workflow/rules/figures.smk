@@ -1,4 +1,4 @@
-"""Figures: each reads metrics and nothing else, so all are redrawn in seconds, wherever the metrics are."""
+"""Figures. They read files in ``metrics/`` only, so they can be redrawn in seconds from a copy of that folder."""
 
 for name, figure in RUN.figures.items():
 

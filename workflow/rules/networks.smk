@@ -1,4 +1,4 @@
-"""The networks themselves, before any training: their layers, size, cost and view."""
+"""Layers, parameters, operations and receptive fields of the networks, before training."""
 
 
 rule summarise_networks:

@@ -1,4 +1,4 @@
-"""What a paper includes: tables, macros, numbers, a document that shows them all, and the manifest."""
+"""Files for a paper: tables, macros, numbers, a document that includes all of them, and the manifest."""
 
 METRIC_FILES = sorted(
     {

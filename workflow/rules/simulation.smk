@@ -1,4 +1,4 @@
-"""Catalogs, stamps and the bounds no estimator can beat."""
+"""Catalogs, stamps and Cramer-Rao bounds."""
 
 
 rule sample_catalog:
@@ -69,7 +69,7 @@ rule index_stamps:
 rule cramer_rao:
     input:
         catalog=rules.sample_catalog.output[0],
-        # Only where the PSF is known by its images and not by a profile.
+        # Needed only if the PSF is given as images instead of a profile.
         stamps=lambda w: (
             RUN.stamps_of(w.split, w.population)
             if CONFIG.populations[w.population].psf.profile == "image"

@@ -1,4 +1,4 @@
-"""Studies: each file of config/studies is a target `study_<name>`, its networks, table, figure and verdict."""
+"""Studies. Each file in config/studies is a target `study_<name>`: networks, table, figure and verdict."""
 
 
 def reason_of(study):

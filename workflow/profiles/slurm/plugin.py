@@ -1,14 +1,13 @@
-"""What the SLURM executor plugin (2.8) does not offer as an option; config.yaml runs this file.
+"""Corrections of the SLURM executor plugin (2.8) that it has no options for; config.yaml runs this file.
 
-- It asks after its jobs less and less often, down to once in three minutes, whatever
-  `seconds-between-status-checks` says. Here that setting counts, so that a failed job is soon reported.
-- Jobs whose state it could not learn, because the controller did not answer, it forgets, and then waits for
-  them for ever. Here they are asked after again.
-- Its first look at them can come before it is ready itself, where it starts slowly; then it never looks
-  again.
-- Of a job that failed before it wrote to its rule's log, it shows no log at all. Here SLURM's is shown.
-- Its job arrays lose jobs and look after the wrong files (docs/cluster.md says how). Here jobs that ask for
-  the same, groups too, make an array, and each task is what it would be as a job of its own.
+- The plugin increases the time between status checks up to three minutes and ignores
+  `seconds-between-status-checks`. Here that setting is used, so that a failed job is reported soon.
+- If the controller does not answer, the plugin forgets all running jobs and waits for them for ever. Here it
+  asks again.
+- If the plugin starts slowly, its first status check fails, and it makes no further one. Here it does.
+- If a job fails before it writes to its rule's log, the plugin shows no log. Here SLURM's log is shown.
+- The plugin's job arrays lose jobs and handle wrong files (see docs/cluster.md). Here jobs and groups with
+  equal resources form an array, and each task behaves like a separate job.
 """
 
 import subprocess
@@ -25,7 +24,7 @@ _report_job_error = Executor.report_job_error
 
 
 async def check_active_jobs(self, active_jobs):
-    """Yield the jobs that still run: all of them when the controller answered no query."""
+    """Yield the jobs that still run; all jobs, if the controller answered no query."""
     if not active_jobs:
         return
     answered = self._status_query_calls
@@ -37,7 +36,7 @@ async def check_active_jobs(self, active_jobs):
 
 
 def report_job_error(self, job_info, msg=None, **details):
-    """Add the last lines of SLURM's log where the rule's log has none."""
+    """Add the last lines of SLURM's log if the log of the rule is empty."""
     log = (job_info.aux or {}).get("slurm_logfile")
     if log is not None and log.exists() and not any(map(has_content, job_info.job.log)):
         lines = log.read_text(errors="replace").splitlines()[-LINES:]
@@ -46,7 +45,7 @@ def report_job_error(self, job_info, msg=None, **details):
 
 
 def has_content(path):
-    """Return whether there is such a file, and something in it."""
+    """Return whether the file exists and is not empty."""
     try:
         return open(path).read(1) != ""
     except OSError:
@@ -54,31 +53,31 @@ def has_content(path):
 
 
 def seconds_between_status_checks(self):
-    """Return what the option of that name says."""
+    """Return the value of the option with this name."""
     return self.workflow.remote_execution_settings.seconds_between_status_checks
 
 
 def run_jobs(self, jobs):
-    """Submit jobs that are ready together: those of `slurm-array-jobs` that ask for the same as one array."""
+    """Submit jobs that are ready together; those of `slurm-array-jobs` with equal resources as an array."""
     batches = {}
     for job in jobs:
         self.run_job_pre(job)
         wanted = "all" in self.array_jobs or not self.array_jobs.isdisjoint(job.rules)
-        batches.setdefault(what_it_asks_for(job) if wanted else job.jobid, []).append(job)
+        batches.setdefault(requested(job) if wanted else job.jobid, []).append(job)
     for batch in batches.values():
         for start in range(0, len(batch), self.max_array_size):
             submit(self, batch[start : start + self.max_array_size])
 
 
-def what_it_asks_for(job):
-    """Return the rules of a job and its resources, but for those that are not passed to SLURM."""
+def requested(job):
+    """Return the rules of a job and the resources that are passed to SLURM."""
     own = ("disk", "seeds")
     resources = {name: str(value) for name, value in job.resources.items() if not name.startswith(own)}
     return (*sorted(job.rules), *sorted(resources.items()))
 
 
 def submit(self, jobs):
-    """Submit a job, or several as an array, after those before it."""
+    """Submit a job, or several jobs as an array, after earlier submissions."""
     if len(jobs) == 1:
         self._job_submission_executor.submit(self.run_job, *jobs)
     else:
@@ -86,9 +85,9 @@ def submit(self, jobs):
 
 
 def run_array(self, jobs):
-    """Submit jobs that ask for the same as one array.
+    """Submit jobs with equal resources as one array.
 
-    SLURM gets, and keeps, one script with the command of every task.
+    SLURM gets one script with the commands of all tasks and stores it.
     """
     first = jobs[0]
     name = f"group_{first.name}" if first.is_group() else f"rule_{first.name}"
@@ -134,12 +133,12 @@ _query_job_status_squeue = plugin.query_job_status_squeue
 
 
 def query_job_status_squeue(run):
-    """Return the command that asks squeue, with a line for every task, pending ones too."""
+    """Return the squeue command with one line per task, for pending tasks too."""
     return _query_job_status_squeue(run) + " --array"
 
 
 def query_job_status_sacct(run):
-    """Return the command that asks sacct, which names a task as the plugin does: 12_3."""
+    """Return the sacct command with task names in the form of the plugin: 12_3."""
     return _query_job_status_sacct(run).replace("JobIdRaw", "JobID")
 
 
