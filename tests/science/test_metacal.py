@@ -172,7 +172,7 @@ def test_stamps_must_be_square():
     ("options", "message"),
     [
         ({"estimator": "hsm-regaus"}, "did you mean 'hsm-regauss'"),
-        ({"estimator": "metacal-hsm-regauss"}, "gives shapes"),
+        ({"estimator": "metacal-hsm-regauss"}, "returns shapes"),
         ({"estimator": "hsm-regauss", "options": {"methode": "ksb"}}, "methode"),
         ({"estimator": "hsm-regauss", "step": 0}, "step"),
     ],

@@ -14,19 +14,19 @@ from shearbench.data.shapes import Shapes
 
 
 class Estimator(Options):
-    """Options of an estimator, and the measurement itself.
+    """The options of an estimator, and the method that measures stamps.
 
-    A concrete estimator is a subclass in a module of `shearbench.estimators`. It sets ``kind``, declares
-    its options as fields, lists its ``presets``, and implements `measure`. Its module imports heavy
-    packages only inside functions.
+    A concrete estimator is a subclass in a module of `shearbench.estimators`. It sets ``kind``, declares its
+    options as fields, lists its ``presets`` and implements `measure`. Its module imports packages that take
+    long to import, such as torch, only inside functions.
     """
 
     kind: ClassVar[str]
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
-    """Names a configuration may use at once, with the options they stand for."""
+    """Names that a configuration may use directly, each with its options."""
     ensemble_response: ClassVar[bool] = False
-    """Whether its answers are ellipticities that mean something only divided by the mean response of an
-    ensemble, which it gives in the extras R11, R12, R21, R22 (Rij = d e_i / d gamma_j)."""
+    """Whether the estimator returns ellipticities, whose mean over an ensemble must be divided by the mean of
+    their responses (the extra columns R11, R12, R21, R22, with Rij = d e_i / d gamma_j) to give a shear."""
     label: Label | None = Field(None, description="how figures call it; the name by default")
     shear_galaxies: int | None = Field(
         None,
@@ -40,17 +40,26 @@ class Estimator(Options):
         return None
 
     def modules(self) -> tuple[str, ...]:
-        """Return the modules whose code decides the answer; what they import is found from there."""
+        """Return the names of the modules that determine the result; those that they import are added."""
         return (type(self).__module__,)
 
     def batch_size(self) -> int | None:
-        """Return how many stamps `measure` should get at once, or None where the usual number will do."""
+        """Return the number of stamps that `measure` should get in a batch, or None for the default."""
         return None
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch.
 
-        Stamps with bad pixels never reach it: `shearbench.measurement.running.measure_stamps` flags them. A
-        failure of one stamp must not touch the others: it is flagged.
+        Stamps with NaN or infinite pixels are left out before:
+        `shearbench.measurement.running.measure_stamps` flags them. If the measurement of a stamp fails, flag
+        it, and measure the others.
+
+        Parameters
+        ----------
+        batch : StampBatch
+
+        Returns
+        -------
+        Shapes
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""FPFS by AnaCal, the real package (X. Li, GPL-3.0): shapelet moments with an analytic response."""
+"""FPFS: shapelet moments with an analytic shear response, by the package AnaCal (X. Li, GPL-3.0)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class AnacalFpfs(Estimator):
-    """Fourier Power Function Shapelets (Li & Mandelbaum 2023, MNRAS 521, 4904), measured where the galaxy is.
+    """Fourier Power Function Shapelets (Li & Mandelbaum 2023, MNRAS 521, 4904), measured about the centroid.
 
-    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
-    mean response of an ensemble.
+    The results are ellipticities and their shear responses, not shapes: the mean ellipticity of an ensemble
+    over its mean response is a shear.
     """
 
     kind: ClassVar[str] = "anacal"
@@ -37,13 +37,13 @@ class AnacalFpfs(Estimator):
     )
 
     def unavailable(self) -> str | None:
-        """Return how to get AnaCal where it is not importable."""
+        """Return how to install AnaCal if it cannot be imported, else None."""
         if importlib.util.find_spec("anacal") is not None:
             return None
         return "anacal is not importable: `pip install anacal`, or `conda install -c conda-forge anacal`"
 
     def measure(self, batch: StampBatch) -> Shapes:
-        """Estimate the ellipticity of every stamp of a batch, and its response."""
+        """Estimate the ellipticity of every stamp of a batch, and its shear response."""
         from shearbench.measurement.fpfs import measure_fpfs
 
         return measure_fpfs(batch, self.sigma_arcsec, self.c0)

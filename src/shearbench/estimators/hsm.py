@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Hsm(Estimator):
-    """Adaptive moments with a PSF correction (Hirata & Seljak 2003, MNRAS 343, 459), as GalSim has them."""
+    """GalSim's adaptive moments with a PSF correction (Hirata & Seljak 2003, MNRAS 343, 459)."""
 
     kind: ClassVar[str] = "hsm"
     presets: ClassVar[dict[str, dict[str, Any]]] = {

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Metacal(Estimator):
-    """Shear the stamp a little, measure again, and so learn how the estimator answers to a shear.
+    """Metacalibration: an estimator's shear response is measured on artificially sheared copies of a stamp.
 
-    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
-    mean response of an ensemble.
+    The results are ellipticities and their shear responses, not shapes: the mean ellipticity of an ensemble
+    over its mean response is a shear (Sheldon & Huff 2017, ApJ 841, 24).
     """
 
     kind: ClassVar[str] = "metacal"
@@ -28,7 +28,7 @@ class Metacal(Estimator):
     ensemble_response: ClassVar[bool] = True
 
     estimator: str = Field("mixture-gauss", description="preset that measures the sheared stamps")
-    options: dict[str, Any] = Field(default_factory=dict, description="what it changes of that preset")
+    options: dict[str, Any] = Field(default_factory=dict, description="options that differ from that preset")
     step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     @model_validator(mode="after")
@@ -40,8 +40,8 @@ class Metacal(Estimator):
         allowed = sorted(n for n, p in presets.items() if not estimator_kinds()[p["kind"]].ensemble_response)
         if self.estimator not in allowed:
             raise ValueError(
-                f"estimator: there is no preset '{self.estimator}'{nearest(self.estimator, allowed)} that "
-                f"gives shapes; there are {', '.join(allowed)}"
+                f"estimator: found '{self.estimator}', expected a preset of an estimator that returns "
+                f"shapes{nearest(self.estimator, allowed)}: {', '.join(allowed)}"
             )
         try:
             self.inner()
@@ -58,15 +58,15 @@ class Metacal(Estimator):
         return make_estimator({**preset, **self.options, "kind": preset["kind"]})
 
     def unavailable(self) -> str | None:
-        """Return why the estimator inside cannot run here, if so."""
+        """Return why the estimator of the sheared stamps cannot run on this machine, or None if it can."""
         return self.inner().unavailable()
 
     def modules(self) -> tuple[str, ...]:
-        """Return this module and those of the estimator inside."""
+        """Return the names of this module and of those of the estimator that measures the sheared stamps."""
         return (*super().modules(), *self.inner().modules())
 
     def measure(self, batch: StampBatch) -> Shapes:
-        """Estimate the ellipticity of every stamp of a batch, and its response."""
+        """Estimate the ellipticity of every stamp of a batch, and its shear response."""
         from shearbench.measurement.metacal import measure_response
 
         return measure_response(self.inner(), batch, self.step)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class MetacalNetwork(Estimator):
-    """Shear the stamp a little, let a trained network measure it again, and so learn the network's response.
+    """Metacalibration of a trained network: its shear response is measured on artificially sheared stamps.
 
-    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
-    mean response of an ensemble. The network sees a wider, rounder PSF than it was trained with; what that
-    does to its answers is in the response.
+    The results are ellipticities and their shear responses, not shapes: the mean ellipticity of an ensemble
+    over its mean response is a shear (Sheldon & Huff 2017, ApJ 841, 24). The sheared stamps have a wider and
+    rounder PSF than those that the network was trained with; the response includes the effect of that.
     """
 
     kind: ClassVar[str] = "metacal-network"
@@ -33,12 +33,12 @@ class MetacalNetwork(Estimator):
     step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     def measure(self, batch: StampBatch) -> Shapes:
-        """Estimate the ellipticity of every stamp of a batch, and its response.
+        """Estimate the ellipticity of every stamp of a batch, and its shear response.
 
         Raises
         ------
         ContractError
-            The model file cannot be read, or is another network's.
+            The model file cannot be read, or holds another network.
         """
         from shearbench.measurement.metacal import measure_response
         from shearbench.measurement.trained_network import load_network

@@ -1,4 +1,4 @@
-"""The built-in maximum-likelihood fit of Gaussian mixtures."""
+"""The built-in maximum-likelihood fit of Gaussian mixtures, which is not NGMix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GPU_BATCH = 32768
 
 
 class Mixture(Estimator):
-    """Batched fits with ngmix's likelihood and priors, by code of this project (always there)."""
+    """Fits with ngmix's likelihood and priors by this package's own code, many stamps at a time."""
 
     kind: ClassVar[str] = "mixture"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -50,7 +50,7 @@ class Mixture(Estimator):
     )
 
     def batch_size(self) -> int | None:
-        """Return how many stamps fill the GPU, where one is used."""
+        """Return the number of stamps that fill a GPU if one is used, else None."""
         return _GPU_BATCH if self._gpu() else None
 
     def measure(self, batch: StampBatch) -> Shapes:

@@ -1,4 +1,4 @@
-"""NGMix, the real package (E. Sheldon, GPL-2.0): maximum-likelihood fits of one galaxy at a time."""
+"""NGMix: maximum-likelihood fits of one galaxy at a time, by the package ngmix (E. Sheldon, GPL-2.0)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ PsfModel = Literal["auto", "gauss", "coellip3", "coellip4", "coellip5", "em"]
 
 
 class Ngmix(Estimator):
-    """A model fitted by ngmix, which is told the pixels, the noise and the PSF image, and nothing else.
+    """A fit by ngmix to the pixels of a stamp, given the noise level and the PSF image and nothing else.
 
-    The defaults are those of ngmix's own examples, with the shape prior and the sizes of these stamps.
+    The defaults are those of ngmix's examples, with the shape prior and the starting size adapted to the
+    stamps.
     """
 
     kind: ClassVar[str] = "ngmix"
@@ -61,7 +62,7 @@ class Ngmix(Estimator):
     tries: int = Field(4, ge=1, le=100, description="fits from new guesses before a galaxy counts as failed")
 
     def unavailable(self) -> str | None:
-        """Return how to get ngmix where it is not importable."""
+        """Return how to install ngmix if it cannot be imported, else None."""
         if importlib.util.find_spec("ngmix") is not None:
             return None
         return (
@@ -77,7 +78,7 @@ class Ngmix(Estimator):
         return fit_galaxies(batch, self.fitter(batch.pixel_scale))
 
     def fitter(self, pixel_scale: float) -> GalaxyFitter:
-        """Return ngmix's fitters with these options, for stamps of a pixel scale in arcsec."""
+        """Return the fitter with these options, for stamps of a given pixel scale (arcsec)."""
         from shearbench.measurement.ngmix import GalaxyFitter
 
         return GalaxyFitter(
@@ -93,10 +94,10 @@ class Ngmix(Estimator):
 
 
 class NgmixMetacal(Ngmix):
-    """Metacalibration by ngmix's own bootstrapper, around one of its fits.
+    """Metacalibration of one of ngmix's fits, by ngmix's own bootstrapper.
 
-    The answers are ellipticities with a response of their own, not shapes: they make sense divided by the
-    mean response of an ensemble.
+    The results are ellipticities and their shear responses, not shapes: the mean ellipticity of an ensemble
+    over its mean response is a shear (Sheldon & Huff 2017, ApJ 841, 24).
     """
 
     kind: ClassVar[str] = "ngmix-metacal"
@@ -107,13 +108,13 @@ class NgmixMetacal(Ngmix):
 
     reconvolution: Literal["fitgauss", "azgauss", "gauss"] = Field(
         "fitgauss",
-        description="the new PSF: a round Gaussian from a fit to the old one, or from where its power "
-        "ends (azgauss; gauss is an older and noisier way to find that)",
+        description="the new PSF is a round Gaussian: fitgauss takes its width from a Gaussian fit to the old
+        " "PSF, azgauss from the frequency where its power ends; gauss is an older, noisier azgauss",
     )
     step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 
     def measure(self, batch: StampBatch) -> Shapes:
-        """Estimate the ellipticity of every stamp of a batch, and its response."""
+        """Estimate the ellipticity of every stamp of a batch, and its shear response."""
         from shearbench.measurement.ngmix import fit_metacal
 
         return fit_metacal(batch, self.fitter(batch.pixel_scale), self.reconvolution, self.step)

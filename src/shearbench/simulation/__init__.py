@@ -1,1 +1,1 @@
-"""Populations of galaxies, and their stamps drawn with GalSim."""
+"""Simulation: populations of galaxies, the sampling of catalogs, and stamps drawn with GalSim."""

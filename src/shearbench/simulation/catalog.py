@@ -1,4 +1,4 @@
-"""Catalogs are drawn here: a row for each stamp, with its true parameters and its noise realisation."""
+"""The sampling of catalogs: one row for each stamp, with its true parameters and its noise realisation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from shearbench.data.catalogs import COLUMNS, content_digest
 from shearbench.errors import ConfigError
 from shearbench.simulation.populations import SPLITS, Population
 
-_BLOCK = 65536  # galaxies drawn from one random stream; the first n galaxies do not depend on n
-# How a finite catalogue is dealt to the splits: 60, 10, 15 and 15 per cent, one each of the first four.
+_BLOCK = 65536  # galaxies of one random stream; whole blocks are drawn, so the first n do not depend on n
+# The split of each galaxy of a finite catalogue, in a cycle of 20: 60, 10, 15 and 15 per cent. The first four
+# galaxies go to different splits, so that no split is empty.
 _DEAL = np.array([0, 1, 2, 3, *[0] * 11, 1, 2, 2, 3, 3])
 
 
 def shear_shape(
     e1: ArrayLike, e2: ArrayLike, s1: ArrayLike, s2: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the reduced-shear shape e after a shear s: (e + s) / (1 + s* e).
+    """Return the shape of a galaxy of intrinsic shape e after a shear s: (e + s) / (1 + s* e).
 
     Parameters
     ----------
     e1, e2 : ndarray
-        Intrinsic shape, |e| < 1.
+        Intrinsic reduced-shear shape, |e| < 1.
     s1, s2 : float or ndarray
         Reduced shear, |s| < 1.
 
@@ -59,22 +60,23 @@ def sample_catalog(
 ) -> pd.DataFrame:
     """Draw the galaxies of one split.
 
-    Every split has random streams of its own, so no galaxy, and no rotated copy of one, is in two splits.
-    The first galaxies of a split do not depend on how many follow.
+    Every split has its own random streams, so no galaxy, and no rotated copy of one, is in two splits. The
+    first galaxies of a split do not depend on the number of galaxies.
 
     Parameters
     ----------
     population : Population
     name : str
-        The population's name; part of the seed.
+        Name of the population; part of the seed.
     split : {'train', 'validation', 'test', 'shear'}
     galaxies : int
-        Galaxies to draw. The shear split has ``rotations * 8`` stamps of each: intrinsic shapes rotated by
-        180/rotations degrees, each sheared by (+s, 0), (-s, 0), (0, +s), (0, -s), and each of these with a
-        noise field and with its negative. All else is the same, the noise of the four shears too.
-        ``rotation`` numbers the rotations and signs of the noise together. Shapes cancel in the mean over
-        rotations and, to first order, noise in the mean over its signs; what is of second order, as the
-        bias that noise causes, is left as it is.
+        Number of galaxies. In the shear split, each has ``rotations * 8`` stamps: the intrinsic shape is
+        rotated in steps of 180/rotations degrees; each rotated galaxy is sheared by (+s, 0), (-s, 0), (0, +s)
+        and (0, -s); each of these has a noise field, and the same field with the opposite sign. All other
+        parameters are the same, and so is the noise of the four shears. The column ``rotation`` numbers the
+        rotations and signs of the noise together. The mean over rotations cancels the intrinsic shapes. The
+        mean over the signs of the noise cancels its effect of first order; effects of second order, such as
+        the noise bias, remain.
     seed : int
         The run's seed.
     pixel_scale : float
@@ -84,7 +86,7 @@ def sample_catalog(
     rotations : {2, 4}
         Rotations of the shear split.
     first_block : int
-        Number of the random stream that the galaxies begin with, for others of the same split.
+        Number of the first random stream; with another number, other galaxies of the same split are drawn.
 
     Returns
     -------
@@ -94,7 +96,8 @@ def sample_catalog(
     Raises
     ------
     ConfigError
-        A catalogue of real galaxies cannot be read or has none of the sizes asked for.
+        A file of galaxies or PSF images cannot be read, or too few galaxies of the catalogue are within the
+        limits of size and shape.
     """
     blocks = [
         _sample_block(population, name, split, block, seed, pixel_scale)
@@ -130,11 +133,12 @@ def _uniform(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> N
 def _sample_block(
     population: Population, name: str, split: str, block: int, seed: int, pixel_scale: float
 ) -> pd.DataFrame:
-    """Draw a whole block; the order of the draws is part of the format."""
+    """Draw a whole block of galaxies. Do not change the order of the draws: catalogs depend on it."""
     entropy = [seed, zlib.crc32(name.encode()), SPLITS.index(split), block]
     rng = np.random.default_rng(np.random.SeedSequence(entropy))
     n = _BLOCK
-    # A Rayleigh law cut at shape_max, by its inverse: two normal components kept within a disc.
+    # The modulus of two normal components within a disc: a Rayleigh distribution, cut at shape_max, which is
+    # sampled by the inverse of its cumulative distribution.
     width, limit = population.shape_sigma, population.shape_max
     mass = -np.expm1(-(limit**2) / (2 * width**2)) if width > 0 else 1.0
     modulus = width * np.sqrt(-2 * np.log1p(-mass * rng.random(n)))
@@ -178,7 +182,7 @@ def _cosmos_columns(
     rng: np.random.Generator,
     n: int,
 ) -> dict[str, Any]:
-    """Take galaxies of the catalogue, each turned by a random angle; no galaxy is in two splits."""
+    """Draw galaxies of a COSMOS catalogue, each with a random orientation; no galaxy is in two splits."""
     source = cosmos_galaxies(str(population.catalogue_file), population.profile)
     low, high = population.half_light_radius_arcsec
     kept = np.flatnonzero(
@@ -200,7 +204,7 @@ def _cosmos_columns(
         "hlr": source["hlr"][pick],
         "sersic_n": source["sersic_n"][pick],
         "cosmos_index": pick.astype(np.int64),
-        "angle": angle / 2,  # a galaxy turned by this has the shape e [rad]
+        "angle": angle / 2,  # turned by this angle [rad], the catalogue's galaxy has the shape e
     }
 
 
@@ -211,16 +215,17 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     Parameters
     ----------
     path : str
-        The catalogue's FITS file. Its ``_fits`` companion holds the Sersic fits.
+        The catalogue's FITS file. A file beside it, whose name ends in ``_fits``, holds the Sersic fits.
     profile : {'cosmos-parametric', 'cosmos-real'}
-        For the first, size, index and shape are those of the single-Sersic fit, exactly what is drawn.
-        A real galaxy has no such thing: its shape and size are the adaptive moments (Hirata & Seljak 2003)
-        of its HST image, PSF included, and its index is given as 1.
+        'cosmos-parametric': size, index and shape are those of the single-Sersic fit, which is drawn.
+        'cosmos-real': shape and size are those of the adaptive moments (Hirata & Seljak 2003, MNRAS 343, 459)
+        of the HST image, which includes the HST PSF; the Sersic index is set to 1.
 
     Returns
     -------
     dict
-        ``e`` complex reduced-shear shape, ``hlr`` [arcsec], ``sersic_n``; one entry per galaxy of the file.
+        One value per galaxy of the file: ``e``, the complex reduced-shear shape, ``hlr`` [arcsec], and
+        ``sersic_n``.
 
     Raises
     ------
@@ -234,12 +239,12 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
         if profile == "cosmos-parametric":
             catalog = galsim.COSMOSCatalog(name, dir=folder, use_real=False, exclusion_level="none")
             fit = np.array([catalog.getParametricRecord(i)["sersicfit"] for i in range(len(catalog))])
-            pixel = 0.03  # arcsec; the fits are in HST pixels, hlr along the major axis
+            pixel = 0.03  # arcsec; the fits give the hlr along the major axis in HST pixels
             q = np.clip(fit[:, 3], 0.05, 1.0)
             return {
                 "e": (1 - q) / (1 + q) * np.exp(2j * fit[:, 7]),
                 "hlr": fit[:, 1] * pixel * np.sqrt(q),
-                # As GalSim does: on a grid, and within what it can draw.
+                # GalSim rounds the index in the same way, and limits it to the range that it can draw.
                 "sersic_n": np.clip(np.round(fit[:, 2] / 0.05) * 0.05, 0.3, 6.2).round(6),
             }
         real = galsim.RealGalaxyCatalog(name, dir=folder)
@@ -254,12 +259,13 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
         [complex(m.observed_shape.g1, m.observed_shape.g2) if ok else 1 for m, ok in zip(moments, good)]
     )
     sigma = np.array([m.moments_sigma for m in moments])
-    # Half-light radius of the Gaussian with these moments; |e| = 1 keeps a failed measurement out.
+    # The hlr is that of the Gaussian with these moments. Galaxies whose measurement failed have |e| = 1,
+    # which excludes them.
     return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}
 
 
 def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
-    """Give each galaxy its rotated and sheared partners; those alike but for the noise are side by side."""
+    """Return the rotated and sheared partners of all galaxies; rows that differ only in noise are adjacent."""
     n = len(table)
     paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
     rotation, member, sign = (np.tile(index.ravel(), n) for index in np.indices((rotations, 4, 2)))

@@ -1,4 +1,4 @@
-"""From a row of a catalog to a stamp, with GalSim."""
+"""Stamps drawn with GalSim from the rows of a catalog."""
 
 from __future__ import annotations
 
@@ -20,25 +20,32 @@ from shearbench.simulation.populations import Population, Psf
 
 log = logging.getLogger(__name__)
 
-# GalSim's default, a quintic polynomial, leaves 1% of the PSF beyond the image's Nyquist frequency and takes
-# 0.6% away at half of it where the FWHM is two pixels: m is -1.4e-2 for half-light radii of 1.5 to 3 pixels.
+# Interpolant of PSF images. For a FWHM of two pixels, GalSim's default, a quintic polynomial, gives the PSF
+# 1% too much power beyond the image's Nyquist frequency and 0.6% too little at half of it, so that m is
+# -1.4e-2 for half-light radii of 1.5 to 3 pixels.
 _BAND_LIMITED = galsim.Lanczos(15)
-_LEAST_FWHM = 2.2  # pixels
+_LEAST_FWHM = 2.2  # pixels; PSF images with a smaller FWHM get a warning
 
 
 def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
-    """Return the PSF of one catalog row, without the pixel.
+    """Return the PSF of one catalog row, without the pixel unless it is an image.
 
     Parameters
     ----------
     row : namedtuple or similar
         With ``psf_fwhm, psf_g1, psf_g2`` (and ``psf_index`` for images).
     psf : Psf
+        The population's PSF.
+
+    Raises
+    ------
+    ConfigError
+        The file of PSF images cannot be used.
     """
     if psf.profile == "image":
         images = psf_images(str(psf.image_file))
         image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
-        # The image is a PSF as seen through pixels: to be drawn without another one.
+        # The image includes the convolution with a pixel: draw it with method "no_pixel".
         return galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
     if psf.profile == "gaussian":
         profile: galsim.GSObject = galsim.Gaussian(fwhm=row.psf_fwhm)
@@ -52,10 +59,10 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
 
 
 def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
-    """Return the galaxy of one catalog row: sheared and shifted, not yet convolved.
+    """Return the galaxy of one catalog row, sheared and shifted, without the PSF.
 
-    A profile with circular isophotes under intrinsic shape and shear is the same profile under the
-    observed shape, so (g1, g2) is applied at once; a real galaxy is turned, then sheared.
+    An analytic profile is round before it gets its shape, so the observed shape (g1, g2), intrinsic shape and
+    shear together, is applied in one step. A real galaxy is rotated, then sheared.
     """
     if row.profile == "real":
         galaxy: galsim.GSObject = _real_galaxy(str(population.catalogue_file), int(row.cosmos_index))
@@ -78,15 +85,15 @@ def draw_stamps(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Draw the stamps of catalog rows, a block at a time.
 
-    Each stamp depends on its own row alone, so the pixels are the same, bit for bit, however the catalog
-    is cut into chunks and blocks.
+    Each stamp depends on its own row alone, so the pixels are the same, bit for bit, for any division of the
+    catalog into chunks and blocks.
 
     Parameters
     ----------
     rows : pandas.DataFrame
         Catalog rows.
     population : Population
-        What the rows were drawn from: profile of the PSF, files of real images.
+        The population of these galaxies; it gives the PSF's profile and the files of real images.
     shape : (int, int)
         Rows and columns of a stamp.
     pixel_scale : float
@@ -97,12 +104,17 @@ def draw_stamps(
     Yields
     ------
     images : ndarray of float32, shape (m, ny, nx)
-        Noiseless.
+        Flux per pixel, without noise.
     psf : ndarray of float32, shape (ny, nx) if all galaxies share the PSF, else (m, ny, nx)
         The PSF convolved with the pixel.
+
+    Raises
+    ------
+    ConfigError
+        A stamp needs too large a Fourier transform, or PSF images cannot be used.
     """
     ny, nx = shape
-    # A PSF image already contains its pixel's response.
+    # A PSF image includes the convolution with a pixel.
     method = "no_pixel" if population.psf.profile == "image" else "auto"
     constant: galsim.GSObject | None = None
     shared: NDArray[np.float32] | None = None
@@ -110,7 +122,7 @@ def draw_stamps(
         part = rows.iloc[start : start + block]
         images = np.zeros((len(part), ny, nx), np.float32)
         psfs = None if population.psf.constant else np.zeros_like(images)
-        # Neighbours that differ in noise alone have the same noiseless stamp.
+        # Neighbouring rows that differ in noise only have the same noiseless stamp.
         drawn = part.drop(columns=["galaxy_id", "noise_id", "rotation"])
         repeats = (drawn == drawn.shift()).all(axis=1).to_numpy()
         for index, row in enumerate(part.itertuples(index=False)):
@@ -132,30 +144,32 @@ def draw_stamps(
 
 
 def _draw(scene: galsim.GSObject, image: NDArray[np.float32], pixel_scale: float, method: str) -> None:
-    """Draw on an image, in place.
+    """Draw a scene on an image, in place.
 
     Raises
     ------
     ConfigError
-        GalSim cannot: the smallest and the largest scale of the scene are too far apart.
+        The scene's smallest and largest scales differ too much for GalSim's Fourier transform.
     """
     try:
         with warnings.catch_warnings():
-            # GalSim would go on, and take gigabytes.
+            # Without this, GalSim only warns, and takes gigabytes of memory.
             warnings.simplefilter("error", galsim.GalSimFFTSizeWarning)
             scene.drawImage(galsim.Image(image, scale=pixel_scale), method=method)
     except (galsim.GalSimFFTSizeWarning, galsim.GalSimFFTSizeError) as error:
         raise ConfigError(
             f"populations: a stamp needs a Fourier transform of {error.size:.0f} pixels a side, and GalSim "
-            f"draws with at most {scene.gsparams.maximum_fft_size}. Give psf.fwhm_arcsec a larger lowest "
-            "value, or half_light_radius_arcsec, sersic_n or stamps.size_pixels a smaller highest one"
+            f"draws with at most {scene.gsparams.maximum_fft_size}. Use a larger lower limit of "
+            "psf.fwhm_arcsec, a smaller upper limit of half_light_radius_arcsec or sersic_n, or a smaller "
+            "stamps.size_pixels"
         ) from error
 
 
 def _precise(psf: galsim.GSObject) -> galsim.GSObject:
-    """Return a PSF to be drawn to 1e-7 of its flux: by default GalSim leaves 1e-5 of a Moffat's.
+    """Return a PSF that GalSim draws to 1e-7 of its flux; by default, the error of a Moffat profile is 1e-5.
 
-    It is what estimators take for the truth. Galaxies have less at high frequencies and need no such care.
+    Estimators take the PSF image for the truth. Images of galaxies need no such accuracy, because they have
+    less power at high frequencies.
     """
     return psf.withGSParams(maxk_threshold=1e-5)
 
@@ -167,7 +181,7 @@ def psf_images(path: str) -> NDArray[np.float32]:
     Parameters
     ----------
     path : str
-        Images of equal size, each in an HDU of its own or stacked in a cube.
+        A FITS file with images of equal size, one per HDU or stacked in a cube.
 
     Returns
     -------
@@ -177,7 +191,7 @@ def psf_images(path: str) -> NDArray[np.float32]:
     Raises
     ------
     ConfigError
-        No such images, or a PSFEx model.
+        The file is a PSFEx model, or has no PSF images of equal size that are finite and of positive flux.
     """
     check_images("psf.image_file", path)
     try:
@@ -191,13 +205,13 @@ def psf_images(path: str) -> NDArray[np.float32]:
     sums = images.sum(axis=(1, 2))
     if not np.isfinite(images).all() or (sums <= 0).any():
         raise ConfigError(f"psf.image_file: {path}: every PSF image must be finite, of positive flux")
-    # Of the Gaussian with the same sum of squares; adaptive moments do not converge for so few pixels.
+    # FWHM of the Gaussian with the same sum of squares; adaptive moments do not converge for so few pixels.
     width = float((2.355 * sums / np.sqrt(4 * np.pi * (images**2).sum(axis=(1, 2)))).min())
     if width < _LEAST_FWHM:
         log.warning(
             "psf.image_file: %s: the FWHM of a PSF is about %.1f pixels of its image. Below %g pixels the "
-            "image does not hold all of the PSF: adaptive moments (HSM, AnaCal, metacalibration) may fail, "
-            "and mixture fits have m of -1e-2 for small galaxies; use an image of finer pixels",
+            "PSF is undersampled: adaptive moments (HSM, AnaCal, metacalibration) may fail, and mixture fits "
+            "have a bias m of -1e-2 for small galaxies; use images with smaller pixels",
             path,
             width,
             _LEAST_FWHM,
@@ -216,7 +230,7 @@ def _real_galaxy(path: str, index: int) -> galsim.GSObject:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what decides the pixels, for the attributes of a file of stamps."""
+    """Return the versions of the packages that determine the pixels, for the attributes of a stamp file."""
     from shearbench import __version__
 
     return {"shearbench": __version__, "galsim": galsim.__version__, "numpy": np.__version__}

@@ -1,6 +1,6 @@
-"""Populations: named distributions of galaxies and PSFs, and the presets every run may use.
+"""Populations: named distributions of galaxies and PSFs, and presets that every run may use.
 
-A population of one's own is an entry of the configuration, based on a preset::
+A new population is an entry of the configuration that is based on a preset::
 
     populations:
       faint: {base: exp_gauss, flux: [0.1, 0.5]}
@@ -18,17 +18,21 @@ SPLITS = ("train", "validation", "test", "shear")
 
 
 def stamp_count(split: str, galaxies: int, rotations: int) -> int:
-    """Return how many stamps a split has: each galaxy once, or with all its partners (`sample_catalog`)."""
+    """Return the number of stamps of a split.
+
+    In the shear split, each galaxy has ``rotations * 8`` stamps, see
+    `shearbench.simulation.catalog.sample_catalog`; in the other splits, it has one.
+    """
     return galaxies * rotations * 8 if split == "shear" else galaxies
 
 
 def _as_range(value: Any) -> Any:
-    # A workflow that has this one as a module may read 1e0 as text.
+    # A workflow that imports this one as a Snakemake module may read 1e0 as text.
     return (value, value) if isinstance(value, int | float | str) and not isinstance(value, bool) else value
 
 
 Range = Annotated[tuple[float, float], BeforeValidator(_as_range)]
-"""A uniform distribution ``[low, high]``; a single number is a constant."""
+"""A uniform distribution ``[low, high]``; a single number gives all galaxies the same value."""
 
 
 def _check_range(name: str, value: tuple[float, float], low: float, high: float = float("inf")) -> None:
@@ -71,19 +75,19 @@ class Psf(Options):
     def _check(self) -> Psf:
         _check_range("fwhm_arcsec", self.fwhm_arcsec, low=0)
         if (self.profile == "image") != (self.image_file is not None):
-            raise ValueError("image_file: belongs to `profile: image`, and that profile needs it")
+            raise ValueError("image_file: must be given with `profile: image`, and with no other profile")
         return self
 
     @property
     def constant(self) -> bool:
-        """Whether every galaxy has the same PSF (images from a file count as one each)."""
+        """Whether every galaxy has the same PSF; never for images from a file."""
         return (
             self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and self.profile != "image"
         )
 
 
 class Population(Options):
-    """A distribution of galaxies, as GalSim draws them."""
+    """A distribution of galaxies and their PSFs, from which catalogs are sampled."""
 
     profile: Literal["gaussian", "exponential", "sersic", "cosmos-parametric", "cosmos-real"] = Field(
         "exponential",
@@ -128,31 +132,32 @@ class Population(Options):
         _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
         if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
-            raise ValueError("catalogue_file: belongs to the cosmos profiles, and they need it")
+            raise ValueError("catalogue_file: must be given with the cosmos profiles, and with no other
+            profile")
         return self
 
     @property
     def model_profile(self) -> Literal["gaussian", "exponential", "sersic"]:
-        """The profile that the forward model takes for its galaxies: Sersic for galaxies of any kind."""
+        """The forward model's profile for these galaxies: Sersic for those of the COSMOS catalogue."""
         return self.profile if self.profile in ("gaussian", "exponential") else "sersic"
 
     @property
     def extent_arcsec(self) -> float:
-        """Half-light radius of the largest galaxy, convolved with the widest PSF (in quadrature) [arcsec]."""
+        """Half-light radius of the largest galaxy with the widest PSF, added in quadrature [arcsec]."""
         return float((self.half_light_radius_arcsec[1] ** 2 + (self.psf.fwhm_arcsec[1] / 2) ** 2) ** 0.5)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The default: an exponential disc that NGMix can model exactly.
     "exp_gauss": {"profile": "exponential"},
-    # Where every Gaussian-mixture model is wrong: free Sersic index, Moffat PSF that varies.
+    # No Gaussian-mixture model is right for this one: free Sersic index, Moffat PSF that varies.
     "sersic_moffat": {
         "profile": "sersic",
         "psf": {"profile": "moffat", "fwhm_arcsec": [0.6, 0.8], "moffat_beta": 2.5, "shape_sigma": 0.03},
     },
-    # The published comparison: NGMix 'gauss' is exact.
+    # The population of the published comparison; NGMix's model 'gauss' is exact.
     "gauss_gauss": {"profile": "gaussian"},
-    # Morphologies of the COSMOS field; needs a catalogue (galsim_download_cosmos fetches the whole one).
+    # Morphologies of the COSMOS field; needs a catalogue (galsim_download_cosmos downloads the full one).
     "cosmos": {
         "profile": "cosmos-parametric",
         "half_light_radius_arcsec": [0.15, 1.2],
