@@ -108,8 +108,8 @@ class NgmixMetacal(Ngmix):
 
     reconvolution: Literal["fitgauss", "azgauss", "gauss"] = Field(
         "fitgauss",
-        description="the new PSF is a round Gaussian: fitgauss takes its width from a Gaussian fit to the old
-        " "PSF, azgauss from the frequency where its power ends; gauss is an older, noisier azgauss",
+        description="the new PSF is a round Gaussian: fitgauss takes the width of a Gaussian fit to the old "
+        "PSF, azgauss from the frequency where its power ends; gauss is an older, noisier azgauss",
     )
     step: float = Field(0.01, ge=1e-6, le=0.1, description="shear applied to the stamps, both ways")
 

@@ -265,7 +265,7 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
 
 
 def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
-    """Return the rotated and sheared partners of all galaxies; rows that differ only in noise are adjacent."""
+    """Return all galaxies with their rotated and sheared partners; rows of the same image are adjacent."""
     n = len(table)
     paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
     rotation, member, sign = (np.tile(index.ravel(), n) for index in np.indices((rotations, 4, 2)))

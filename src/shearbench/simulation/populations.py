@@ -132,8 +132,7 @@ class Population(Options):
         _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
         if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
-            raise ValueError("catalogue_file: must be given with the cosmos profiles, and with no other
-            profile")
+            raise ValueError("catalogue_file: must be given with the cosmos profiles, and only with them")
         return self
 
     @property
