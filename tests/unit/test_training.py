@@ -241,7 +241,7 @@ def test_ctrl_c_saves_the_state_and_says_so_in_a_line(job, tmp_path):
     process.send_signal(signal.SIGINT)
     said = process.communicate()[1].splitlines()
     assert process.returncode == 130, said
-    assert said[-1] == "tiny seed 1: stopped; the next attempt goes on from here"
+    assert said[-1] == "tiny seed 1: stopped; the next attempt continues from here"
     assert len(said) <= 6  # lines of epochs
     assert torch.load(tmp_path / "c.pt", weights_only=True)["state"]["step"] >= 10
 

@@ -1,1 +1,1 @@
-"""What networks are trained for, a package each; `shearbench.training` trains them all."""
+"""The tasks for which networks are trained, one package each; `shearbench.training` trains all of them."""

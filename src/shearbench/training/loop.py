@@ -1,4 +1,4 @@
-"""The training loop: resumable at any step, the same weights every time."""
+"""The training loop. A training can be resumed at any step, and gives the same weights each time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from shearbench.training.workers import Workers
 
 
 class Training:
-    """One training, or several in step: networks, optimisers, and all that a checkpoint has to keep.
+    """One training, or several at once: networks, optimisers, and everything that a checkpoint contains.
 
-    Several networks of one architecture take their steps together, computed as one (see
-    `shearbench.training.together`): each the steps that it would take alone, but for rounding.
+    Several networks of one architecture are computed at once (see `shearbench.training.together`). Each takes
+    the same steps as alone, except for rounding errors.
 
     Parameters
     ----------
     objective : Objective
-        The networks at their start, their data and their loss.
+        The networks with their initial weights, their data and their loss.
     recipe : Recipe
     seeds : sequence of int
-        One for each network.
+        The seed of each network.
     workers : Workers, optional
-        The processes that share the work, each with its own part of every batch.
+        The processes that share each batch.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class Training:
         self.total_stamps = recipe.epochs * self.epoch_steps * recipe.batch_size
         self.step = 0
         self.seconds = 0.0
-        # Of each network.
+        # One entry for each network; `stale` counts epochs without a better validation loss.
         self.stale = [0] * self.models
         self.history: list[list[dict[str, float]]] = [[] for _ in self.networks]
         self.best: list[dict[str, Tensor]] = [{} for _ in self.networks]
-        # The epoch after which a network's numbers were no longer finite; it takes no further part.
+        # The epoch after which a network had infinite or NaN values; it is not validated any more.
         self.diverged: list[int | None] = [None] * self.models
 
     def states(self) -> list[dict[str, Any]]:
-        """Return everything that the training of each network goes on from, alone or with others."""
+        """Return the state of the training of each network; each can be continued alone or with others."""
         optimisers = [split_state(optimiser.state_dict(), self.models) for optimiser in self.optimisers]
         averages = [average if self.models > 1 else average[None] for average in self.average]
         return [
@@ -89,7 +89,7 @@ class Training:
         ]
 
     def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from a state for each network, all of the same step."""
+        """Continue from one state for each network; all states must be of the same step."""
         for network, state in zip(self.networks, states):
             network.load_state_dict(state["network"])
         for optimiser, kept in zip(self.optimisers, zip(*(state["optimisers"] for state in states))):
@@ -103,29 +103,35 @@ class Training:
         )
 
     def _stopped(self, k: int) -> bool:
-        """Return whether a network has diverged, or has not become better for too long."""
+        """Return whether a network has diverged, or has not improved for `Recipe.patience` epochs."""
         late = self.recipe.patience is not None and self.stale[k] >= self.recipe.patience
         return late or self.diverged[k] is not None
 
     def _ended(self, k: int) -> bool:
-        """Return whether there is nothing left to do for a network."""
+        """Return whether the training of a network has ended."""
         return self.step >= self.recipe.epochs * self.epoch_steps or self._stopped(k)
 
     def run(self, checkpoints: Sequence[Checkpoint], progress: ProgressLine) -> list[pd.DataFrame]:
-        """Train to the end, leave the best weights in the networks, and return their histories.
+        """Train to the end, put the best weights into the networks, and return the histories.
 
-        A network that diverges (`diverged`) keeps the weights that it ended with; the others go on.
+        A network that diverges (see `diverged`) keeps its last weights; the other networks are trained
+        further.
 
         Parameters
         ----------
         checkpoints : sequence of Checkpoint
-            Where the states of the networks are kept.
+            The checkpoint of each network.
         progress : ProgressLine
+
+        Returns
+        -------
+        list of pandas.DataFrame
+            The history of each network, see `shearbench.training.train.train`.
 
         Raises
         ------
         Terminated
-            SIGTERM or Ctrl-C came; the state is saved.
+            The process received SIGTERM or Ctrl-C; the state is saved.
         """
         self.workers.check_same(self.step, "checkpoint (steps)")
         recipe, steps = self.recipe, self.recipe.epochs * self.epoch_steps
@@ -140,7 +146,7 @@ class Training:
                         self.seconds = time.monotonic() - start
                         self._save(checkpoints)
                         if self.workers.first:
-                            progress.note("stopped; the next attempt goes on from here")
+                            progress.note("stopped; the next attempt continues from here")
                         raise Terminated(terminated.signal)
                     self._step(k, steps)
                     if self.workers.first:
@@ -159,11 +165,11 @@ class Training:
 
     @property
     def views(self) -> int:
-        """Stamps that each network has been shown."""
+        """Number of stamps that each network has been shown."""
         return self.step * self.recipe.batch_size
 
     def _save(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Save the states; nobody goes on, or leaves, before that is done."""
+        """Save the states. All processes wait until the first one has written them."""
         self._average_statistics()
         if self.workers.first:
             for checkpoint, state in zip(checkpoints, self.states()):
@@ -175,14 +181,22 @@ class Training:
             self.workers.average_statistics(network)
 
     def _step(self, place: int, steps: int) -> None:
-        """Take a step: that of a place in the epoch, of so many steps of the whole training."""
+        """Take one step.
+
+        Parameters
+        ----------
+        place : int
+            Number of the step within its epoch, from 0.
+        steps : int
+            Number of steps of the whole training.
+        """
         recipe, network = self.recipe, self.network
         rate = rate_at(self.step, steps, recipe)
         draw = self.step if recipe.fresh_noise else self.step % self.epoch_steps
         part = slice(place * recipe.batch_items, (place + 1) * recipe.batch_items)
         batch = self.objective.draw(part, draw, self.generator)
         if self.drops_out:
-            # Dropout draws from torch's own generators: that too follows from (seed, step) alone.
+            # Dropout uses torch's global generators. Seeded here, its masks depend on (seed, step) only.
             torch.manual_seed(self.generator.initial_seed() ^ (1 + self.workers.rank))
         network.train()
         loss = self.objective.loss(network, batch, self.step)
@@ -198,12 +212,12 @@ class Training:
             optimiser.zero_grad()
         self.step += 1
         if recipe.ema:
-            # In the first steps the mean must not remember the start.
+            # A shorter mean in the first steps, so that it forgets the initial weights.
             decay = min(recipe.ema, self.step / (self.step + 10))
             torch._foreach_lerp_(self.average, [w.detach() for w in self.weights], 1 - decay)
 
     def _validate(self) -> list[dict[str, float]]:
-        """Judge the networks that have not ended; add a row to the history of each, and return those rows."""
+        """Validate the networks whose training goes on, and return the new rows of their histories."""
         current = [weight.detach().clone() for weight in self.weights] if self.recipe.ema else []
         if current:
             torch._foreach_copy_([w.detach() for w in self.weights], self.average)
@@ -232,7 +246,8 @@ class Training:
             **found,
         }
         self.history[k].append(row)
-        # Weights and running errors do not come back from NaN or infinity; a single validation may.
+        # A training diverged if its weights or running errors are infinite or NaN. A validation loss alone may
+        # be finite again in the next epoch.
         kept = [*self.objective.state(k).values(), *state.values()]
         whole = all(bool(torch.isfinite(value).all()) for value in kept)
         if not whole or (self._ended(k) and not self._comparable(k)):
@@ -240,9 +255,10 @@ class Training:
         return row
 
     def _comparable(self, k: int) -> list[dict[str, float]]:
-        """Return the rows of a history that can be the best.
+        """Return the rows of a history among which the best epoch is chosen.
 
-        Their loss is finite, and can be compared with that of the last one.
+        Their validation loss is finite, and comparable with that of the last epoch (see
+        `Objective.comparable_after`).
         """
         return [
             row
@@ -252,7 +268,7 @@ class Training:
         ]
 
     def best_epoch(self, k: int) -> int:
-        """Return the epoch that a network's best weights are of."""
+        """Return the epoch with the lowest validation loss of a network, whose weights are kept."""
         return int(min(self._comparable(k), key=lambda row: row["validation_loss"])["epoch"])
 
     def _status(self) -> str:
@@ -265,7 +281,16 @@ class Training:
 
 
 def clip_gradients(weights: Sequence[Tensor], limit: float, models: int = 1) -> None:
-    """Shorten the gradient of each of several models, whose weights are stacked, to a norm of `limit`."""
+    """Shorten the gradient of each model whose norm is larger than `limit` to this norm.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        With several models, the first dimension of each weight numbers them.
+    limit : float
+    models : int
+        Number of models.
+    """
     gradients = [weight.grad for weight in weights if weight.grad is not None]
     for k in range(models):
         own = gradients if models == 1 else [gradient[k] for gradient in gradients]

@@ -1,7 +1,7 @@
 """Optimisers: AdamW, and Muon or SOAP for weight matrices.
 
-Weights of several networks may be stacked (`shearbench.training.together`): `stacked` is then 1, the number
-of dimensions before those of a weight, and each network takes the step it would take alone.
+The weights of several networks can be stacked (`shearbench.training.together`). Then `stacked` is 1, the
+number of dimensions that precede those of a weight, and each network takes the same step as alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from shearbench.training.recipe import Recipe
 
-# Newton-Schulz quintic of Jordan et al. 2024, "Muon": drives singular values from (0, 1] to about 1.
+# Coefficients of the Newton-Schulz iteration of Jordan et al. 2024, "Muon: An optimizer for hidden layers in
+# neural networks" (kellerjordan.github.io/posts/muon): it moves singular values in (0, 1] to about 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 
@@ -23,7 +24,7 @@ _STEPS = 5
 def orthogonalise(matrix: Tensor) -> Tensor:
     """Replace the singular values of matrices [..., rows, columns] by numbers near 1 (0.7 to 1.2).
 
-    Newton-Schulz iteration X <- a X + (b XX' + c (XX')^2) X (Jordan et al. 2024).
+    Newton-Schulz iteration X <- a X + (b XX' + c (XX')^2) X (Jordan et al. 2024, see above).
     """
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
@@ -36,19 +37,23 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024), for weights of two or more dimensions.
+    """Steps along the orthogonalised momentum (Jordan et al. 2024), for weights of two or more dimensions.
 
-    A convolution's kernel counts as a matrix [outgoing, everything else]. An update has the root mean square
-    0.2 of a typical AdamW update (Liu et al. 2025, arXiv:2502.16982), so both take the same learning rate.
+    The kernel of a convolution counts as a matrix [output channels, all other dimensions]. The rms of an
+    update, for a learning rate of 1, is 0.2, as is typical of AdamW (Liu et al. 2025, arXiv:2502.16982), so
+    that the same learning rates suit both.
 
     Parameters
     ----------
     parameters : iterable of torch.nn.Parameter
     lr : float
+        Learning rate.
     weight_decay : float
+        In each step, the weights are multiplied by ``1 - lr * weight_decay``.
     momentum : float
-        Of Nesterov's kind.
+        Fraction of the momentum that a step keeps; it is applied in the form of Nesterov.
     stacked : {0, 1}
+        Number of dimensions that precede those of a weight.
     """
 
     def __init__(
@@ -85,20 +90,25 @@ class Muon(torch.optim.Optimizer):
 class Soap(torch.optim.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioner, for weights of two or more dimensions.
 
-    Vyas et al. 2024, arXiv:2409.11321, algorithm 3. A convolution's kernel counts as a matrix [outgoing,
-    everything else]; a side longer than `largest` keeps its own basis.
+    Vyas et al. 2024, arXiv:2409.11321, algorithm 3. The kernel of a convolution counts as a matrix [output
+    channels, all other dimensions]. A side longer than `largest` is not rotated to an eigenbasis.
 
     Parameters
     ----------
     parameters : iterable of torch.nn.Parameter
     lr : float
+        Learning rate.
     weight_decay : float
+        In each step, the weights are multiplied by ``1 - lr * weight_decay``.
     memory : float
-        Part of each running mean that a step keeps: of the gradient, its square, and the preconditioner.
+        Fraction that a step keeps of each running mean: of the gradient, of its square, and of the
+        preconditioner.
     every : int
-        Steps from one new eigenbasis to the next.
+        Number of steps between two updates of the eigenbasis.
     largest : int
+        Longest side that is rotated [units or channels].
     stacked : {0, 1}
+        Number of dimensions that precede those of a weight.
     """
 
     def __init__(
@@ -117,7 +127,7 @@ class Soap(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Take a step; the first only measures the preconditioner."""
+        """Take a step. The first one only initialises the preconditioner and leaves the weights unchanged."""
         if closure is not None:
             raise ValueError("SOAP takes no closure")
         for group in self.param_groups:
@@ -132,7 +142,8 @@ class Soap(torch.optim.Optimizer):
         if not state:
             state.update(steps=0, mean=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
             for k, gram in grams.items():
-                # A gradient that is not finite shows in the loss; here it must not end other networks too.
+                # For infinite or NaN values `eigh` raises an error, which would end the training of all
+                # stacked networks. Such values are found in the loss instead.
                 basis = torch.linalg.eigh(gram.nan_to_num(0.0, 0.0, 0.0))[1]
                 state[f"gram{k}"], state[f"basis{k}"] = gram, basis.contiguous()
             return
@@ -148,21 +159,21 @@ class Soap(torch.optim.Optimizer):
         weight.add_(update.reshape(weight.shape), alpha=-group["lr"])
         for k, gram in grams.items():
             state[f"gram{k}"].lerp_(gram, forget)
-        # In the first steps the preconditioner changes fast.
+        # In the first steps the preconditioner changes quickly.
         if state["steps"] % group["every"] == 0 or state["steps"] in (1, 3, 6):
             for k in sides:
                 self._renew(k, state)
 
     @staticmethod
     def _rotated(matrix: Tensor, state: dict[str, Any]) -> Tensor:
-        """Return a matrix in the eigenbasis."""
+        """Return a matrix rotated to the eigenbasis."""
         if "basis0" in state:
             matrix = state["basis0"].mT @ matrix
         return matrix @ state["basis1"] if "basis1" in state else matrix
 
     @staticmethod
     def _renew(side: int, state: dict[str, Any]) -> None:
-        """Take a power step towards the eigenbasis of one side, largest eigenvalue first."""
+        """Improve the eigenbasis of one side by one step of power iteration, largest eigenvalue first."""
         gram, basis = state[f"gram{side}"], state[f"basis{side}"]
         order = (basis * (gram @ basis)).sum(-2).argsort(descending=True, stable=True)
         columns = order.unsqueeze(-2)
@@ -175,19 +186,25 @@ def make_optimisers(
 ) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
-    Muon gets the weights of two or more dimensions of the network proper but those of its last layer, SOAP
-    all of two or more dimensions; biases and gains are AdamW's in any case.
+    Muon optimises the weights of two or more dimensions of the submodule `proper`, except those of its last
+    layer. SOAP optimises all weights of two or more dimensions. AdamW optimises the rest, such as biases.
 
     Parameters
     ----------
     network : torch.nn.Module
     recipe : Recipe
+        Its ``optimiser``, ``learning_rate`` and ``weight_decay`` are used.
     stacked : {0, 1}
+        Number of dimensions that precede those of a weight.
     proper : str
-        Name of the submodule that is the network proper; by default all of it.
+        Name of the submodule with the layers of the architecture; by default, the whole network.
+
+    Returns
+    -------
+    list of torch.optim.Optimizer
     """
     named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2 + stacked]
-    # Weights beside the network proper are as few as those of a last layer.
+    # Weights outside the submodule `proper` belong to small networks, for which Muon is of no use.
     inner = [weight for name, weight in named if name.startswith(proper)][:-1]
     matrices = [weight for _, weight in named]
     rest = [p for p in network.parameters() if p.ndim < 2 + stacked]
@@ -206,7 +223,17 @@ def make_optimisers(
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step: a linear rise, then half a cosine down to the final rate."""
+    """Return the learning rate of a step: a linear rise, then a fall along half a cosine.
+
+    Parameters
+    ----------
+    step : int
+        Number of the step, from 0.
+    steps : int
+        Number of steps of the whole training.
+    recipe : Recipe
+        Its ``learning_rate``, ``warmup`` and ``final_rate`` are used.
+    """
     rise = recipe.warmup * steps
     if step < rise:
         return recipe.learning_rate * (step + 1) / (rise + 1)

@@ -1,7 +1,7 @@
-"""What a training has to know of its task: how a batch is drawn, what is minimised, measured and written.
+"""The protocol between the training loop and a task: batches, loss, validation, content of the model file.
 
-A `Task` is plain data, which is sent to every process of a training. There it becomes an `Objective`:
-networks and data on that process's device. The loop (`shearbench.training.loop`) knows no more of a task.
+A `Task` is plain data that is sent to each process of a training. Each process makes an `Objective` of it:
+networks and data on its device. The loop (`shearbench.training.loop`) uses nothing else of a task.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class TrainedModule(nn.Module):
     Attributes
     ----------
     models : int
-        Among so many networks the inputs are divided, see `shearbench.training.together`.
+        Number of networks among which the inputs are divided, see `shearbench.training.together`.
     """
 
     models: int = 1
@@ -33,88 +33,119 @@ class TrainedModule(nn.Module):
     @property
     @abstractmethod
     def learned(self) -> tuple[str, ...]:
-        """Names of the submodules that hold all weights; the first is the network proper.
+        """Names of the submodules that contain all weights.
 
-        Precision and compilation concern that one, and its last layer is where the answer comes from.
+        The first contains the layers of the architecture. `Recipe.precision` and `Recipe.compile` apply to
+        it, and its last layer computes the output.
         """
 
     @property
     def drops_out(self) -> bool:
-        """Whether its training steps draw random masks."""
+        """Whether the network has dropout, so that its training steps draw random masks."""
         return any(isinstance(layer, nn.Dropout) for layer in self.modules())
 
 
 class Objective(Protocol):
-    """A task at work: some networks of one architecture, their data and their loss, on one device.
+    """A task on one device: networks of one architecture, their data and their loss.
 
-    A batch is of any type: `draw` makes it and `loss` takes it. Networks are of the task's own class.
+    A batch can have any type: `draw` returns it and `loss` takes it. The networks have the task's own class.
     """
 
     @property
     def networks(self) -> Sequence[TrainedModule]:
-        """The networks at their start, one for each seed."""
+        """The networks with their initial weights, one for each seed."""
 
     @property
     def epoch_items(self) -> int:
-        """Examples that an epoch shows, each `Recipe.realisations` times."""
+        """Number of examples in an epoch; each is shown `Recipe.realisations` times."""
 
     @property
     def comparable_after(self) -> int:
-        """Steps of the training after which the losses of two validations can be compared."""
+        """Number of training steps before which the validation loss is not comparable with later ones."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Prepare the examples of an epoch; they depend on seeds and epoch alone."""
+        """Prepare the examples of an epoch; they depend on the seeds and the epoch only."""
 
     def draw(self, part: slice, step: int, generator: torch.Generator) -> Any:
-        """Return the batch of a step: the own share of a part of the epoch's examples, for all networks.
+        """Return the batch of a step for all networks.
 
-        All random numbers follow from the seeds and the step, by the generator, which is seeded here.
+        Parameters
+        ----------
+        part : slice
+            The examples of the epoch that are in the batch; this process takes its share of them.
+        step : int
+            With the seeds, it determines all random numbers.
+        generator : torch.Generator
+            A generator on the device; this method seeds it.
         """
 
     def loss(self, network: Any, batch: Any, step: int) -> Tensor:
-        """Return the sum over the networks of the loss of a batch, a number; `network` holds all of them."""
+        """Return the loss of a batch, summed over the networks.
+
+        Parameters
+        ----------
+        network : TrainedModule
+            The one network that computes all of them, see `shearbench.training.together`.
+        batch : object
+            As `draw` returns it.
+        step : int
+
+        Returns
+        -------
+        Tensor, shape ()
+        """
 
     def train_loss(self, k: int) -> float:
-        """Return the running training loss of a network, as the history reports it."""
+        """Return the running mean of the training loss of the k-th network, for the history."""
 
     def validate(self, network: Any) -> dict[str, float]:
-        """Measure a network: ``validation_loss``, by which the best epoch is found, and further columns."""
+        """Return the columns of the history that validation measures.
+
+        One of them is ``validation_loss``: the epoch with the lowest one is the best.
+        """
 
     def state(self, k: int) -> dict[str, Tensor]:
-        """Return what the training of a network goes on from, beside its weights and its optimiser."""
+        """Return the state of the k-th training, apart from weights and optimiser, for the checkpoint."""
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Take up a state for each network."""
+        """Continue from the states of all networks, as `state` returned them."""
 
 
 class Task(Protocol):
-    """What is learned, as plain data that can be pickled."""
+    """A task of training, as plain data that can be pickled."""
 
     @property
     def name(self) -> str:
-        """What progress and errors call it: a variant's name."""
+        """Name of the variant, for progress lines and errors."""
 
     @property
     def recipe(self) -> Recipe:
-        """How it is trained."""
+        """Options of the training."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain values that tell its checkpoints from those of other tasks."""
+        """Plain values that distinguish checkpoints of this task from those of other tasks."""
 
     def drops_out(self) -> bool:
-        """Return whether its training steps draw random masks."""
+        """Return whether the network has dropout, so that its training steps draw random masks."""
 
     def start(self, seeds: Sequence[int], device: torch.device, workers: Workers) -> Objective:
-        """Make the networks of some seeds and put the data on a device."""
+        """Make a network for each seed, and put the data on a device."""
 
     def content(self, objective: Any, result: Result) -> dict[str, Any]:
-        """Return what the model file of the first network holds; `objective` is one that `start` made."""
+        """Return the content of the model file of the first network.
+
+        Parameters
+        ----------
+        objective : Objective
+            As `start` returned it; its networks have the best weights.
+        result : Result
+        """
 
 
 @dataclass(frozen=True)
 class Result:
-    """How the training of one network ended.
+    """The result of the training of one network.
 
     Attributes
     ----------
@@ -122,9 +153,9 @@ class Result:
     fingerprint : str
         As in `Job`.
     epoch : int
-        The epoch that the weights are of: the best one, or that after which the training diverged.
+        The epoch of the saved weights: the best one, or the one after which the training diverged.
     diverged : bool
-        Whether the loss did not stay finite.
+        Whether the loss became infinite or NaN.
     """
 
     seed: int
@@ -140,31 +171,32 @@ class Job:
     Attributes
     ----------
     seed : int
-        Of the weights at the start and of all random numbers of the training.
+        Seed of the initial weights and of all random numbers of the training.
     checkpoint : path-like, optional
-        File for the state, rewritten after each epoch and at SIGTERM. The caller removes it when it has the
-        results in safety. It must lie outside outputs that a workflow clears.
+        File for the state, rewritten after each epoch and on SIGTERM. The caller deletes it after saving the
+        results. It must not be among the outputs that a workflow deletes before each attempt.
     fingerprint : str
-        A digest of all that the training depends on: a checkpoint is used only if it has the same.
+        A digest of everything that the training depends on. A checkpoint is used only if its fingerprint is
+        the same.
     threads : int
-        CPU threads.
+        Number of CPU threads, of all processes together.
     gpus : int
-        Processes among which every batch is shared, each on a GPU of its own; on the CPU where there are
-        none. They share the threads. The weights differ from those of one process by rounding, and a
-        checkpoint may be taken up by another number.
+        Number of processes that share each batch, each with its own GPU; on a machine without GPUs they use
+        the CPU. The weights differ from those of one process by rounding errors. A checkpoint can be
+        continued with another number of processes.
     others : mapping of int to path-like
-        Seeds that are not trained yet either, and the files of their states.
+        Further seeds that are not trained yet, and the files of their checkpoints.
     together : int
-        How many seeds to train in the same steps, all networks computed as one: of the others, the first that
-        are at the same step and that no other process has. Their states are left for their own calls, which
-        have nothing to do but to end. A network that drops out is trained alone: its masks would be others.
-        The steps differ from those of a training alone by rounding, of which SOAP makes another, equally
-        good training.
+        Number of seeds to train at once, this one included. Of `others`, the first that have made the same
+        number of steps and that no other process is training are taken. Their final states are saved in
+        their checkpoints, so that their own jobs only have to write the results. A network with dropout is
+        always trained alone, because its random masks would differ. The steps differ from those of a
+        training alone by rounding errors; with SOAP these grow to different, equally good weights.
     gpu_use : path-like, optional
         Where to note how much of its GPU the first process used, see `shearbench.jobs.gpu_use`.
     may_diverge : bool
-        Return a training whose loss does not stay finite, and say so in the model, as a study asks; by
-        default it is an error.
+        If the loss becomes infinite or NaN, return the model, marked as diverged, as a study needs it. By
+        default this is an error.
     """
 
     seed: int

@@ -1,1 +1,1 @@
-"""Shapes of galaxies: networks that measure them, their training and their files."""
+"""The task of measuring shapes of galaxies: its networks, their training data and their model files."""
