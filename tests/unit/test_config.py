@@ -285,25 +285,25 @@ def test_a_study_that_is_wrong_stops_no_other_and_is_told_where_it_is_asked_for(
         (
             {"w": "values: {big: 8, small: 4}"},
             {"variants": {"w-big": {"base": "shearnet"}}},
-            {"w": "'w-big' has the name of variants.w-big"},
+            {"w": "'w-big' has the same name as variants.w-big"},
         ),
         (
             {"hsm": "values: {ksb: 8, b: 4}"},
             {},
-            {"hsm": "'hsm-ksb' has the name of estimators.hsm-ksb"},
+            {"hsm": "'hsm-ksb' has the same name as estimators.hsm-ksb"},
         ),
         (
             {"a": "values: {b-c: 8, x: 4}", "a-b": "values: {c: 8, y: 4}"},
             {},
             {
-                "a": "a-b.yaml and this file: both have a network 'a-b-c'",
-                "a-b": "a.yaml and this file: both have a network 'a-b-c'",
+                "a": "a-b.yaml and this file: both have a network named 'a-b-c'",
+                "a-b": "a.yaml and this file: both have a network named 'a-b-c'",
             },
         ),
         (
             {"x": "values: {a: 8, b: 4}", "x_accuracy": "values: {a: 8, b: 4}"},
             {},
-            {"x": "x_accuracy.yaml and this file: both have files", "x_accuracy": "x.yaml and this file"},
+            {"x": "x_accuracy.yaml and this file: their result files", "x_accuracy": "x.yaml and this file"},
         ),
         (
             {"x": "values: {a: 8, b: 4}", "X": "values: {c: 8, d: 4}"},

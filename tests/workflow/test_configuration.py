@@ -56,7 +56,7 @@ def test_a_mistake_is_named_with_its_file_whatever_file_it_is_in(tmp_path):
     status, words = snakemake(tmp_path, "--dry-run")
     assert status != 0
     assert "config/config.yaml: line " in words
-    assert "the key 'seed' is there twice" in words
+    assert "the key 'seed' is given twice" in words
     assert "Traceback" not in words
     path.write_text(path.read_text().removesuffix("seed: 2\n"))
     status, words = snakemake(tmp_path, "--dry-run", "--config", "seed=0100")

@@ -1,1 +1,1 @@
-"""The configuration: its options, how it is read, and its labels."""
+"""The configuration of a run: its options, reading and checking it, and the labels of estimators."""

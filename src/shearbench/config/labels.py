@@ -1,17 +1,21 @@
-"""How figures and tables call each estimator."""
+"""The labels of estimators in figures and tables."""
 
 from __future__ import annotations
 
 from shearbench.config.schema import Config
 
-# The profiles that a model is exact for. Mixtures are so under Gaussian PSFs alone; a Spergel profile, which
-# with nu = 1/2 is the exponential, is drawn with the PSF as it is.
+# The galaxy profile for which each model is right. Mixtures are right under Gaussian PSFs only. A Spergel
+# profile (exponential for nu = 1/2) is convolved with the image of the PSF, and is right under any PSF.
 _EXACT = {"gauss": "gaussian", "exp": "exponential", "spergel": "exponential"}
 _ONE_GAUSSIAN = ("gauss", "coellip1")
 
 
 def labels(config: Config) -> dict[str, str]:
-    """Return how figures and tables call each estimator; a fit says where its galaxy and PSF are right."""
+    """Return the label of each estimator of a run, by its name.
+
+    The label of a fit tells for which populations its galaxy model is right (``matched``, ``mismatched``)
+    and for which its PSF model is wrong (``wrong PSF``).
+    """
     named = {}
     for name in config.estimators:
         estimator = config.estimator(name)
@@ -31,7 +35,7 @@ def labels(config: Config) -> dict[str, str]:
             if one_gaussian and model != "spergel" and blurred:
                 label += f", wrong PSF{_where(blurred, config)}"
         named[name] = label
-    # Two of one name in a figure could not be told apart.
+    # Two estimators with the same label could not be distinguished in a figure.
     shown_as = [*named.values(), *config.variants]
     return {
         name: f"{label} ({name})" if shown_as.count(label) > 1 else label for name, label in named.items()

@@ -1,9 +1,8 @@
-"""YAML as this project reads and writes it: plain data of a bounded size, never code.
+"""Reading and writing of YAML: plain data of a limited size, never code.
 
-All files of a configuration come through here, whatever command names them. A key is text as it is written
-(``1e-5: ...`` is the key "1e-5"), a number is decimal (``1e-5`` too, which YAML 1.1 takes for text), and
-everything in YAML that two readers understand differently is refused: a key given twice, ``0100`` (octal),
-``190:20:30`` (to base 60), tags.
+All configuration files are read by this module. A key is the text as written (``1e-5: ...`` is the key
+"1e-5"). A number is decimal (``1e-5`` too, which YAML 1.1 reads as text). Everything that readers of YAML
+interpret in different ways is an error: a key given twice, ``0100`` (octal), ``190:20:30`` (base 60), tags.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ _RESOLVERS = (
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with limits."""
+    """PyYAML's safe loader with the limits of this module."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012, PyYAML's own, emptied
 
@@ -59,16 +58,16 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[str, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node; the values of an alias count as often as it is used."""
+        """Read a node, and count its values; those of an alias count at each use."""
         event = self.peek_event()
         is_alias = isinstance(event, yaml.AliasEvent)
         if getattr(event, "tag", None) is not None:
-            raise _error(event, f"the tag {event.tag} is not read; give plain values")
+            raise _error(event, f"found the tag {event.tag}; only plain values are allowed")
         if is_alias and event.anchor in self.anchors and event.anchor not in self.sizes:
             raise _error(event, f"*{event.anchor} contains itself")
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise _error(event, f"more than {MAX_DEPTH} levels of mappings and lists inside each other")
+            raise _error(event, f"more than {MAX_DEPTH} levels of nested mappings and lists")
         before = self.values
         node = super().compose_node(parent, index)
         if is_alias:
@@ -78,19 +77,19 @@ class _Loader(yaml.SafeLoader):
             if event.anchor is not None:
                 self.sizes[event.anchor] = self.values - before
         if self.values > MAX_VALUES:
-            raise _error(event, f"more than {MAX_VALUES} values, those of *aliases counted at each use")
+            raise _error(event, f"more than {MAX_VALUES} values (those of an *alias count at each use)")
         self.depth -= 1
         return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Compose a mapping; its keys are text, each there once."""
+        """Read a mapping, and check that its keys are text and different."""
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _error(key, "a key is a word, not a list or a mapping")
+                raise _error(key, "a key must be text, not a list or a mapping")
             if key.value in seen:
-                raise _error(key, f"the key '{key.value[:60]}' is there twice")
+                raise _error(key, f"the key '{key.value[:60]}' is given twice")
             seen.add(_text(key))
         return node
 
@@ -102,7 +101,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float:
     if len(node.value) > MAX_DIGITS:
-        raise _error(node, f"a number of {len(node.value)} characters; at most {MAX_DIGITS} are read")
+        raise _error(node, f"a number of {len(node.value)} characters; at most {MAX_DIGITS} are allowed")
     is_integer = node.tag == _PREFIX + "int"
     return loader.construct_yaml_int(node) if is_integer else loader.construct_yaml_float(node)
 
@@ -112,13 +111,13 @@ def _text(node: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _error(node, "half a character: \\ud800 to \\udfff are none by themselves") from None
+        raise _error(node, "\\ud800 to \\udfff are halves of characters and cannot be used alone") from None
     return value
 
 
 def _refuse_number(loader: _Loader, node: yaml.ScalarNode) -> None:
     shown = node.value if len(node.value) <= MAX_DIGITS else f"{node.value[:MAX_DIGITS]}..."
-    raise _error(node, f"{shown} is not a decimal number; write it as one, or in quotes if it is text")
+    raise _error(node, f"{shown} is not a decimal number; write a decimal number, or quotes if it is text")
 
 
 def _error(at: Any, problem: str) -> yaml.MarkedYAMLError:
@@ -136,7 +135,7 @@ _Loader.add_constructor(_PREFIX + "merge", lambda loader, node: node.value)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what `_Loader` would not read as text."""
+    """PyYAML's safe dumper, which puts quotes around text that `_Loader` would read as another type."""
 
     yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
@@ -146,65 +145,71 @@ class _Dumper(yaml.SafeDumper):
 
 
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the mapping that a file holds.
+    """Return the content of a YAML file, which must be a mapping.
 
     Raises
     ------
     ConfigError
-        It cannot be read, is not YAML or no mapping, is too large, or runs code where Snakemake reads it.
+        The file cannot be read, is not YAML, is not a mapping, is too large, or has a key that begins with
+        ``__``, with which Snakemake may run code in the file.
     """
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not text in UTF-8") from None
+        raise ConfigError(f"{path}: the file is not text in UTF-8") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: the file cannot be read: {error.strerror}") from None
     content = parse(text, str(path))
     if not isinstance(content, Mapping):
         raise ConfigError(f"{path}: found {str(content)[:60]!r}, expected a mapping of keys to values")
     for key in content:
         if key.startswith("__"):
             raise ConfigError(
-                f"{path}: {key[:60]}: a configuration is not code. Snakemake would run the Python in this "
-                "file (see its documentation of YTE); remove all keys that begin with '__'"
+                f"{path}: {key[:60]}: keys that begin with '__' are not allowed, because with them Snakemake "
+                "runs Python code in the file (see YTE in its documentation); remove them"
             )
     return dict(content)
 
 
 def read_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """Return the mapping that the arguments of Snakemake's ``--config`` say, each ``key=value`` in YAML.
+    """Return the configuration in the arguments of Snakemake's ``--config``.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Each is ``key=value``, with the value in YAML.
 
     Raises
     ------
     ConfigError
-        A value is not YAML, or a key is there twice.
+        A value is not YAML, or a key is given twice.
     """
     given: dict[str, Any] = {}
     for argument in arguments:
         key, _, value = argument.partition("=")
         if key in given:
-            raise ConfigError(f"--config: {key[:60]} is there twice")
+            raise ConfigError(f"--config: {key[:60]} is given twice")
         given[key] = parse(value, f"--config {key[:60]}")
     return given
 
 
 def parse(text: str, source: str) -> Any:
-    """Return the plain values that a text in YAML stands for.
+    """Return the plain values of a text in YAML.
 
     Parameters
     ----------
     text : str
     source : str
-        Where it comes from, for the error.
+        Name of the source of the text, for errors.
 
     Raises
     ------
     ConfigError
-        The text is not YAML, or not within the limits of this module.
+        The text is not YAML, or exceeds a limit of this module.
     """
     if len(text) > MAX_CHARACTERS:
-        raise ConfigError(f"{source}: is longer than {MAX_CHARACTERS} characters")
+        raise ConfigError(f"{source}: the text is longer than {MAX_CHARACTERS} characters")
     try:
         return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -221,5 +226,5 @@ def parse(text: str, source: str) -> Any:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """Return plain values as YAML that `parse` reads back as they are."""
+    """Return plain values as a text in YAML, from which `parse` returns equal values."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -1,7 +1,7 @@
-"""A configuration is read, checked, and filled in.
+"""Reading of a configuration: merge its files, check it, and fill in all defaults.
 
-``python -m shearbench.config config/paper.yaml`` checks files as a run reads them, each laid over the one
-before and the first over ``config/config.yaml``, and prints the folder of the run.
+``python -m shearbench.config config/paper.yaml`` reads configuration files as a run does, and prints the
+folder of the run or the errors. The files are merged into ``config/config.yaml``, one after the other.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant, architecture_for, resolve_variant
 
 DEFAULT = "config/config.yaml"
-"""The file that every run reads first, in the folder that it is started from."""
+"""The file that every run reads first, relative to the folder in which the run is started."""
 
 
 def resolve(given: Mapping[str, Any]) -> Config:
-    """Check a configuration and fill in everything it leaves out.
+    """Check a configuration and fill in all defaults.
 
     Parameters
     ----------
     given : mapping
-        As read from YAML.
+        The configuration as read from YAML.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     Raises
     ------
     ConfigError
-        With one line for each thing that is wrong: the key, the value, what is allowed, the nearest name.
+        One line for each fault: the key, the value, the allowed values, the most similar name.
     """
     if not isinstance(given, Mapping):
         raise ConfigError(f"the configuration is {shown(given)}, not a mapping of keys to values")
@@ -70,7 +70,8 @@ def resolve(given: Mapping[str, Any]) -> Config:
         cls = estimator_kinds()[presets[entry["base"]]["kind"]]
         if entry["kind"] != cls.kind:
             raise ConfigError(
-                f"estimators.{name}.kind: '{entry['kind']}' does not go with base '{entry['base']}'"
+                f"estimators.{name}.kind: found '{entry['kind']}', but base '{entry['base']}' is of kind "
+                f"'{cls.kind}'; leave kind out"
             )
         valid = validated(cls, options, ("estimators", name))
         estimators[name] = {"base": entry["base"], "kind": cls.kind, **valid.model_dump(mode="json")}
@@ -86,12 +87,12 @@ def resolve(given: Mapping[str, Any]) -> Config:
 
 
 def named_entries(section: str, value: Any) -> Mapping[str, Any]:
-    """Return a section that maps names to options; nothing is an empty one.
+    """Return the entries of a section that maps names to options; None is an empty section.
 
     Raises
     ------
     ConfigError
-        It is no mapping, or a key cannot be a name.
+        The section is not a mapping, a key cannot be a name, or two names differ in capital letters only.
     """
     value = {} if value is None else value
     if not isinstance(value, Mapping):
@@ -102,12 +103,15 @@ def named_entries(section: str, value: Any) -> Mapping[str, Any]:
         if not is_name(name):
             raise ConfigError(f"{section}: {shown(name)} cannot be a name: {NAME_RULE}")
     for one, other in _alike(value):
-        raise ConfigError(f"{section}: {one} and {other} are the same file on some computers; rename one")
+        raise ConfigError(
+            f"{section}: {one} and {other} differ in capital letters only, and would be the same file on "
+            "some computers; rename one"
+        )
     return value
 
 
 def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names that differ in nothing but capitals."""
+    """Yield pairs of names that differ in capital letters only."""
     known: dict[str, str] = {}
     for name in names:
         other = known.setdefault(name.casefold(), name)
@@ -118,38 +122,39 @@ def _alike(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 def _entries(
     section: str, value: Any, presets: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each entry of a library section laid over its preset; one that is null is left out."""
+    """Yield (name, options) of each entry of a section, merged into its preset; null entries are left out."""
     for name, entry in named_entries(section, value).items():
         if entry is None:
             continue
         if not isinstance(entry, Mapping):
             raise ConfigError(
-                f"{section}.{name}: found {shown(entry)}, expected a mapping of options, {{}} for none"
+                f"{section}.{name}: found {shown(entry)}, expected a mapping of options ({{}} for the "
+                "defaults)"
             )
         base = entry.get("base", name)
         if not isinstance(base, str) or base not in presets:
             known = sorted(presets)
             raise ConfigError(
                 f"{section}.{name}: there is no preset '{base}'{nearest(str(base), known)}. Presets: "
-                f"{', '.join(known)}. A new name says which it is "
-                f"based on: '{name}: {{base: {known[0]}, ...}}'"
+                f"{', '.join(known)}. A new name needs a base: "
+                f"'{name}: {{base: {known[0]}, ...}}'"
             )
         yield name, {**merge(presets[base], entry), "base": base}
 
 
 def load(*paths: str | os.PathLike[str], arguments: Sequence[str] = ()) -> Config:
-    """Read configuration files, each laid over the one before, and resolve the whole.
+    """Read configuration files, merge each into those before it, check the result, and fill in defaults.
 
     Parameters
     ----------
     *paths : path
     arguments : sequence of str
-        ``key=value``, laid over the files: those of Snakemake's ``--config``.
+        The arguments ``key=value`` of Snakemake's ``--config``, which are merged last.
 
     Raises
     ------
     ConfigError
-        Also where a file cannot be read.
+        A file cannot be read, or the configuration has faults, see `resolve`.
     """
     merged: dict[str, Any] = {}
     for content in (*map(read_file, paths), read_arguments(arguments)):
@@ -160,7 +165,20 @@ def load(*paths: str | os.PathLike[str], arguments: Sequence[str] = ()) -> Confi
 def check_variants(
     variants: Mapping[str, Variant], config: Config, populations: Sequence[str] | None = None
 ) -> None:
-    """Raise a ConfigError where networks cannot be trained on populations of the run, all by default."""
+    """Check that networks can be trained on populations of a run.
+
+    Parameters
+    ----------
+    variants : mapping of str to Variant
+    config : Config
+    populations : sequence of str, optional
+        By default all populations of the run.
+
+    Raises
+    ------
+    ConfigError
+        One line for each fault, see `architecture_for`.
+    """
     size = config.stamps.size_pixels
     problems: dict[str, None] = {}
     for name, variant in variants.items():
@@ -169,14 +187,14 @@ def check_variants(
                 options = config.populations[population]
                 architecture_for(name, variant, options, (size, size), config.galaxies.train)
             except ConfigError as error:
-                problems[str(error)] = None  # the same for several populations is said once
+                problems[str(error)] = None  # one line if the fault is the same for several populations
     if problems:
         raise ConfigError("\n".join(problems))
 
 
 def main(*paths: str) -> None:
-    """Check configuration files, and print the folder of their run."""
+    """Check configuration files, and print the folder of their run or the errors."""
     try:
         print(f"results/{load(DEFAULT, *paths).run}")
     except ConfigError as error:
-        sys.exit(f"The configuration is wrong.\n{error}")
+        sys.exit(f"The configuration has errors:\n{error}")

@@ -1,4 +1,4 @@
-"""The studies of a run: read, resolved to networks, and checked against each other."""
+"""The studies of a run: read their files, make their networks, and check that they do not collide."""
 
 from __future__ import annotations
 
@@ -25,25 +25,30 @@ class Studies(NamedTuple):
     """The studies of a folder, for one run."""
 
     known: dict[str, Study]
+    """The studies without faults, by name."""
     variants: dict[str, dict[str, Variant]]
-    """The networks of each of them, by name."""
+    """The networks of each of these studies, by the names of the study and of the network."""
     wrong: dict[str, str]
-    """Why the others cannot be asked for."""
+    """The error message of each of the other studies, by name."""
 
 
 def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
-    """Read every study of a folder. One that is wrong, or does not fit the run, stops no other.
+    """Read all studies of a folder. A study with a fault, or that does not fit the run, stops no other.
 
     Parameters
     ----------
     folder : path
-        Each of its files ``<name>.yaml`` is a study; files whose names begin with a dot are not.
+        Each of its files ``<name>.yaml`` is a study, except files whose names begin with a dot.
     config : Config
+
+    Returns
+    -------
+    Studies
 
     Raises
     ------
     ConfigError
-        A study that the run includes does not exist, or is wrong.
+        A study in ``config.studies`` does not exist or has a fault.
     """
     paths = {path.stem: path for path in sorted(Path(folder).glob("*.yaml")) if not path.name.startswith(".")}
     plan = Studies({}, {}, {})
@@ -55,8 +60,8 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
             trained = len(study.values) * len(study.seeds)
             if sum(planned_jobs(config).values()) + trained > MAX_JOBS:
                 raise ConfigError(
-                    f"seeds: {trained} trainings are too many, as a run has at most {MAX_JOBS} jobs; give "
-                    "fewer seeds or values"
+                    f"seeds: with the {trained} trainings of this study, the run would have more than "
+                    f"{MAX_JOBS} jobs; use fewer seeds or values"
                 )
         except ConfigError as error:
             lines = (
@@ -72,12 +77,14 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
         if name in plan.wrong:
             raise ConfigError(plan.wrong[name])
         if name not in plan.known:
-            raise ConfigError(f"studies: no file {Path(folder, name)}.yaml{nearest(name, plan.known)}")
+            raise ConfigError(
+                f"studies: there is no file {Path(folder, name)}.yaml{nearest(name, plan.known)}"
+            )
     return plan
 
 
 def _study_collisions(plan: Studies, config: Config) -> Iterator[tuple[str, str]]:
-    """Yield each study that has a network or a file of the run's, or of another study, and the reason."""
+    """Yield (study, reason) for each study with a network or file of the same name as another one's."""
     of_the_run = {
         name.casefold(): f"{section}.{name}"
         for section in ("variants", "estimators")
@@ -86,13 +93,13 @@ def _study_collisions(plan: Studies, config: Config) -> Iterator[tuple[str, str]
     networks = {study: {name.casefold() for name in variants} for study, variants in plan.variants.items()}
     for study, names in networks.items():
         for name in sorted(names & of_the_run.keys()):
-            yield study, f"its network '{name}' has the name of {of_the_run[name]} of the run; rename one"
+            yield study, f"its network '{name}' has the same name as {of_the_run[name]}; rename one"
     for one, other in combinations(sorted(networks), 2):
         shared = networks[one] & networks[other]
         if shared:
-            reason = f"both have a network '{min(shared)}'"
+            reason = f"both have a network named '{min(shared)}'"
         elif other.casefold() in (one.casefold(), f"{one}_accuracy".casefold()):
-            reason = "both have files of the same name"
+            reason = "their result files would have the same name"
         else:
             continue
         for this, that in ((one, other), (other, one)):
@@ -100,35 +107,36 @@ def _study_collisions(plan: Studies, config: Config) -> Iterator[tuple[str, str]
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
-    """Read a study; its name is that of its file.
+    """Read the file of a study; the name of the study is that of the file.
 
     Raises
     ------
     ConfigError
+        The file cannot be read, or has faults: one line for each.
     """
     content = read_file(path)
     name = Path(path).stem
     if content.setdefault("name", name) != name:
         raise ConfigError(
-            f"{path}.name: found {shown(content['name'])}, expected {name}, as the file is called"
+            f"{path}.name: found {shown(content['name'])}, expected {name}, the name of the file"
         )
     return validated(Study, content, (str(path),))
 
 
 def study_variants(study: Study, config: Config) -> dict[str, Variant]:
-    """Return the networks of a study, by name; a base is one of the run's variants, or a preset.
+    """Return the networks of a study, by name. The base of a study is a variant of the run, or a preset.
 
     Raises
     ------
     ConfigError
-        The study does not fit the run.
+        The run has no such population or noise level, or a network cannot be trained on it.
     """
     where = f"studies.{study.name}"
     if study.population not in config.populations:
         known = sorted(config.populations)
         raise ConfigError(
             f"{where}.population: '{study.population}' is not in this run{nearest(study.population, known)}; "
-            f"it has {', '.join(known)}"
+            f"its populations are {', '.join(known)}"
         )
     if study.noise not in config.noise_levels:
         raise ConfigError(

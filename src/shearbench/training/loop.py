@@ -246,8 +246,8 @@ class Training:
             **found,
         }
         self.history[k].append(row)
-        # A training diverged if its weights or running errors are infinite or NaN. A validation loss alone may
-        # be finite again in the next epoch.
+        # A training diverged if its weights or running errors are infinite or NaN. A validation loss
+        # alone may be finite again in the next epoch.
         kept = [*self.objective.state(k).values(), *state.values()]
         whole = all(bool(torch.isfinite(value).all()) for value in kept)
         if not whole or (self._ended(k) and not self._comparable(k)):
