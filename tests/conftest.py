@@ -1,4 +1,4 @@
-"""Markers that skip by themselves, a fixed seed, and a guard on torch's global state."""
+"""Markers that skip tests, a fixed seed, and a check of torch's global state."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _torch_unchanged(request: pytest.FixtureRequest):
-    """Fail a test that leaves torch's global settings other than it found them."""
+    """Fail a test that changes torch's global settings."""
     torch = sys.modules.get("torch")
     if torch is None:
         yield

@@ -1,4 +1,4 @@
-"""Move modules of a copy of this package, as a redesign would: files, imports, and the order of imports."""
+"""Move modules in a copy of this package: files, imports and the order of imports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def move_modules(root: Path, moves: Mapping[str, str]) -> None:
-    """Move modules and rewrite all that names them, with every block of imports in reverse order.
+    """Move modules, rewrite all their names, and reverse the order of imports in each block.
 
     Parameters
     ----------

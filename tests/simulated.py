@@ -1,4 +1,4 @@
-"""Splits of simulated galaxies, small enough for a test; and GalSim's galaxies, drawn precisely."""
+"""Small splits of simulated galaxies for tests, and accurate GalSim images of galaxies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_split(
 def make_splits(
     folder: Path, train: int, validation: int, population: str = "exp_gauss"
 ) -> tuple[StampSet, StampSet, pd.DataFrame, pd.DataFrame]:
-    """Make two splits of so many galaxies; return the stamps, then the catalogs."""
+    """Make two splits with these numbers of galaxies; return the stamps and the catalogs."""
     train_stamps, train_catalog = make_split(folder, "train", train, population)
     validation_stamps, validation_catalog = make_split(folder, "validation", validation, population)
     return train_stamps, validation_stamps, train_catalog, validation_catalog
@@ -84,7 +84,7 @@ def precise_galaxy(
     g2: float,
     n: float | None = None,
 ) -> galsim.GSObject:
-    """Return a galaxy of these parameters, sheared and shifted, not yet convolved."""
+    """Return a sheared and shifted galaxy with these parameters, without a PSF."""
     options = {"half_light_radius": hlr, "flux": flux, "gsparams": PRECISE}
     if profile == "gaussian":
         galaxy = galsim.Gaussian(**options)

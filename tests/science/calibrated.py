@@ -1,4 +1,4 @@
-"""Stamps of the shear split, and the biases that an estimator with a response of its own has on them."""
+"""Shear bias, on simulated stamps, of an estimator that measures its own response."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def assert_unbiased(
     population: str = "exp_gauss",
     precision: float = 2e-3,
 ) -> None:
-    """Assert |m| < max(1e-3, 3 sigma) and |c| < max(1e-4, 3 sigma), calibrated with the own response.
+    """Assert |m| < max(1e-3, 3 sigma) and |c| < max(1e-4, 3 sigma), calibrated with its own response.
 
     The error of m must be less than `precision`: a test that sees no bias proves nothing where it is blind.
     """

@@ -1,4 +1,4 @@
-"""Fisher matrices against GalSim's images, and the bound against the scatter of real fits."""
+"""Fisher matrices compared with GalSim images, and bounds compared with the scatter of fits."""
 
 import galsim
 import numpy as np
@@ -54,7 +54,7 @@ def galsim_image(row, psf):
 
 
 def difference_fisher(row, psf, names):
-    """The Fisher matrix by differences of GalSim images, of fourth order in the step."""
+    """Return the Fisher matrix from fourth-order finite differences of GalSim images."""
     step, derivatives = 0.01, []
     for name in names:
 

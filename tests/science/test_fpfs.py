@@ -1,4 +1,4 @@
-"""AnaCal's FPFS, as this benchmark runs it."""
+"""AnaCal's FPFS as an estimator of this package."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ PSFS = {
 
 
 class Moments(Estimator):
-    """Gaussian-weighted second moments, uncorrected for the PSF: a biased estimator to be calibrated."""
+    """Gaussian-weighted second moments without PSF correction, a biased estimator to calibrate."""
 
     kind: ClassVar[str] = "moments"
 
@@ -189,7 +189,7 @@ def test_metacal_is_unbiased(tmp_path, estimator, sigma):
 
 def test_a_network_is_measured_like_any_estimator():
     class Network(torch.nn.Module):
-        """`Moments`, as a network gives its answers."""
+        """`Moments` with the interface of a network."""
 
         def forward(self, images, psf, sigma):
             assert psf.shape == images.shape[1:]

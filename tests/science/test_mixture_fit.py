@@ -1,4 +1,4 @@
-"""The mixture fit against ngmix's pinned answers, itself, and the scatter of its estimates."""
+"""The mixture fit compared with stored results of ngmix; its errors compared with its scatter."""
 
 from __future__ import annotations
 

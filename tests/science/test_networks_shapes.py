@@ -1,4 +1,4 @@
-"""Networks against galaxies that they have not seen."""
+"""Trained networks on new galaxies."""
 
 import numpy as np
 import pytest

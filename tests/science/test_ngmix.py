@@ -1,4 +1,4 @@
-"""The real ngmix, as this benchmark runs it."""
+"""The ngmix package as an estimator of this package."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_every_ngmix_flag_has_a_cause():
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason=f"{REFERENCE.name} is not there")
 def test_the_pinned_numbers_of_ngmix():
-    """The same package on the same pixels: what differs is where the fits start."""
+    """Direct calls of ngmix on the same pixels agree; only the starts of the fits differ."""
     compared = 0
     with h5py.File(REFERENCE) as file:
         for group in file.values():

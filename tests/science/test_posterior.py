@@ -23,7 +23,7 @@ COLUMNS = ["dx", "dy", "hlr", "g1", "g2"]
 
 
 class Stamps:
-    """Stamps of a catalog in memory, as a `StampSet` gives them."""
+    """Stamps of a catalog in memory, with the interface of a `StampSet`."""
 
     shape, pixel_scale = SHAPE, SCALE
 
@@ -51,7 +51,7 @@ def setting():
 
 @pytest.mark.parametrize(("guess", "width"), [(0.0, 1.0), (0.5, 0.3), (-1.0, 2.0)])
 def test_gaussian_posterior_has_its_closed_form(guess, width):
-    """Linear in three variables with Gaussian noise: from good and from bad first proposals."""
+    """A linear model in three variables with Gaussian noise, from good and bad first proposals."""
     design = torch.tensor([[1.0, 0.3, 0.0], [0.0, 2.0, 0.5], [0.2, 0.0, 3.0]], dtype=torch.float64)
     data = torch.tensor([0.5, 1.0, -1.0], dtype=torch.float64)
     precision = design.mT @ design + torch.eye(3)
@@ -75,7 +75,7 @@ def test_gaussian_posterior_has_its_closed_form(guess, width):
     "options", [{}, {"shear_max": 0.1}, {"shape_sigma": 0.5}, {"profile": "sersic"}, {"flux": 2.0}]
 )
 def test_prior_is_the_population(options):
-    """Normal variables give what catalogs are made of: distributions agree, and the map can be inverted."""
+    """Normal variables give the distributions of the catalogs, and the map can be inverted."""
     population = Population(**{"profile": "exponential", **options})
     catalog = sample_catalog(population, "p", "test", 20000, 3, SCALE)
     prior = Prior(population, SCALE)

@@ -1,4 +1,4 @@
-"""Responses by automatic differentiation against pairs under opposite shears."""
+"""Responses by automatic differentiation compared with pairs under opposite shears."""
 
 import pytest
 import torch

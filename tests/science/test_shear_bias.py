@@ -1,4 +1,4 @@
-"""m and c: what was put in comes out, with errors that hold."""
+"""Shear bias: the injected m and c are recovered, with correct errors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def answer(catalog, g1=None, g2=None, **extra):
 
 
 def paired_noise(catalog, rng, size):
-    """Noise that the four members of a rotation share but for a little, as equal pixels make it."""
+    """Return noise that is nearly the same for the four shears of a rotation, as for equal pixel noise."""
     group = catalog["pair_id"].to_numpy() * 4 + catalog["rotation"].to_numpy()
     shared = rng.standard_normal((group.max() + 1, 2))[group]
     return size * (shared + 0.1 * rng.standard_normal((len(catalog), 2)))
@@ -225,7 +225,7 @@ def test_table_and_acceptance():
 
 
 def test_images_of_sheared_galaxies_measured_by_their_moments():
-    """From this project's catalog over GalSim images to m and c: signs, axes and layout in one.
+    """From the catalog and GalSim images to m and c: signs, axes and layout agree.
 
     Adaptive moments of an unconvolved Gaussian are its shape, to the 1e-6 at which HSM stops iterating.
     """
@@ -269,7 +269,7 @@ def responds(catalog, rng, noise=0.02):
 
 
 def test_regression_brings_both_halves_to_one_composition_and_quotes_honest_errors():
-    """Errors a third of those without the flux, and m = 0 within one of them 68 times in 100."""
+    """Errors are a third of those without the flux, and |m| is below its error 68 times in 100."""
     inside, errors, plain = [], [], []
     for seed in range(60):
         catalog = with_flux(shear_split(240, seed=seed), seed)
@@ -284,7 +284,7 @@ def test_regression_brings_both_halves_to_one_composition_and_quotes_honest_erro
 
 
 def observed(catalog, rng):
-    """Return estimates whose error depends on the flux, and a little on how elongated the galaxy looks."""
+    """Return estimates whose error depends on the flux and, weakly, on the observed elongation."""
     g1, g2 = responds(catalog, rng, 0.005)
     error = 0.1 / catalog["flux"] * (1 + 0.5 * (catalog["g1"] ** 2 + catalog["g2"] ** 2))
     return answer(catalog, g1, g2).assign(g1_err=error, g2_err=error)
@@ -316,7 +316,7 @@ def test_response_at_the_observed_error_calibrates_every_bin():
 
 
 def test_selection_response_is_that_of_finite_differences():
-    """Exactly: all shapes respond fully, and what is left of m in a bin is what the weights do."""
+    """All shapes have the full response, so m of a bin comes from the weights only."""
     catalog = with_flux(shear_split(400, rotations=4), 3)
     estimates = answer(catalog).assign(g1_err=1 + catalog["g1"] ** 2, g2_err=1 + catalog["g1"] ** 2)
     estimates.attrs = answer(catalog).attrs

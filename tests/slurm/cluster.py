@@ -1,4 +1,4 @@
-"""A throwaway SLURM cluster of one node: own configuration, key, ports and spool, all in one folder.
+"""A temporary SLURM cluster of one node, with configuration, key, ports and spool in one folder.
 
 Nothing of an installed cluster is read or touched. Needs root, and Debian's packages `slurm-wlm` and
 `munge` or their like. The node claims more cores than the machine has, and its GPUs are stand-ins (null
@@ -139,7 +139,7 @@ class Cluster:
         return done.stdout
 
     def job(self, job_id: str) -> dict[str, str]:
-        """Return what the controller knows of a job."""
+        """Return the controller's record of a job."""
         text = self.run("scontrol", "--oneliner", "show", "job", job_id)
         return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
@@ -173,7 +173,7 @@ class Cluster:
         ]
 
     def preempt(self) -> None:
-        """Submit a job that goes before all others on GPUs, and wants every one of them, for a moment."""
+        """Submit a short job that asks for all GPUs, with the highest priority."""
         self.run("sbatch", "--partition=urgent", f"--gres=gpu:{GPUS}", "--output=/dev/null", "--wrap=true")
 
     def start_controller(self) -> None:
@@ -188,7 +188,7 @@ class Cluster:
         until(lambda: self.run("sinfo", "-h", "-o", "%T").split()[0] in ("idle", "mixed"), 30, "no node")
 
     def crash_node(self) -> None:
-        """Take the node away with all that runs on it, as a power cut would."""
+        """Kill the node and all its processes, as in a power cut."""
         slurmd = self._daemons.pop("slurmd")
         slurmd.kill()
         slurmd.wait()
@@ -276,7 +276,7 @@ def _free_port() -> int:
 
 
 def until(condition: Callable[[], object], seconds: float, message: str) -> None:
-    """Wait for something to be true, or raise TimeoutError; on a busy machine all takes longer."""
+    """Wait until a condition is true, or raise TimeoutError; a busy machine gets more time."""
     end = time.monotonic() + PATIENCE * seconds
     while time.monotonic() < end:
         with contextlib.suppress(subprocess.SubprocessError, OSError, IndexError):

@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM: a throwaway cluster, with jobs, node and controller killed under it."""
+"""The workflow on a temporary SLURM cluster, with kills of jobs, node and controller."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ProgressLine.line = _paced
 
 @dataclass
 class Ordeal:
-    """What happened in the run: the trainings' epochs and jobs, what was printed, what SLURM knew."""
+    """Record of a run: epochs and jobs of the trainings, output, states in SLURM."""
 
     folder: Path
     output: str = ""
@@ -113,7 +113,7 @@ def ordeal(cluster, folder) -> Ordeal:
 
 @contextlib.contextmanager
 def rewritten(file: Path, text: str) -> Iterator[None]:
-    """Give a file another text for a while."""
+    """Replace the text of a file inside a ``with`` block."""
     before = file.read_text()
     file.write_text(text)
     try:
@@ -143,14 +143,14 @@ def run_through(cluster: Cluster, told: Ordeal, command: list[str]) -> Iterator[
 
 
 def call(cluster: Cluster, folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Do a run of which nothing but the end matters."""
+    """Do a run and wait for its end."""
     return subprocess.run(
         command, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=600
     )
 
 
 def go_through(cluster: Cluster, told: Ordeal) -> None:
-    """Do to the trainings what a cluster may do to them."""
+    """Cancel, kill, requeue and preempt trainings."""
     jobs: dict[int, str] = {}
 
     def found() -> bool:
@@ -495,7 +495,7 @@ def test_groups_are_tasks_of_arrays_and_none_is_lost_when_more_are_ready_than_ma
 
 @pytest.fixture
 def full_disk(folder):
-    """Give a run a disk of its own, which is full."""
+    """Give a run a full disk of its own."""
     run = folder / "results/full"
     for part in ("catalogs", "stamps"):
         shutil.copytree(folder / f"results/tiny/{part}", run / part)

@@ -1,4 +1,4 @@
-"""The benchmark: equal inputs, equal work on both sides, the table. Nothing here asserts a speed."""
+"""The benchmark: both sides get the same inputs and work. No speed is asserted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ N = 12
 
 
 def answers(comparison):
-    """Return what each side makes of the inputs."""
+    """Return the result of each side."""
     return comparison.ours(comparison.inputs), comparison.peer(comparison.inputs)
 
 
 def recorded(seen, ours=(2.0,), peer=(1.0,), **changes):
-    """Return a comparison whose sides note what they are given, and take turns at giving out numbers."""
+    """Return a comparison whose sides record their inputs and return numbers in turn."""
     numbers = {"ours": iter(ours), "peer": iter(peer)}
 
     def side(name):

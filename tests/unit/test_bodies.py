@@ -1,4 +1,4 @@
-"""Principal components of stamps: what they span, how they scale, how they and the answers turn."""
+"""Principal components of stamps: their space, their scaling and their behaviour under rotations."""
 
 import pytest
 import torch

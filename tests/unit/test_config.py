@@ -24,7 +24,7 @@ DEFAULT = ROOT / "config/config.yaml"
 
 
 def wrong(changes, default=DEFAULT):
-    """Return the message that a change of the default configuration gets."""
+    """Return the error message for a change of the default configuration."""
     given = load_yaml(default)
     for key, value in changes.items():
         target = given

@@ -1,4 +1,4 @@
-"""GPUs that are only names: processes on one machine choose among them."""
+"""Choice of a GPU by processes on one machine; the GPUs are only names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The versions that results are made with are the same wherever they are written down."""
+"""All files that name versions of packages agree."""
 
 import re
 import tomllib

@@ -24,7 +24,7 @@ SIGMA = 1e-3
 
 
 def make_tables(n=4000, seed=0, bias=(0.0, 0.0), slope=(0.0, 0.0), spread=1.0):
-    """An estimator whose errors are those of the bound times `spread`, with an offset and a slope."""
+    """Return estimates with errors of `spread` times the bound, an offset and a slope."""
     rng = np.random.default_rng(seed)
     catalog = pd.DataFrame(
         {
@@ -255,7 +255,7 @@ class TestResiduals:
         np.testing.assert_allclose(table["crb_g2"], SIGMA * bounds["crb_g2"][:10])
 
     def test_trend_that_was_put_in(self):
-        """Shapes too elongated by 0.02 (hlr - 0.5) per unit shape, whatever the position angle."""
+        """Shapes are too elongated by 0.02 (hlr - 0.5) per unit shape, at any position angle."""
         estimates, catalog, bounds = make_tables(20000, spread=0.1)
         for name in ("g1", "g2"):
             estimates[name] += 0.02 * (catalog["hlr"] - 0.5) * catalog[name]

@@ -123,7 +123,7 @@ class TestTable:
         assert math.isnan(high.loc["Average pooling", "factor"])
 
     def test_few_seeds_are_worth_less(self):
-        """The same factor and error mean less if the error is itself known from two seeds only (Welch)."""
+        """The same factor and error are less significant if the error comes from two seeds only (Welch)."""
         two = study_table(make_study(), make_accuracy({MAX: [10, 12], DILATED: [5, 5.1]}, error=0.0))
         ten = study_table(make_study(), make_accuracy({MAX: [10, 12] * 5, DILATED: [5, 5.1] * 5}, error=0.0))
         assert two["n_sigma"].max() < 3 < 5 < ten["n_sigma"].max()
@@ -135,7 +135,7 @@ class TestTable:
         assert one.loc["Max pooling", "n_sigma"] == pytest.approx(expected)
 
     def test_significance_is_calibrated(self):
-        """Two equal values, three seeds each: 2-sigma differences turn up in about 5 per cent of studies."""
+        """Two equal values, three seeds each: about 5 per cent of studies have a 2-sigma difference."""
         import numpy as np
 
         rng = np.random.default_rng(3)

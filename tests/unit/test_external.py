@@ -1,4 +1,4 @@
-"""Files of others that a run reads: which there are, and that a change of their contents is seen."""
+"""External files of a run: their list, and the detection of changed contents."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ def population(**changes):
 
 
 def old(path, seconds=60):
-    """Date a file back, so that it counts as settled."""
+    """Set the modification time of a file to the past."""
     then = time.time_ns() - seconds * 10**9
     os.utime(path, ns=(then, then))
 

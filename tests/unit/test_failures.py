@@ -1,4 +1,4 @@
-"""An estimator that fails on most galaxies is said wherever its results are shown."""
+"""An estimator that fails on most galaxies is named wherever its results are shown."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ PRIOR = 0.2
 
 
 def _efficient(sigma: float) -> float:
-    """RMSE of a good estimator with a prior: on the bound, and never above the prior's own width."""
+    """Return the RMSE of an estimator with a prior: the bound, or the width of the prior if that is less."""
     return BOUND * sigma / np.hypot(1, BOUND * sigma / PRIOR)
 
 
@@ -355,7 +355,7 @@ def error_bars(figure: Figure) -> list[float]:
 
 
 def drawn(figure: Figure) -> None:
-    """Draw it as `style.save` does, but for its layout, which takes most of the time."""
+    """Draw a figure like `style.save`, without the layout, which takes most of the time."""
     figure.set_layout_engine("none")
     with style.context():
         figure.draw_without_rendering()
@@ -580,7 +580,7 @@ def _environment(**more: str) -> dict[str, str]:
 
 
 def test_same_table_same_bytes(tmp_path: Path) -> None:
-    """Also in another process, with other hashes, and under a matplotlibrc of the user's own."""
+    """Also in another process, with other hash seeds and a matplotlibrc of the user."""
     style.save(FIGURES["study"](), tmp_path / "a.pdf", tmp_path / "a.png")
     (tmp_path / "matplotlibrc").write_text("font.size: 20\npdf.fonttype: 3\nsavefig.dpi: 50\n")
     code = (
@@ -730,7 +730,7 @@ def test_a_new_file_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("rows", ["none", "without a result"])
 def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path: Path) -> None:
-    """A table without rows has no types of its columns when it is read; one galaxy gives no bias in bins."""
+    """The columns of a table without rows have no types when it is read; one galaxy has no bias in bins."""
     read = {}
     for name, table in (("accuracy", accuracy_table()), ("trends", trend_table()), ("bias", shear_table())):
         table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")

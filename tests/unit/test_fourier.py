@@ -1,4 +1,4 @@
-"""The Fourier renderer against GalSim's own images, and its derivatives against automatic ones."""
+"""The Fourier renderer compared with GalSim, and its derivatives with automatic differentiation."""
 
 import time
 
@@ -23,7 +23,7 @@ def disc(rng, count, largest):
 
 
 def draw_parameters(profile, count, seed):
-    """The default population, with |g| uniform over the whole disc allowed."""
+    """Return the default population, with g uniform over the allowed disc."""
     rng = np.random.default_rng(seed)
     columns = [
         rng.uniform(0.5, 5, count),

@@ -1,4 +1,4 @@
-"""Mixtures as a forward model: as exact as Fourier sums for what they describe, and refused for all else."""
+"""Gaussian mixtures as a forward model: as exact as Fourier sums for their profiles, refused for others."""
 
 import galsim
 import numpy as np

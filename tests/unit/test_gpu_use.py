@@ -1,4 +1,4 @@
-"""What a job leaves of its use of a GPU; the GPU and its tool are stand-ins."""
+"""The record of a job's GPU use, with a simulated GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shearbench.jobs.gpu_use import gpu_use, utilisation
 
 @pytest.fixture
 def tool(tmp_path, monkeypatch):
-    """Put an `nvidia-smi` on the path that says how busy the GPU ``GPU-7f`` is."""
+    """Put a script `nvidia-smi` on the path that reports the use of the GPU ``GPU-7f``."""
     script = tmp_path / "nvidia-smi"
     script.write_text('#!/bin/sh\ncase "$*" in *--id=GPU-7f*) echo 42;; *) exit 6;; esac\n')
     script.chmod(0o755)
@@ -26,7 +26,7 @@ def tool(tmp_path, monkeypatch):
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    """Make it look as if torch had computed on a GPU."""
+    """Make torch report that it has used a GPU."""
     cuda = types.SimpleNamespace(
         is_initialized=lambda: True,
         current_device=lambda: 0,

@@ -1,4 +1,4 @@
-"""Is a file what it claims to be? Flipped bits, other origins, cut rows, references to elsewhere."""
+"""Damaged files are refused: flipped bits, other origins, missing rows, references to other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job's log: all that is printed, also where the log's disk is full, and how a job ends."""
+"""The log of a job: all its output, also on a full disk, and the end of a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks on files: of the run, and where a file system has none."""
+"""The lock of a run, and file systems without locks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_run_is_locked_while_its_process_lives(tmp_path):
 
 @pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EACCES, errno.EIO])
 def without_locks(request, monkeypatch):
-    """Let every lock be refused as a file system does that has none."""
+    """Make every lock fail as on a file system without locks."""
 
     def refuse(file, flags):
         raise OSError(request.param, os.strerror(request.param))

@@ -29,7 +29,7 @@ N = 23
 
 
 class Sums(Estimator):
-    """Answers with numbers that name the stamp and its noise."""
+    """Returns shapes that identify the stamp and its noise."""
 
     kind: ClassVar[str] = "sums"
     raises_on: tuple[int, ...] = ()
@@ -53,7 +53,7 @@ class Sums(Estimator):
 
 
 class Threes(Sums):
-    """Asks for three stamps at once."""
+    """Asks for batches of three stamps."""
 
     sizes: ClassVar[list[int]] = []
 

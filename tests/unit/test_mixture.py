@@ -1,4 +1,4 @@
-"""The mixture fit's parts: the model, its derivatives, and what happens to a stamp that cannot be fitted."""
+"""Parts of the mixture fit: model, derivatives, and stamps that cannot be fitted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _psf_image(shape=(48, 48), mixture=PSF):
 
 
 def _truth(n, model):
-    """Parameters of galaxies that differ; the fluxes of a model's parts are equal, their sizes are not."""
+    """Return parameters of different galaxies; the parts of a model have equal fluxes and different sizes."""
     pars, _ = _stamps(n)
     count = parts(model)
     sizes = pars[:, 4:5] * np.linspace(0.5, 2, count) if count > 1 else pars[:, 4:5]

@@ -1,4 +1,4 @@
-"""What is said of a network before its training, and how it is drawn."""
+"""The summary of a network before its training, and its diagram."""
 
 from itertools import pairwise
 

@@ -387,7 +387,7 @@ def test_rounding_is_lost_in_the_lowest_noise(name):
 
 
 def errors_at(network, snr, sigma):
-    """Return the errors of g1 of stamps whose network says nothing of its own errors."""
+    """Return the errors of g1 from a network that estimates no errors."""
     snr = torch.as_tensor(snr)
     ones = torch.ones(len(snr), 2)
     both = network.errors(Answer(ones, ones, snr, ones, None), sigma)

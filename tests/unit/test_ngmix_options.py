@@ -1,4 +1,4 @@
-"""What the benchmark says of ngmix where it is not installed."""
+"""Messages about ngmix if it is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Libraries of options: a class is found in its file, and its names are its own."""
+"""Libraries of options: a class is found in its file, and its names are unique."""
 
 import sys
 import textwrap

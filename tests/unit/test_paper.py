@@ -139,7 +139,7 @@ class TestLatex:
 
 @pytest.fixture
 def run():
-    """Metrics of two populations, with names and labels that LaTeX would trip over."""
+    """Return metrics of two populations, with names and labels that LaTeX must escape."""
     rng = np.random.default_rng(0)
     estimators = [
         ("ngmix-exp", "NGMix exp", "ngmix", -1),
@@ -217,7 +217,7 @@ def run():
 
 
 def with_ensemble(shear_bias):
-    """Add an estimator that no single shapes are known of, at one noise level."""
+    """Add an estimator without shapes of single galaxies, at one noise level."""
     at = (shear_bias["estimator"] == "ngmix-exp") & (shear_bias["population"] == "exp_gauss")
     rows = shear_bias[at & (shear_bias["noise"] == 1e-5)]
     rows = rows.assign(estimator="anacal-fpfs", label="FPFS", kind="anacal", n_pairs=40, n_failed=3)

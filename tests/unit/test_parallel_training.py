@@ -1,4 +1,4 @@
-"""Training by several processes, and in other arithmetic; on the CPU, by gloo."""
+"""Training by several processes (gloo, on the CPU) and in other precisions."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_turned_parts_are_those_of_a_whole_batch():
 @pytest.mark.parametrize("entry", [WHITENED, REFINED, DILATED], ids=["whitened", "refined", "msb"])
 @pytest.mark.parametrize("size", [2, 7])
 def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
-    """Without any process: the parts' losses and gradients, added here, are those of the whole."""
+    """Losses and gradients of the parts of a batch add up to those of the batch."""
     chosen = variant(entry)
     training, sums = make_training(splits, chosen), []
     network, objective = training.network.train(), training.objective
@@ -151,7 +151,7 @@ def test_gradients_of_the_shares_add_up(splits, monkeypatch, entry, size):
 
 
 def way_of(model, splits, chosen):
-    """Return how far a training has moved the weights, and no other numbers of the model."""
+    """Return the change of the weights by a training."""
     start = make_training(splits, chosen).networks[0]
     names = [name for name, _ in start.named_parameters()]
     return torch.cat([(model["state"][name] - start.state_dict()[name]).flatten() for name in names])
@@ -277,7 +277,7 @@ def test_killed_it_leaves_no_process_behind(job):
 
 
 class Waits(TorchDispatchMode):
-    """Notes operations for which the host has to know a number that a GPU is computing."""
+    """Records operations for which the CPU must wait for a number from the GPU."""
 
     NAMES = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "_unique2", "equal")
 

@@ -1,4 +1,4 @@
-"""The reader of configurations: plain values, of bounded size, read in one way."""
+"""The reader of configurations: plain values of limited size, without ambiguity."""
 
 import subprocess
 import sys

@@ -69,7 +69,7 @@ TINY_DIGESTS = all_digests(TINY_RUN)
 
 
 def changed(changes, **options):
-    """Return the results that changes to the configuration give other digests."""
+    """Return the results whose digests differ after changes to the configuration."""
     after = all_digests(digests_of(changes, **options))
     return {result for result in TINY_DIGESTS.keys() & after.keys() if TINY_DIGESTS[result] != after[result]}
 

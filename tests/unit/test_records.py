@@ -1,4 +1,4 @@
-"""Results of which Snakemake has no record."""
+"""Results without a record of Snakemake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gauss-Newton steps: their order, their gradient, their errors, their symmetry, what they stand."""
+"""Gauss-Newton steps: order, gradient, errors, symmetry, and extreme inputs."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def truths(n, profile, dtype=torch.float64):
 
 
 def refinement(profile="exponential", steps=1, damping=-60.0):
-    """Return an untrained refinement with one damping for all: exp(-60) is none."""
+    """Return an untrained refinement with one damping for all parameters; exp(-60) is no damping."""
     made = Refinement(profile, (SIDE, SIDE), SCALE, steps, 1.0, Grid(40)).double()
     nn.init.constant_(made.damping[-1].bias, damping)
     made.fit(
@@ -56,7 +56,7 @@ def psf_image(g1=0.05, g2=-0.03):
 
 
 def noiseless(model, truth, psf, sigma=1e-3):
-    """Return stamps of the model's own galaxies, of a mean of zero, which refinement does not look at."""
+    """Return stamps of galaxies of the model, and a mean of zero, which the refinement does not use."""
     with torch.no_grad():
         images = model.renderer(truth, model.renderer.psf_image(psf))
     return normalised(images, psf, truth[:, 0], sigma)

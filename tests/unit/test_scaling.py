@@ -1,4 +1,4 @@
-"""What a run needs, reckoned from rates."""
+"""The needs of a run, computed from rates."""
 
 from __future__ import annotations
 

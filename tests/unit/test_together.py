@@ -1,4 +1,4 @@
-"""Several trainings in step, their networks computed as one: each is to be what it would be alone."""
+"""Several trainings at the same time give each network as in a training alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def trained(splits, chosen, seed, **arguments):
 
 
 def same(state, expected, tolerance=5e-3):
-    """Assert that all weights are, to a part of the largest of their tensor."""
+    """Assert that all weights agree, relative to the largest weight of their tensor."""
     for name, value in state.items():
         if value.numel():
             scale = expected[name].abs().max().clamp_min(1e-2)
@@ -190,7 +190,7 @@ def test_one_call_trains_all_and_the_others_only_end(splits, tmp_path, monkeypat
 
 @pytest.mark.parametrize("entry", [WHITENED, REFINED], ids=["whitened", "refined"])
 def test_killed_together_they_end_with_the_same_weights(splits, tmp_path, monkeypatch, entry):
-    """SOAP's too, bit for bit: its state must come back in the layout it had."""
+    """The state of SOAP is restored bit for bit, in the same memory layout."""
     chosen, (whole, killed) = variant(entry), (tmp_path / "whole", tmp_path / "killed")
     expected, _ = trained(splits, chosen, 3, **arguments(whole, 3))
     step = Training._step
@@ -210,7 +210,7 @@ def test_killed_together_they_end_with_the_same_weights(splits, tmp_path, monkey
 
 
 def test_soap_takes_the_same_steps_for_stacked_weights():
-    """In double precision, and with gradients that fill the space: no basis is arbitrary."""
+    """In double precision, with gradients of full rank, so that the basis is unique."""
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(3, 5, 4, generator=generator, dtype=torch.float64)
     gradients = torch.randn(12, 3, 5, 4, generator=generator, dtype=torch.float64)
@@ -231,7 +231,7 @@ def test_soap_takes_the_same_steps_for_stacked_weights():
 
 
 def test_five_seeds_by_twos_whatever_the_order(splits, tmp_path, monkeypatch):
-    """Those that have ended, and wait for their own call, take nobody's place."""
+    """Finished trainings, which wait for their own call, do not count."""
     seeds = range(1, 6)
     paths = {seed: tmp_path / f"seed{seed}.pt" for seed in seeds}
     steps, step = [], Training._step
@@ -300,7 +300,7 @@ def test_networks_that_drop_out_train_alone(splits, tmp_path):
 
 @pytest.mark.parametrize("entry", [WHITENED, REFINED, DILATED], ids=["whitened", "refined", "msb"])
 def test_one_that_diverges_leaves_the_others_alone(splits, tmp_path, monkeypatch, entry):
-    """Bit for bit; and each call says of its own training how it ended."""
+    """Weights are equal bit for bit, and each call reports the end of its own training."""
     chosen, (whole, broken) = variant(entry), (tmp_path / "whole", tmp_path / "broken")
     trained(splits, chosen, 3, **arguments(whole, 3))
     expected = {seed: trained(splits, chosen, seed, **arguments(whole, seed))[0]["state"] for seed in (3, 2)}
@@ -325,7 +325,7 @@ def test_one_that_diverges_leaves_the_others_alone(splits, tmp_path, monkeypatch
 
 
 def test_each_stops_where_it_would_alone(splits, tmp_path, monkeypatch):
-    """By its own validation; the last to stop ends the run."""
+    """Each training stops by its own validation; the run ends with the last one."""
     chosen = variant(WHITENED, epochs=6, patience=2, validation_noise=[1e-3])
     losses = {3: iter([0.5, 0.6, 0.7]), 1: iter([0.5, 0.4, 0.3, 0.6, 0.7]), 2: iter([0.5, 0.4, 0.5, 0.6])}
     judged = []
@@ -362,7 +362,7 @@ def test_together_on_a_gpu(splits, kind):
 
 
 def test_a_seed_that_another_job_trains_is_waited_for_or_left_out(splits, tmp_path):
-    """A process of its own holds two seeds; one call leaves the other out, one waits until it is free."""
+    """Another process has locked two seeds: one call trains without them, one waits for its own."""
     code = (
         "import sys; from shearbench.training.checkpoint import claimed\n"
         "from shearbench.training.checkpoint import Checkpoint\n"

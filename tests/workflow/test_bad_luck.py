@@ -1,4 +1,4 @@
-"""Kills, damaged files, a second run beside the first: nothing half-written is trusted, nothing is lost."""
+"""Kills, damaged files, two runs at the same time: no incomplete file is used, and no result is lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TIMED = ("seconds_per_stamp", "seconds", "stamps_per_second", "peak_mb", "gpu_mb
 
 
 def answers(folder):
-    """Return all numbers of a run that do not measure the run itself."""
+    """Return the numbers of a run, without times and memory."""
     metrics = folder / "results/tiny/metrics"
     tables = {
         path.name: pd.read_csv(path).drop(columns=list(TIMED), errors="ignore")

@@ -1,4 +1,4 @@
-"""The configuration as the workflow reads it, from each of the places that it may come from."""
+"""The workflow reads the configuration from a file or from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TARGET = "results/tiny/config.yaml"
 
 
 def snakemake(folder, *options):
-    """Run snakemake in a folder, and return its exit status and its words."""
+    """Run snakemake in a folder, and return its exit status and its output."""
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *options]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     return done.returncode, done.stdout + done.stderr

@@ -34,7 +34,7 @@ onsuccess:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """Return a checkout, with an interpreter in it, whose path is no word of a shell."""
+    """Return a checkout with an interpreter, with a path that a shell must quote."""
     folder = tmp_path_factory.mktemp("odd") / "a b'c$d"
     folder.mkdir()
     copy_workflow(folder)
@@ -43,7 +43,7 @@ def checkout(tmp_path_factory):
 
 
 def run_in(folder, checkout, *arguments):
-    """Run snakemake with the checkout's interpreter in a folder, and return its exit status and its words."""
+    """Run snakemake with the checkout's interpreter in a folder, and return exit status and output."""
     python = checkout / ".venv" / Path(sys.executable).relative_to(sys.prefix)
     start = [str(python), "-m", "snakemake", "--cores", "1"]
     done = subprocess.run([*start, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)

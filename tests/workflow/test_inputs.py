@@ -1,4 +1,4 @@
-"""Files of others: a change of their contents makes what was drawn from them anew."""
+"""External files: after a change of their contents, the stamps drawn from them are made again."""
 
 from __future__ import annotations
 

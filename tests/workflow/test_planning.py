@@ -1,4 +1,4 @@
-"""The largest run that is meant: planned in seconds, in hundreds of jobs."""
+"""The largest configuration is planned in seconds, with hundreds of jobs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conftest import copy_workflow
 
 
 def plan_for_slurm(folder, *options):
-    """Return what a dry run through the SLURM profile prints."""
+    """Return the output of a dry run with the SLURM profile."""
     profile = ["--workflow-profile", "workflow/profiles/slurm"]
     done = subprocess.run(
         [sys.executable, "-m", "snakemake", "--dry-run", *profile, *options],

@@ -1,4 +1,4 @@
-"""What runs again, and what does not."""
+"""Which jobs run again after a change."""
 
 from __future__ import annotations
 

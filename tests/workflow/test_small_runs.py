@@ -1,4 +1,4 @@
-"""Runs of which a part is left out: they end with what there is."""
+"""Runs without networks, estimators or other parts end with the remaining results."""
 
 from __future__ import annotations
 
