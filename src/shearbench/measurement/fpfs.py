@@ -1,4 +1,4 @@
-"""FPFS ellipticities and their analytic shear response, from AnaCal."""
+"""FPFS ellipticities and their analytic shear responses, measured by AnaCal."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from shearbench.measurement.renoising import second_noise
 
 
 def measure_fpfs(batch: StampBatch, sigma_arcsec: float, c0: float) -> Shapes:
-    """Measure FPFS ellipticities.
+    """Measure FPFS ellipticities and their shear responses.
 
-    The response of the noise is taken out by AnaCal with a second noise field, seen through the PSF turned
-    by 90 degrees (Li 2025, MNRAS 536, 3663). AnaCal's own detection is left out: each stamp holds
-    one galaxy, and the deconvolved galaxy is where its stamp's centroid is, less that of the PSF image; both
-    are centroids of adaptive moments. About its own centroid a galaxy is sheared and does not move, so no
-    term for the place is missing from the response.
+    AnaCal corrects the response for noise with a second noise field, seen through the PSF turned by 90
+    degrees (Li 2025, MNRAS 536, 3663). AnaCal's detection is not used, because each stamp holds one galaxy.
+    The position of the deconvolved galaxy is the centroid of the stamp minus that of the PSF image, both from
+    adaptive moments. A shear about the galaxy's centroid does not move it, so the response needs no term for
+    the position.
 
-    AnaCal takes square images of an even number of pixels. Stamps of another shape get rows and columns of
-    zeros at their ends, and so do the noise and the PSF.
+    AnaCal takes square images with an even number of pixels. Other stamps, their noise and PSF are padded
+    with rows and columns of zeros at their ends.
 
     Parameters
     ----------
     batch : StampBatch
     sigma_arcsec : float
-        Width of the shapelets.
+        Width of the shapelets [arcsec].
     c0 : float
         Weight in the ellipticity m22 / (m00 + c0).
 
     Returns
     -------
     Shapes
-        Without errors. Extras: ``R11, R12, R21, R22`` (d e_i / d gamma_j), ``flux`` under the shapelets'
-        Gaussian and ``s2n``. A stamp is flagged if its centroid, or its PSF's, is not inside.
+        Ellipticities; errors are NaN. Extras: ``R11, R12, R21, R22`` (d e_i / d gamma_j), ``flux``, weighted
+        by the shapelets' Gaussian, and ``s2n``. A stamp is flagged ``FAILED`` if the centroid of its image or
+        PSF cannot be measured, or is outside.
     """
     n, ny, nx = batch.images.shape
     side = max(ny, nx) + max(ny, nx) % 2
@@ -56,13 +57,13 @@ def measure_fpfs(batch: StampBatch, sigma_arcsec: float, c0: float) -> Shapes:
         if place is None or psf_place is None:
             flag[index] = Flag.FAILED
             continue
-        # AnaCal takes a PSF to be centred on pixel side / 2; one that is not moves the deconvolved galaxy.
+        # AnaCal assumes that the PSF is centred on pixel side / 2; an offset moves the deconvolved galaxy.
         row, col = (at - psf_at + side / 2 for at, psf_at in zip(place, psf_place))
         found = anacal.fpfs.process_image(
             fpfs_config=config,
             pixel_scale=batch.pixel_scale,
             noise_variance=batch.sigma**2,
-            mag_zero=anacal.fpfs.THRESHOLD_REF_MAG_ZERO,  # where c0 is in units of the image
+            mag_zero=anacal.fpfs.THRESHOLD_REF_MAG_ZERO,  # with this zero point, c0 has the image's units
             gal_array=image,
             psf_array=psfs[which],
             noise_array=noise[index],
@@ -81,7 +82,7 @@ def _padded(images: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def _centroid(image: NDArray[Any]) -> tuple[float, float] | None:
-    """Return row and column, from 0, of the adaptive moments' centroid; None if there is none inside."""
+    """Return the centroid of the adaptive moments (row, column, from 0); None if outside or not measured."""
     moments = galsim.hsm.FindAdaptiveMom(galsim.Image(image, scale=1.0), strict=False)
     # GalSim counts pixels from 1.
     row, col = moments.moments_centroid.y - 1, moments.moments_centroid.x - 1

@@ -19,13 +19,15 @@ def measure_moments(batch: StampBatch, method: Literal["regauss", "ksb"]) -> Sha
     ----------
     batch : StampBatch
     method : {'regauss', 'ksb'}
-        Re-Gaussianisation (Hirata & Seljak 2003, MNRAS 343, 459) or KSB (Kaiser, Squires & Broadhurst 1995).
+        Re-Gaussianisation (Hirata & Seljak 2003, MNRAS 343, 459) or KSB (Kaiser, Squires & Broadhurst 1995,
+        ApJ 449, 460).
 
     Returns
     -------
     Shapes
-        Extras ``resolution`` (1 for a point-like PSF, 0 for an unresolved galaxy) and ``size`` (arcsec, the
-        adaptive moments' sigma, PSF included).
+        Extras: ``resolution`` (1 for a point-like PSF, 0 for an unresolved galaxy) and ``size``, the sigma of
+        the adaptive moments of the image with its PSF [arcsec]. Flags: ``FAILED``, and ``OUT_OF_RANGE`` for
+        distortions |e| >= 1.
     """
     n = len(batch)
     e1, e2, error, resolution, size = np.full((5, n), np.nan)
@@ -45,7 +47,7 @@ def measure_moments(batch: StampBatch, method: Literal["regauss", "ksb"]) -> Sha
         distortion = method == "regauss"
         e1[index] = result.corrected_e1 if distortion else result.corrected_g1
         e2[index] = result.corrected_e2 if distortion else result.corrected_g2
-        # HSM quotes the error of a shear, half that of a distortion (Bernstein & Jarvis 2002, eq. 3.24).
+        # HSM gives the error of a shear, half that of a distortion (Bernstein & Jarvis 2002, eq. 3.24).
         error[index] = result.corrected_shape_err * (2 if distortion else 1)
         resolution[index] = result.resolution_factor
         size[index] = result.moments_sigma * batch.pixel_scale
@@ -69,17 +71,17 @@ def distortion_to_shear(
     ----------
     e1, e2 : ndarray of float64, shape (n,)
     error : ndarray of float64, shape (n,)
-        1-sigma error of each component of e, equal and uncorrelated.
+        1-sigma error of each component of e; the errors of both are taken as equal and uncorrelated.
 
     Returns
     -------
     g1, g2, g1_err, g2_err : ndarray of float64, shape (n,)
-        NaN where there is no such shape (e >= 1).
+        NaN where |e| >= 1, which no shape has.
     """
     square = e1**2 + e2**2
     s = np.sqrt(1 - square, where=square < 1, out=np.full_like(square, np.nan))
     across = 1 / (1 + s)
-    # The derivatives are across + e e^T rise: no direction is needed, which e = 0 has not.
+    # The matrix of derivatives is across + e e^T rise, which needs no direction of e and so holds at e = 0.
     rise = across**2 / s
     return (
         e1 * across,

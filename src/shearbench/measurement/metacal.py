@@ -19,38 +19,45 @@ from shearbench.data.shapes import Shapes
 from shearbench.data.stamps import StampBatch
 from shearbench.measurement.renoising import second_noise
 
-_PSF_FLOOR = 1e-3  # modes that the PSF suppresses below this hold no information
-_TAPS = 7  # of the interpolation in Fourier space
-_BLOCK = 32  # stamps at once; their transforms fit a cache
+_PSF_FLOOR = 1e-3  # modes that the PSF suppresses below this factor are set to 0
+_TAPS = 7  # width of the interpolation kernel in Fourier space, in grid points
+_BLOCK = 32  # stamps that are processed together: their transforms fit a CPU's cache
 
 Vectors = NDArray[np.float64]
 
 
 class Measurer(Protocol):
-    """What measures the sheared stamps."""
+    """An object that measures the sheared stamps: an estimator, or a network."""
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
 
 
 def measure_response(estimator: Measurer, batch: StampBatch, step: float = 0.01) -> Shapes:
-    """Measure stamps and the response of the measurement to shear.
+    """Measure stamps, and the response of the measurement to shear.
 
     Parameters
     ----------
     estimator : Measurer
-        Any estimator of shapes, a network too.
+        Any estimator of shapes, or a network.
     batch : StampBatch
         Square stamps.
     step : float
-        Shear applied, both ways and in both components.
+        Shear applied to the stamps: +step and -step in each component.
 
     Returns
     -------
     Shapes
-        Of the unsheared but reconvolved stamps, as measured. Extras: ``R11, R12, R21, R22``, with
-        ``Rij = (e_i(+step in g_j) - e_i(-step in g_j)) / (2 step)``, and the estimator's own. A stamp for
-        which any of the five measurements fails is flagged.
+        The estimator's results for the stamps without shear, under the new PSF. Extras: ``R11, R12, R21,
+        R22``, with ``Rij = (e_i(+step in g_j) - e_i(-step in g_j)) / (2 step)``, and the estimator's own. A
+        stamp for which any of the five measurements fails is flagged.
+
+    Raises
+    ------
+    ValueError
+        Stamps are not square.
+    galsim.GalSimHSMError
+        The adaptive moments of a PSF cannot be measured.
     """
     kernel = Kernel(batch, step)
     none, p1, m1, p2, m2 = (
@@ -67,23 +74,23 @@ def measure_response(estimator: Measurer, batch: StampBatch, step: float = 0.01)
 
 
 class Kernel:
-    """Stamps ready to be sheared.
+    """Stamps prepared for metacalibration, which deconvolves, shears and reconvolves them.
 
     Parameters
     ----------
     batch : StampBatch
         Square stamps.
     step : float
-        The largest shear they will get.
+        The largest shear that will be applied.
 
     Notes
     -----
-    The new PSF is a round Gaussian whose width is the larger axis of the old one's adaptive moments, times
-    1 + 2 `step`, so that it hides every mode that shearing brings in from where the old PSF had no power.
+    The new PSF is a round Gaussian. Its width is the larger axis of the old PSF's adaptive moments times
+    1 + 2 `step`, so that it suppresses all modes at which the old PSF, sheared, had no power.
 
-    Shearing noise makes it anisotropic, which would be taken for a response. An independent noise field is
-    sheared turned by 90 degrees and turned back: the sum has no preferred direction (Sheldon & Huff 2017,
-    section 4), at the price of twice the variance.
+    A shear makes the noise anisotropic, which would be mistaken for a response. So a second, independent
+    noise field is added, which is turned by 90 degrees, sheared and turned back. The sum has no preferred
+    direction (Sheldon & Huff 2017, section 4), but twice the variance.
     """
 
     def __init__(self, batch: StampBatch, step: float) -> None:
@@ -99,8 +106,8 @@ class Kernel:
         spectrum = np.abs(scipy.fft.fft2(psfs.astype(np.float64)))
         k = 2 * np.pi * scipy.fft.fftfreq(nx)
         visible = spectrum >= _PSF_FLOOR * spectrum[:, :1, :1]
-        # A disc, so that no direction is preferred. It ends short of the Nyquist frequency, where the
-        # transform of a PSF that is centred between pixels is 0.
+        # Modes within a disc, so that no direction is preferred. It ends below the Nyquist frequency, where
+        # the transform of a PSF that is centred between pixels is 0.
         seen = np.where(visible, np.hypot(k[:, None], k), 0).max(axis=(1, 2))
         self._limit = np.minimum(seen, np.pi) * (1 - 0.5 / nx)
 
@@ -120,8 +127,8 @@ class Kernel:
         Returns
         -------
         StampBatch
-            ``sigma`` is that of the pixels without regard to their new correlation, sqrt(2) times the old
-            one, as in ngmix.
+            ``sigma`` is sqrt(2) times that of the original stamps, as in ngmix: the correlation of the noise
+            by the reconvolution is not included.
         """
         images = np.empty((self._n, self.size, self.size), np.float32)
         for start in range(0, self._n, _BLOCK):
@@ -149,7 +156,7 @@ def gaussian_width(psfs: NDArray[np.float32]) -> Vectors:
     Raises
     ------
     galsim.GalSimHSMError
-        A PSF without moments.
+        The adaptive moments of a PSF cannot be measured.
     """
     widths = []
     for psf in psfs:
@@ -168,9 +175,10 @@ def _shear(
     g1: float,
     g2: float,
 ) -> Vectors:
-    """Deconvolve, shear and reconvolve; images may be a multiple of the PSFs, taken in turn.
+    """Deconvolve, shear and reconvolve images.
 
-    A profile sheared by the symmetric matrix A of unit determinant, f(A^-1 x), has the transform F(A k).
+    If there are several times as many images as PSFs, the PSFs are used again in the same order. A profile
+    sheared by the symmetric matrix A of unit determinant, f(A^-1 x), has the transform F(A k).
     """
     size = images.shape[-1]
     padded = 2 * size
@@ -182,7 +190,8 @@ def _shear(
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.exp(-0.5 * squared[:, None] * width**2) * psfs.sum(axis=(1, 2), dtype=np.float64) / psf
     gain = np.where(modulus[:, None] < limit, gain, 0)
-    # The ratio of transforms is relative to the PSF's centre; put that at the centre of the stamp.
+    # The phase moves the galaxy: its position relative to the PSF's centre becomes that to the stamp's
+    # centre.
     gain *= np.exp(-0.5j * (size - 1) * (k_row + k_col))[:, None]
     spectrum = image * (gain if psf.shape[1] == 1 else np.tile(gain, repeat))
     grid = spectrum.reshape(padded, padded // 2 + 1, -1)
@@ -191,7 +200,7 @@ def _shear(
 
 @lru_cache(maxsize=4)
 def _frequencies(padded: int) -> tuple[Vectors, Vectors]:
-    """Return the half plane of frequencies along rows and columns [radians per pixel], flat."""
+    """Return the frequencies of a half plane along rows and columns [radians per pixel], as flat arrays."""
     row = 2 * np.pi * scipy.fft.fftfreq(padded)
     col = 2 * np.pi * scipy.fft.rfftfreq(padded)
     k_row, k_col = np.meshgrid(row, col, indexing="ij")
@@ -200,10 +209,11 @@ def _frequencies(padded: int) -> tuple[Vectors, Vectors]:
 
 @lru_cache(maxsize=16)
 def _interpolation(size: int, g1: float, g2: float) -> tuple[scipy.sparse.csr_array, Vectors]:
-    """Return the matrix from a padded transform to the transform at sheared frequencies, and their moduli.
+    """Return the matrix that interpolates a padded transform at sheared frequencies, and their moduli.
 
-    Kaiser-Bessel interpolation on twice the grid (Fessler & Sutton 2003, IEEE Trans. Signal Process. 51,
-    560), exact to 1e-6 of the largest mode for an image that was divided by `_apodisation`.
+    It is a Kaiser-Bessel interpolation on a grid with twice as many points (Fessler & Sutton 2003, IEEE
+    Trans. Signal Process. 51, 560), accurate to 1e-6 of the largest mode for images divided by
+    `_apodisation`.
     """
     padded = 2 * size
     k_row, k_col = _frequencies(padded)
@@ -229,14 +239,17 @@ def _beta() -> float:
 
 
 def _apodisation(size: int) -> Vectors:
-    """Return the transform of the interpolation kernel at each pixel of a row, about the middle pixel."""
+    """Return the transform of the interpolation kernel at each pixel of a row, from the middle pixel."""
     x = (np.arange(size) - size // 2) / (2 * size)
     root = np.sqrt(_beta() ** 2 - (np.pi * _TAPS * x) ** 2)
     return _TAPS * np.sinh(root) / root
 
 
 def _at(operator: scipy.sparse.csr_array, images: NDArray[np.float32]) -> NDArray[np.complex128]:
-    """Return transforms at the operator's frequencies, shape (frequencies, n), about the middle pixel."""
+    """Return the images' transforms at the operator's frequencies, shape (frequencies, n).
+
+    Phases are relative to the middle pixel.
+    """
     n, size = len(images), images.shape[-1]
     padded = np.zeros((2 * size, 2 * size, n))
     weight = 1 / _apodisation(size)

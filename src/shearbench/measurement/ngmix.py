@@ -1,7 +1,7 @@
-"""Fits with the real ngmix, one galaxy at a time.
+"""Fits by the package ngmix, one galaxy at a time.
 
-Guesses are random in ngmix; here each galaxy has a random state of its own, seeded by its noise
-realisation, so that an answer depends on the stamp alone.
+The starting points of ngmix's fits are random. Here the random state is seeded for each galaxy with the
+number of its noise realisation, so that the result depends on the stamp alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampBatch
 from shearbench.measurement.renoising import second_noise
 
-_PSF_NOISE = 1e-5  # the PSF image is noiseless; ngmix needs a weight, whose size does not matter
+_PSF_NOISE = 1e-5  # ngmix needs a noise level even for a noiseless PSF image; its value does not matter
 _ONE_GAUSSIAN_IS_ENOUGH = 0.01  # rms residual; a pixelised Gaussian leaves 5e-4, a Kolmogorov PSF 5e-2
 _PSF_TRIES = 4
 _T_OF_HLR = 2.085  # T / hlr^2 of a round exponential
@@ -44,8 +44,8 @@ def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
     Returns
     -------
     Shapes
-        Extras: ``row``, ``col`` (centroid from the stamp's centre, arcsec), ``flux``, ``s2n`` and ``T``
-        (arcsec^2), or ``hlr`` (arcsec) and ``nu`` for spergel.
+        Extras: ``row``, ``col`` (centroid relative to the stamp's centre, arcsec), ``flux``, ``s2n`` and
+        ``T`` (arcsec^2); for spergel ``hlr`` (arcsec) and ``nu`` instead of ``T``.
     """
     psf = fitter.psf(batch.psf_of(0)) if batch.constant_psf else None
     spergel = fitter.model == "spergel"
@@ -76,23 +76,23 @@ def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
 
 
 def fit_metacal(batch: StampBatch, fitter: GalaxyFitter, reconvolution: str, step: float) -> Shapes:
-    """Fit every stamp of a batch, unsheared and sheared both ways in both components.
+    """Fit every stamp of a batch by metacalibration: without shear, and with +-step in each component.
 
-    Noise is made isotropic by ngmix with a second noise field, given by `second_noise`.
+    ngmix makes the noise isotropic with a second noise field, which is that of `second_noise`.
 
     Parameters
     ----------
     batch : StampBatch
     fitter : GalaxyFitter
     reconvolution : {'fitgauss', 'azgauss', 'gauss'}
-        How ngmix finds the new PSF.
+        ngmix's method to choose the new PSF.
     step : float
-        Shear applied, both ways and in both components.
+        Shear applied to the stamps.
 
     Returns
     -------
     Shapes
-        Of the unsheared but reconvolved stamps. Extras: ``R11, R12, R21, R22``, with
+        Ellipticities of the stamps without shear, under the new PSF. Extras: ``R11, R12, R21, R22``, with
         ``Rij = (e_i(+step in g_j) - e_i(-step in g_j)) / (2 step)``, and ``flux``, ``T``, ``s2n``. A stamp
         for which any of the five fits fails is flagged.
     """
@@ -123,7 +123,7 @@ def fit_metacal(batch: StampBatch, fitter: GalaxyFitter, reconvolution: str, ste
 
 
 def cause_of(flags: int) -> Flag:
-    """Return the benchmark's flag for ngmix's."""
+    """Return the `Flag` for the flags of a result of ngmix."""
     flag = Flag.GOOD
     for cause, bits in _CAUSES.items():
         if flags & bits:
@@ -132,26 +132,27 @@ def cause_of(flags: int) -> Flag:
 
 
 class GalaxyFitter:
-    """ngmix's fitters, guessers and runners for one model.
+    """Fits galaxies by ngmix with one model, prior and treatment of the PSF.
 
     Parameters
     ----------
     pixel_scale : float
         Arcsec.
     model : {'gauss', 'exp', 'dev', 'spergel'}
-        Of the galaxy.
+        Profile of the galaxy.
     psf_model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
         See `fit_psf`; not used by spergel.
     prior : bool
-        Whether there is one: Gaussian in the centroid, Bernstein & Armstrong in the shape, flat in the rest.
+        Whether to use a prior: Gaussian in the centroid, Bernstein & Armstrong 2014 (MNRAS 438, 1880) in the
+        shape, flat in the other parameters.
     prior_centroid : float
-        Its width in the centroid [arcsec].
+        Width of the prior of the centroid [arcsec].
     prior_shape : float
-        Its width in the shape.
+        Width of the prior of the shape.
     guess_hlr : float
-        Half-light radius that every fit starts from [arcsec].
+        Half-light radius at which all fits start [arcsec].
     tries : int
-        Fits from new guesses before a galaxy counts as failed.
+        Number of fits from new starting points before a galaxy counts as failed.
     """
 
     def __init__(
@@ -172,9 +173,14 @@ class GalaxyFitter:
         self.prior = self._prior(prior_centroid, prior_shape) if prior else None
 
     def psf(self, image: NDArray[np.float32]) -> ngmix.Observation:
-        """Return the observation of a PSF, with the mixture fitted to it where the model needs one.
+        """Return ngmix's observation of a PSF image, with a mixture fitted to it unless the model is spergel.
 
-        The fit sees the PSF's own pixels with their own weight, and no galaxy's prior.
+        The fit uses the pixels of the PSF image alone, without a prior.
+
+        Parameters
+        ----------
+        image : ndarray of float32, shape (ny, nx)
+            The PSF convolved with the pixel.
 
         Raises
         ------
@@ -193,22 +199,33 @@ class GalaxyFitter:
         psf: ngmix.Observation,
         noise: NDArray[np.float32] | None = None,
     ) -> ngmix.Observation:
-        """Return the observation of a galaxy, its weight map included, and its second noise field if any."""
+        """Return ngmix's observation of a galaxy, with its weight map.
+
+        Parameters
+        ----------
+        image : ndarray of float32, shape (ny, nx)
+        sigma : float
+            Noise per pixel.
+        psf : ngmix.Observation
+            From `psf`.
+        noise : ndarray of float32, shape (ny, nx), optional
+            A second noise field, for metacalibration.
+        """
         return self._observation(
             image, sigma, psf=psf, noise=None if noise is None else noise.astype(np.float64)
         )
 
     def fit(self, observation: ngmix.Observation, noise_id: int) -> Any:
-        """Fit one galaxy; return ngmix's result, whose ``flags`` are 0 if it is good."""
+        """Fit one galaxy and return ngmix's result, whose ``flags`` are 0 if the fit is good."""
         self._seed(noise_id)
         return self.runner(observation).go(observation)
 
     def metacal(
         self, observation: ngmix.Observation, noise_id: int, reconvolution: str, step: float
     ) -> dict[str, Any]:
-        """Fit one galaxy as metacalibration wants it; return ngmix's results by type of shear."""
+        """Fit one galaxy by metacalibration; return ngmix's results for "noshear", "1p", "1m", "2p", "2m"."""
         self._seed(noise_id)
-        # The new PSF is a Gaussian, whatever the old one was.
+        # The new PSF is always a Gaussian, so it is fitted with one.
         psf_runner = ngmix.runners.PSFRunner(
             fitter=ngmix.fitting.Fitter(model="gauss"),
             guesser=ngmix.guessers.SimplePSFGuesser(rng=self.rng),
@@ -227,22 +244,24 @@ class GalaxyFitter:
         return results
 
     def flag_of_size(self, result: Any) -> Flag:
-        """Return the flag of a result that has no positive size and no prior, where the shape is turned.
+        """Return ``OUT_OF_RANGE`` for a fit with T <= 0 and without a prior, else ``GOOD``.
 
-        With a prior, flat in T from -1 arcsec^2, such a shape is near 0, the mean of the prior, and is kept.
+        With T <= 0 the model is narrower than the PSF, and its shape is turned by 90 degrees. With the prior,
+        which is flat in T from -1 arcsec^2, such a shape is near 0, the mean of the prior, and is kept.
         """
         negative = self.prior is None and self.model != "spergel" and not result["flags"] and result["T"] <= 0
         return Flag.OUT_OF_RANGE if negative else Flag.GOOD
 
     def _seed(self, noise_id: int) -> None:
-        noise_id = max(noise_id, ~noise_id)  # guesses need not differ where the noise has another sign
+        noise_id = max(noise_id, ~noise_id)  # the same starting points for noise of the opposite sign
         # RandomState takes words of 32 bits.
         self.rng.seed([noise_id & 0xFFFFFFFF, noise_id >> 32 & 0xFFFFFFFF])
 
     def runner(self, observation: ngmix.Observation) -> ngmix.runners.Runner:
-        """Return what fits a galaxy from fresh guesses, up to `tries` times.
+        """Return an ngmix runner, which fits a galaxy from up to `tries` starting points.
 
-        Made for each galaxy, because ngmix's guessers remember the flux of the last one by its address.
+        Each galaxy needs a new one: ngmix's guessers cache a flux by the address of the observation, and the
+        next observation may have the same address.
         """
         guessers, fitting = ngmix.guessers, ngmix.fitting
         hlr = self.guess_hlr
@@ -283,18 +302,20 @@ class GalaxyFitter:
 
 
 def fit_psf(observation: ngmix.Observation, model: str) -> None:
-    """Fit a mixture to a PSF's observation and leave it there, for galaxies to be convolved with.
+    """Fit a mixture of Gaussians to a PSF and store it in the observation, for ngmix's fits of galaxies.
 
     Parameters
     ----------
     observation : ngmix.Observation
-        Of the PSF alone.
+        The PSF, from `GalaxyFitter.psf`.
     model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
+        One Gaussian, several Gaussians of one centre and shape, or 5 free Gaussians ('em'). 'auto': one
+        Gaussian if its residual is below 1% (rms), else 'coellip3'.
 
     Raises
     ------
     ngmix.gexceptions.BootPSFFailure
-        The fit failed from every guess.
+        The fit failed from all starting points.
     """
     if model == "auto":
         fit_psf(observation, "gauss")

@@ -1,4 +1,4 @@
-"""A second noise field for each stamp, for estimators that cancel what noise does to their response."""
+"""A second noise field for each stamp, with which estimators correct their shear response for noise."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SEED = 0x72656E6F697365  # larger than any run's seed, so independent of the no
 
 
 def second_noise(batch: StampBatch) -> NDArray[np.float32]:
-    """Return noise like that of a batch and independent of it, shape (n, ny, nx).
+    """Return noise with the standard deviation of a batch's noise and independent of it, shape (n, ny, nx).
 
-    Stamps that share their noise (the partners under opposite shears) share this too, and where one's noise
-    is the negative of another's, so is this.
+    Stamps with the same noise (partners with different shears) also get the same second noise, and stamps
+    with noise of opposite signs get second noise of opposite signs.
     """
     return np.float32(batch.sigma) * unit_noise(_SEED, batch.noise_id, batch.images.shape[1:])

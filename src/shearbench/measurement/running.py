@@ -1,4 +1,4 @@
-"""An estimator runs over the stamps of a split: in batches, over processes, every failure accounted for."""
+"""Runs an estimator over the stamps of a split, in batches and on several processes; failures are flagged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _THREADS = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM", "NUMEXPR")
 
 
 class Measurer(Protocol):
-    """What `measure_stamps` runs: an `Estimator`, or anything that measures batches and can be pickled."""
+    """An `Estimator`, or another object that measures batches and can be pickled, for `measure_stamps`."""
 
     kind: ClassVar[str]
 
@@ -48,11 +48,11 @@ def measure_stamps(
     batch: int | None = None,
     stamps: int | None = None,
 ) -> pd.DataFrame:
-    """Measure every stamp of a split, or the first ones, with noise of standard deviation `sigma`.
+    """Measure all stamps of a split, or the first ones, with noise of standard deviation `sigma`.
 
-    Stamps with NaN or infinite pixels (or PSF) never reach the estimator. If it raises on a batch, the
-    batch is measured again stamp by stamp, so that only the stamp at fault is lost. Neither `batch` nor
-    `processes` changes the result.
+    Stamps with NaN or infinite values in image or PSF are flagged and not passed to the estimator. If the
+    estimator raises an error on a batch, the batch is measured again stamp by stamp, and only the stamps that
+    raise again are flagged as failed. The result does not depend on `batch` or `processes`.
 
     Parameters
     ----------
@@ -61,28 +61,28 @@ def measure_stamps(
     sigma : float
         Noise per pixel.
     seed : int
-        The run's seed, which names the noise.
+        The run's seed, which determines the noise.
     processes : int
-        With more than one, as many new processes share the work, each with one thread, no GPU, and with
-        files opened by itself.
+        Number of processes. If more than one, new processes share the work; each has one thread and no GPU,
+        and opens the files itself.
     batch : int, optional
-        Stamps that the estimator gets at once; by default 512, or as many as it asks for in a single process,
-        and fewer if there are few for each process.
+        Number of stamps that the estimator gets together. The default is 512, or with a single process the
+        estimator's own ``batch_size``, and less if each process has few stamps.
     stamps : int, optional
-        How many to measure, from the first; all by default.
+        Number of stamps to measure, from the first; all by default.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of the estimates contract (see `COLUMNS`) and the estimator's extra ones, one row for
-        each stamp, in order. Attributes: ``seconds`` (time spent measuring, summed over processes; reading,
-        noise, and the first stamps of a process, where code is compiled, are not counted), ``n``, ``kind``,
+        One row for each stamp, in order: the columns of `shearbench.data.estimates.COLUMNS` and the
+        estimator's extra ones. Attributes: ``seconds`` (time spent measuring, summed over processes, without
+        reading, drawing noise, and a first call of each process, which compiles code), ``n``, ``kind``,
         ``population``, ``split``, ``sigma``, ``catalog_digest``.
 
     Raises
     ------
     ShearbenchError
-        A process died, or the estimator is not available here.
+        A process died, or the estimator cannot run on this machine.
     """
     unavailable = getattr(estimator, "unavailable", lambda: None)()
     if unavailable:
@@ -125,8 +125,8 @@ def _measure_here(
     for index, (start, stop) in enumerate(spans):
         (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
         if index == 0:
-            # Compile and load what the estimator needs; what goes wrong here goes wrong again below. Two
-            # stamps, because torch compiles for any number of them from two on.
+            # A first call, not timed, compiles and loads the estimator's code. An error is ignored, because
+            # it occurs again below. Two stamps: code that torch compiles for one does not serve for more.
             with contextlib.suppress(Exception):
                 estimator.measure(batch.select(slice(0, 2)))
         yield _measure_batch(estimator, batch, start)
@@ -173,7 +173,7 @@ def _measure_apart(
                 "fewer processes or a smaller batch"
             ) from error
         except BaseException as error:
-            if not isinstance(error, Exception):  # an interrupt waits for no batch
+            if not isinstance(error, Exception):  # an interrupt: do not wait for the running batches
                 for child in multiprocessing.active_children():
                     child.kill()
             pool.shutdown(cancel_futures=True)
@@ -182,10 +182,10 @@ def _measure_apart(
 
 @contextlib.contextmanager
 def _environment_of_workers() -> Iterator[None]:
-    """Give new processes one thread each, no GPU, and a main module that is not the caller's.
+    """Make the processes started in the block have one thread, no GPU and an empty main module.
 
-    A spawned process runs the main module again before it takes work. A script of the workflow must not run
-    twice, and workers need nothing of it.
+    A spawned process first runs the main module of its parent. That may be a script of the workflow, which
+    must not run twice.
     """
     changes = {"CUDA_VISIBLE_DEVICES": "", **{f"{name}_NUM_THREADS": "1" for name in _THREADS}}
     before = {name: os.environ.get(name) for name in changes}
@@ -250,7 +250,10 @@ def _measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
 
 
 class _Progress:
-    """Stamps done, stamps a second and time left, on stderr: one live line, or a line at times in a log."""
+    """Prints stamps done, stamps per second and time left to stderr.
+
+    On a terminal, one line is updated; in a log, a line is added every ten seconds.
+    """
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0

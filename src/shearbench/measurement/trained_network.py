@@ -29,7 +29,8 @@ class NetworkMeasurer:
         Returns
         -------
         Shapes
-            Without errors: the network learned them for white noise, which sheared stamps do not have.
+            Errors are NaN: the network's errors hold for white noise, and that of sheared stamps is
+            correlated.
         """
         answers = []
         with torch_settings(1, 0, torch.device("cpu")), torch.inference_mode():
@@ -50,9 +51,15 @@ class NetworkMeasurer:
 def load_network(path: str, variant: str) -> NetworkMeasurer:
     """Return the network of a model file.
 
+    Parameters
+    ----------
+    path : str
+    variant : str
+        Name of the network variant that the file must hold.
+
     Raises
     ------
     ContractError
-        The file cannot be read, or is another variant's.
+        The file cannot be read, or holds another variant.
     """
     return NetworkMeasurer(load_model(path, variant).network)

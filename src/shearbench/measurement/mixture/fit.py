@@ -1,4 +1,4 @@
-"""Fit PSFs and galaxies with Gaussian mixtures: the public functions."""
+"""Fits of PSFs and galaxies with Gaussian mixtures: the functions for users."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PsfModel = Literal["auto", "gauss", "coellip1", "coellip2", "coellip3", "coellip4", "coellip5"]
 Prior = Literal["ba", "none"]
 
-# rms residual over rms of the image: a Gaussian convolved with a pixel of a third of its width leaves 0.003,
-# a Moffat profile 0.1.
+# Largest rms residual over rms of the image for which one Gaussian describes the PSF. A Gaussian convolved
+# with a pixel of a third of its width gives 0.003, a Moffat profile 0.1.
 _WELL_DESCRIBED = 0.01
 
 # ngmix's usual prior: CenPrior(0, 0, 0.2, 0.2), GPriorBA(0.3), FlatPrior(-1, 1000), FlatPrior(-100, 1e9).
@@ -31,8 +31,7 @@ _SHAPE_WIDTH = 0.3
 _SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
 _FLUX_RANGE = (-100.0, 1e9)
 
-# T, of each part, over that of the Gaussian that fits the profile best, about: only where fits start depends
-# on it.
+# T of each part over that of the best-fitting Gaussian, approximately: only the starting points depend on it.
 _SIZES: dict[Model, tuple[float, ...]] = {
     "gauss": (1.0,),
     "exp": (2.0,),
@@ -54,10 +53,11 @@ class PsfFit:
         For each Gaussian its share of the flux and its covariance in arcsec^2: row-row, row-column,
         column-column.
     core : ndarray of float64, shape (m, 3)
-        Covariance of the single Gaussian that fits best, arcsec^2; NaN where no fit is good.
+        Covariance of the single Gaussian that fits best, arcsec^2; NaN if the fit failed.
     residual : ndarray of float64, shape (m,)
         rms of image minus mixture over rms of the image.
     good : ndarray of bool, shape (m,)
+        Whether the fit succeeded.
     """
 
     mixture: NDArray[np.float64]
@@ -68,19 +68,19 @@ class PsfFit:
 
 @dataclass(frozen=True)
 class MixtureFit:
-    """Fits of n stamps; NaN where there is none.
+    """Fits of n stamps; values are NaN where a fit failed.
 
     Attributes
     ----------
     pars : ndarray of float64, shape (n, P)
-        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux; every T and then every flux
-        of a model of several parts.
+        row, col (arcsec from the stamp's centre), g1, g2, T (arcsec^2), flux. A model of several parts has
+        the T of all parts, then the fluxes of all parts.
     covariance : ndarray of float64, shape (n, P, P)
         Inverse of the Gauss-Newton Hessian, times chi^2 per degree of freedom.
     chi2_per_dof : ndarray of float64, shape (n,)
-        Of the pixels, without the prior.
+        chi^2 of the pixels, without the prior.
     iterations : ndarray of int64, shape (n,)
-        Evaluations of the model.
+        Number of evaluations of the model.
     flag : ndarray of int64, shape (n,)
         `Flag` bits.
     """
@@ -102,12 +102,17 @@ def fit_psf(images: NDArray[np.floating], pixel_scale: float, psf_model: PsfMode
     pixel_scale : float
         Arcsec.
     psf_model : str
-        ``gauss`` or ``coellip1`` for one Gaussian, up to ``coellip5``; ``auto`` for one where its residual is
-        at most 1% (rms) of the image, and three where it is not, image by image.
+        ``gauss`` or ``coellip1`` for one Gaussian, up to ``coellip5`` for five; ``auto`` for one Gaussian if
+        its residual is at most 1% (rms) of the image, else three, decided for each image.
 
     Returns
     -------
     PsfFit
+
+    Raises
+    ------
+    ValueError
+        An image is wider than 512 pixels.
     """
     many = np.ascontiguousarray(images if images.ndim == 3 else images[None], dtype=np.float32)
     _check_width(many)
@@ -135,20 +140,20 @@ def fit_galaxies(
     prior: Prior = "ba",
     device: torch.device | None = None,
 ) -> MixtureFit:
-    """Fit stamps with a PSF-convolved profile, each by itself.
+    """Fit a PSF-convolved profile to each stamp.
 
-    The likelihood is ngmix's (Sheldon 2014, MNRAS 444, L25): model values at the centres of the pixels, see
-    `shearbench.measurement.mixture.models`. So is the prior, where there is one: Gaussian of 0.2 arcsec in
-    the centroid, (1 - g^2)^2 exp(-g^2 / (2 0.3^2)) in the shape (Bernstein & Armstrong 2014, MNRAS 438,
-    1880, eq. 24), flat in T and flux. Neither the true centroid nor the true size is used: fits start from
-    weighted moments.
+    The likelihood is that of ngmix (Sheldon 2014, MNRAS 444, L25), with model values at the centres of the
+    pixels, see `shearbench.measurement.mixture.models`. The prior, if used, is also ngmix's: Gaussian with a
+    width of 0.2 arcsec in the centroid, (1 - g^2)^2 exp(-g^2 / (2 0.3^2)) in the shape (Bernstein & Armstrong
+    2014, MNRAS 438, 1880, eq. 24), flat in T and flux. Fits start from weighted moments of the stamps; no
+    true parameter is used.
 
     Parameters
     ----------
     images : ndarray, shape (n, ny, nx)
         Flux per pixel.
     psf : PsfFit
-        Of one PSF, or of one for each stamp.
+        The fit of one PSF for all stamps, or of one for each.
     sigma : float
         Noise of a pixel, > 0. Without a prior, the result does not depend on it.
     pixel_scale : float
@@ -156,19 +161,20 @@ def fit_galaxies(
     model : {'gauss', 'exp', 'dev', 'coellip2', 'coellip3', 'coellip4', 'coellip5'}
     prior : {'ba', 'none'}
     device : torch.device, optional
-        Where torch computes the fits; by default compiled code does, on the CPU.
+        Device on which torch computes the fits. By default, compiled code computes them on the CPU.
 
     Returns
     -------
     MixtureFit
-        Flags: ``BAD_PIXELS`` for pixels that are not finite, ``NOT_CONVERGED``, ``SINGULAR`` for data that
-        leave a parameter undetermined, ``OUT_OF_RANGE`` for a best fit outside the prior's range, ``FAILED``
-        for a PSF that could not be fitted.
+        Flags: ``BAD_PIXELS`` for pixels that are not finite, ``NOT_CONVERGED``, ``SINGULAR`` if the data do
+        not determine all parameters, ``OUT_OF_RANGE`` for a best fit outside the prior's range, ``FAILED`` if
+        the PSF could not be fitted.
 
     Raises
     ------
     ValueError
-        `sigma` is not positive, there are not as many PSFs as stamps, or a stamp is wider than 512 pixels.
+        `sigma` is not positive, the number of PSFs is neither 1 nor that of the stamps, or a stamp is wider
+        than 512 pixels.
     """
     _check(images, psf, sigma)
     n = len(images)
@@ -206,8 +212,8 @@ def fit_galaxies(
 
 @functools.cache
 def job_gpu() -> torch.device | None:
-    """Return the GPU that this job was given, or one that no other job here has; None without GPUs."""
-    # torch takes seconds to import: it is asked only where there may be one.
+    """Return the job's GPU, or one that no other job on this machine uses; None without GPUs."""
+    # torch takes seconds to import, so it is imported only if there may be a GPU.
     if not visible_gpus():
         return None
     from shearbench.jobs.torch_settings import pick_device
@@ -223,17 +229,26 @@ def measure_shapes(
     prior: Prior,
     device: torch.device | None = None,
 ) -> Shapes:
-    """Fit the stamps of a batch; see `fit_psf` and `fit_galaxies`.
+    """Fit the stamps of a batch.
 
-    Without a prior, a fit of no positive size is flagged ``OUT_OF_RANGE``: the model is narrower than the PSF
-    and its shape turned by 90 degrees. With ngmix's prior, flat in T from -1 arcsec^2, it is kept, as ngmix
-    keeps it: its shape is near 0, the mean of the prior.
+    Without a prior, a fit with T <= 0 is flagged ``OUT_OF_RANGE``: the model is narrower than the PSF and its
+    shape is turned by 90 degrees. With the prior, which is flat in T from -1 arcsec^2, such a fit is kept, as
+    ngmix does: its shape is near 0, the mean of the prior.
+
+    Parameters
+    ----------
+    batch : StampBatch
+    model, prior, device
+        See `fit_galaxies`.
+    psf_model
+        See `fit_psf`.
 
     Returns
     -------
     Shapes
-        Extras ``flux``, ``flux_err``, ``T``, ``T_err`` (arcsec^2; sum and mean over the parts), ``row``,
-        ``col`` (arcsec from the stamp's centre), ``chi2_per_dof`` and ``iterations``.
+        Extras: ``flux`` and ``flux_err`` (sum over the parts), ``T`` and ``T_err`` (arcsec^2; flux-weighted
+        mean over the parts), ``row``, ``col`` (arcsec from the stamp's centre), ``chi2_per_dof``,
+        ``iterations``.
     """
     psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
     fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, device)
@@ -266,7 +281,15 @@ def measure_shapes(
 
 
 def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto") -> NDArray[np.float64]:
-    """Return the image of the best fit to each stamp of a batch, with ngmix's prior, NaN where there is none.
+    """Return the image of the best fit to each stamp of a batch, with ngmix's prior; NaN if the fit failed.
+
+    Parameters
+    ----------
+    batch : StampBatch
+    model
+        See `fit_galaxies`.
+    psf_model
+        See `fit_psf`.
 
     Returns
     -------
@@ -280,7 +303,7 @@ def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto")
 
 
 def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return, for each part, all its Gaussians convolved with all of the PSF's, shape (m, p, k, 5)."""
+    """Return the Gaussians of each part, each convolved with each Gaussian of the PSF, shape (m, p, k, 5)."""
     weight, scale = components(model)
     table = np.empty((len(psf), parts(model), len(weight), psf.shape[1], 5))
     table[..., 0] = weight[:, None] * psf[:, None, None, :, 0]
@@ -290,7 +313,7 @@ def _convolved(model: Model, psf: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return widths of a prior, and bounds of T and flux, as `fit_stamps` takes them."""
+    """Return the widths of a prior and the bounds of T and flux, in the form that `fit_stamps` takes."""
     on = prior == "ba"
     widths = np.array([float(on), _CENTRE_WIDTH / pixel_scale, _SHAPE_WIDTH])
     bounds = np.array([*(t / pixel_scale**2 for t in _SIZE_RANGE), *_FLUX_RANGE])
@@ -298,7 +321,7 @@ def _prior(prior: Prior, pixel_scale: float) -> tuple[NDArray[np.float64], NDArr
 
 
 def _units(model: Model, pixel_scale: float) -> NDArray[np.float64]:
-    """Return what takes parameters with lengths in pixels to arcsec."""
+    """Return the factors that convert parameters from lengths in pixels to lengths in arcsec."""
     count = parts(model)
     return np.array([pixel_scale, pixel_scale, 1, 1, *[pixel_scale**2] * count, *[1.0] * count])
 

@@ -1,14 +1,15 @@
 """Galaxy profiles as mixtures of Gaussians, and images of them.
 
-A profile is a sum of Gaussians that share centre and shape (Hogg & Lang 2013, PASP 125, 719). Convolved with
-a PSF that is itself a sum of Gaussians it stays one, with covariances added: no Fourier transform is needed.
+A profile is a sum of Gaussians of the same centre and shape (Hogg & Lang 2013, PASP 125, 719). Convolved with
+a PSF that is a sum of Gaussians, it is again a sum of Gaussians, whose covariances are the sums of the
+profile's and the PSF's: no Fourier transform is needed.
 
-Parameters are ngmix's: ``row, col`` (centroid from the stamp's centre, arcsec), ``g1, g2`` (reduced-shear
-shape), ``T`` (arcsec^2: twice sigma^2 of a Gaussian of the mixture's mean covariance) and ``flux``. With
-e = 2 g/(1 + g^2), the mean covariance over (row, col) is T/2 [[1 - e1, e2], [e2, 1 + e1]].
+Parameters are those of ngmix: ``row, col`` (centroid relative to the stamp's centre, arcsec), ``g1, g2``
+(reduced-shear shape), ``T`` (arcsec^2; twice sigma^2 of a Gaussian with the mixture's mean covariance) and
+``flux``. With e = 2 g/(1 + g^2), the mean covariance in (row, col) is T/2 [[1 - e1, e2], [e2, 1 + e1]].
 
-A galaxy may also have parts, each of a T and a flux of its own: ngmix's ``coellip``, free Gaussians of one
-centre and shape. Its parameters are ``row, col, g1, g2, T_1 ... T_p, flux_1 ... flux_p``.
+A galaxy may also have several parts, each with its own T and flux: these are ngmix's ``coellip`` models, free
+Gaussians of one centre and shape. Their parameters are ``row, col, g1, g2, T_1 ... T_p, flux_1 ... flux_p``.
 """
 
 from __future__ import annotations
@@ -38,19 +39,19 @@ _PUBLISHED = {
 
 
 def parts(model: Model) -> int:
-    """Return how many parts a model has, each of a T and a flux of its own."""
+    """Return the number of parts of a model, each with its own T and flux."""
     return int(model[-1]) if model.startswith("coellip") else 1
 
 
 def components(model: Model) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the Gaussians of a profile, or of one of its parts.
+    """Return the Gaussians of a profile, or those of one part if the model has several.
 
     Returns
     -------
     weight : ndarray of float64, shape (k,)
         Share of the flux; the sum is 1.
     scale : ndarray of float64, shape (k,)
-        Covariance over the mean covariance; ``sum(weight * scale)`` is 1.
+        Covariance of each Gaussian over the mean covariance; ``sum(weight * scale)`` is 1.
     """
     amplitude, deviation = (np.array(column) for column in _PUBLISHED["gauss" if parts(model) > 1 else model])
     weight = amplitude / amplitude.sum()
@@ -81,13 +82,13 @@ def model_image(
 ) -> NDArray[np.float64]:
     """Draw PSF-convolved models, evaluated at the centres of the pixels.
 
-    The pixel is not integrated over: a PSF image is convolved with the pixel already, and so is the mixture
-    that is fitted to it.
+    There is no integration over the pixels, because the PSF image, and so the mixture fitted to it, is
+    already convolved with the pixel.
 
     Parameters
     ----------
     pars : ndarray of float64, shape (n, 4 + 2 p) or (4 + 2 p,)
-        row, col, g1, g2, every T, every flux.
+        row, col, g1, g2, the T of all parts, the fluxes of all parts.
     psf : ndarray of float64, shape (k, 4), (1, k, 4) or (n, k, 4)
         Gaussians of the PSF: share of the flux and row-row, row-column, column-column covariance in arcsec^2.
     shape : (int, int)
@@ -123,6 +124,14 @@ def model_image(
 
 
 def window(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the roll-off: a quintic step from 1 at `WINDOW_START` to 0 at `WINDOW_END`."""
+    """Return the factor that cuts a Gaussian off smoothly, as ngmix does.
+
+    It is a quintic polynomial from 1 at `WINDOW_START` to 0 at `WINDOW_END`.
+
+    Parameters
+    ----------
+    distance : ndarray
+        Squared Mahalanobis distance from the centre.
+    """
     s = np.clip((WINDOW_END - distance) / (WINDOW_END - WINDOW_START), 0, 1)
     return s**3 * (10 + s * (6 * s - 15))
