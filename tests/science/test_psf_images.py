@@ -49,6 +49,25 @@ def test_a_psf_image_off_centre_changes_no_shape(name):
             np.testing.assert_allclose(other.extra[response], centred.extra[response], atol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["mixture-exp", pytest.param("ngmix-exp", marks=pytest.mark.ngmix)])
+def test_the_prior_of_the_centroid_is_about_that_of_the_psf(name):
+    sigma, one = 0.05, np.zeros(1, np.int64)
+    still = batch((0, 0))
+    stamp, psf = still.images, still.psf
+    stamp = stamp + sigma * np.random.default_rng(3).standard_normal(stamp.shape, np.float32)
+    estimator = make_estimator(PRESETS[name])
+    # Two pixels are twice the prior's width; all is moved, the noise included.
+    centred, moved = (
+        estimator.measure(
+            StampBatch(np.roll(stamp, s, (1, 2)), np.roll(psf, s, (0, 1)), sigma, SCALE, one, one)
+        )
+        for s in ((0, 0), (2, -2))
+    )
+    assert centred.flag[0] == moved.flag[0] == 0
+    np.testing.assert_allclose([moved.g1, moved.g2], [centred.g1, centred.g2], atol=1e-3)
+    assert moved.extra["flux"] == pytest.approx(centred.extra["flux"], rel=1e-3)
+
+
 @pytest.mark.parametrize("shift", [(0.2, 0.0), (0.5, 0.5)])
 def test_forward_model_and_bound_follow_a_psf_image_off_centre(shift):
     stamps = batch(shift)

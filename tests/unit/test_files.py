@@ -81,12 +81,19 @@ def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path):
     user = tmp_path / ".notes.part.txt"
     for path in (other, overtaken, user):
         path.write_text("")
+    # Names without a host, as earlier versions gave: removed a day after they were written.
+    fresh, running = tmp_path / ".e.999999999.part.h5", tmp_path / f".f.{os.getpid()}.part.h5"
+    old = {tmp_path / ".d.999999999.part.h5", tmp_path / ".mlp.seed1.999999999.part.parquet"}
+    for path in (fresh, running, *old):
+        path.write_text("")
+    for path in (running, *old):
+        os.utime(path, (time.time() - 90000,) * 2)
     complete = tmp_path / "c.h5"
     complete.write_text("")
     os.utime(complete, (time.time() + 1,) * 2)
     removed = remove_leftovers(tmp_path)
-    assert {path.resolve() for path in removed} == {path.resolve() for path in left | {overtaken}}
-    assert all(path.exists() for path in (living, other, user, complete))
+    assert {path.resolve() for path in removed} == {path.resolve() for path in left | old | {overtaken}}
+    assert all(path.exists() for path in (living, other, user, complete, fresh, running))
     # The process ends as if killed, and another gets its number: this one.
     live.kill()
     live.communicate()

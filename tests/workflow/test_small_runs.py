@@ -40,7 +40,13 @@ CASES = {
     "networks alone, round galaxies in the middle": {
         "estimators": only(),
         "variants": {"shearnet": None, "refined": None},
-        "populations": {"exp_gauss": {"shape_sigma": 0, "centroid_shift_pixels": 0}},
+        "populations": {
+            "exp_gauss": {
+                "half_light_radius_arcsec": [0.4, 0.8],
+                "shape_sigma": 0,
+                "centroid_shift_pixels": 0,
+            }
+        },
     },
 }
 

@@ -38,8 +38,8 @@ class Mixture(Estimator):
     )
     prior: Literal["ba", "none"] = Field(
         "ba",
-        description="ba: Gaussian of 0.2 arcsec in the centroid, Bernstein & Armstrong (2014) of width 0.3 "
-        "in the shape, flat in size and flux, as ngmix-exp has it: unresolved galaxies may get "
+        description="ba: Gaussian of 0.2 arcsec about the PSF's centroid, Bernstein & Armstrong (2014) of "
+        "width 0.3 in the shape, flat in size and flux, as ngmix-exp has it: unresolved galaxies may get "
         "a negative T, and a shape near 0; none: the likelihood alone, and a fit with T <= 0 is flagged",
     )
 

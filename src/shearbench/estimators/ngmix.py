@@ -50,7 +50,7 @@ class Ngmix(Estimator):
         "likelihood alone, and a fit with T <= 0 is flagged",
     )
     prior_centroid_arcsec: float = Field(
-        0.2, ge=1e-4, le=100, description="width of the centroid prior, about the stamp's centre [arcsec]"
+        0.2, ge=1e-4, le=100, description="width of the centroid prior, about the PSF's centre [arcsec]"
     )
     prior_shape_sigma: float = Field(0.3, ge=1e-3, le=10, description="width of the shape prior")
     guess_hlr_arcsec: float = Field(

@@ -8,12 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
 _NAME = re.compile(r"\.(?P<stem>.+)\.(?P<host>[^.]+)\.(?P<pid>\d+)\.part(?P<suffix>\.[^.]*)?")
+# As earlier versions named them; the stem may end with a seed.
+_WITHOUT_HOST = re.compile(r"\.[^.]+(\.seed\d+)?\.(?P<pid>\d+)\.part(\.[^.]*)?")
+_DAY = 86400  # seconds
 _CLOCKS = 3600  # seconds by which the clock of a file server may differ from this host's clock
 
 
@@ -27,6 +31,8 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
 
     A file of this host is removed if its process has ended. Processes of other hosts cannot be seen: a file
     of another host is removed if the complete file exists and is newer.
+    A name without a host, as earlier versions gave, is removed a day after the file was written last, if no
+    process of this host has its number.
 
     Parameters
     ----------
@@ -79,10 +85,12 @@ def folders_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _is_left(path: Path) -> bool:
+    written = path.stat().st_mtime
+    if old := _WITHOUT_HOST.fullmatch(path.name):
+        return time.time() - written > _DAY and not psutil.pid_exists(int(old["pid"]))
     found = _NAME.fullmatch(path.name)
     if found is None:
         return False
-    written = path.stat().st_mtime
     if found["host"] != _host():
         complete = path.with_name(found["stem"] + (found["suffix"] or ""))
         return complete.exists() and complete.stat().st_mtime > written

@@ -143,8 +143,8 @@ class GalaxyFitter:
     psf_model : {'auto', 'gauss', 'coellip3', 'coellip4', 'coellip5', 'em'}
         See `fit_psf`; not used by spergel.
     prior : bool
-        Whether to use a prior: Gaussian in the centroid, Bernstein & Armstrong 2014 (MNRAS 438, 1880) in the
-        shape, flat in the other parameters.
+        Whether to use a prior: Gaussian about the PSF's centre, Bernstein & Armstrong 2014 (MNRAS 438, 1880)
+        in the shape, flat in the other parameters.
     prior_centroid : float
         Width of the prior of the centroid [arcsec].
     prior_shape : float
@@ -170,7 +170,8 @@ class GalaxyFitter:
         self.pixel_scale, self.model, self.psf_model = pixel_scale, model, psf_model
         self.guess_hlr, self.tries = guess_hlr, tries
         self.rng = np.random.RandomState(0)
-        self.prior = self._prior(prior_centroid, prior_shape) if prior else None
+        self.prior_centroid, self.prior_shape = prior_centroid, prior_shape
+        self.has_prior = prior
 
     def psf(self, image: NDArray[np.float32]) -> ngmix.Observation:
         """Return ngmix's observation of a PSF image, with a mixture fitted to it unless the model is spergel.
@@ -218,7 +219,7 @@ class GalaxyFitter:
     def fit(self, observation: ngmix.Observation, noise_id: int) -> Any:
         """Fit one galaxy and return ngmix's result, whose ``flags`` are 0 if the fit is good."""
         self._seed(noise_id)
-        return self.runner(observation).go(observation)
+        return self.runner(observation, self._centre(observation.psf)).go(observation)
 
     def metacal(
         self, observation: ngmix.Observation, noise_id: int, reconvolution: str, step: float
@@ -232,7 +233,7 @@ class GalaxyFitter:
             ntry=_PSF_TRIES,
         )
         bootstrapper = ngmix.metacal.MetacalBootstrapper(
-            runner=self.runner(observation),
+            runner=self.runner(observation),  # the new PSF is centred
             psf_runner=psf_runner,
             rng=self.rng,
             psf=reconvolution,
@@ -249,7 +250,7 @@ class GalaxyFitter:
         With T <= 0 the model is narrower than the PSF, and its shape is turned by 90 degrees. With the prior,
         which is flat in T from -1 arcsec^2, such a shape is near 0, the mean of the prior, and is kept.
         """
-        negative = self.prior is None and self.model != "spergel" and not result["flags"] and result["T"] <= 0
+        negative = not self.has_prior and self.model != "spergel" and not result["flags"] and result["T"] <= 0
         return Flag.OUT_OF_RANGE if negative else Flag.GOOD
 
     def _seed(self, noise_id: int) -> None:
@@ -257,22 +258,24 @@ class GalaxyFitter:
         # RandomState takes words of 32 bits.
         self.rng.seed([noise_id & 0xFFFFFFFF, noise_id >> 32 & 0xFFFFFFFF])
 
-    def runner(self, observation: ngmix.Observation) -> ngmix.runners.Runner:
-        """Return an ngmix runner, which fits a galaxy from up to `tries` starting points.
+    def runner(
+        self, observation: ngmix.Observation, centre: tuple[float, float] = (0.0, 0.0)
+    ) -> ngmix.runners.Runner:
+        """Return an ngmix runner: up to `tries` starting points, and a prior about a centre [arcsec].
 
         Each galaxy needs a new one: ngmix's guessers cache a flux by the address of the observation, and the
         next observation may have the same address.
         """
         guessers, fitting = ngmix.guessers, ngmix.fitting
-        hlr = self.guess_hlr
+        hlr, prior = self.guess_hlr, self._prior(*centre) if self.has_prior else None
         if self.model == "spergel":
             flux = fitting.GalsimPSFFluxFitter().go(observation)["flux"]
-            guesser = guessers.R50NuFluxGuesser(self.rng, hlr, 0.5, flux, prior=self.prior)
-            fitter = fitting.GalsimSpergelFitter(prior=self.prior)
+            guesser = guessers.R50NuFluxGuesser(self.rng, hlr, 0.5, flux, prior=prior)
+            fitter = fitting.GalsimSpergelFitter(prior=prior)
         else:
-            guess_type = guessers.TPSFFluxAndPriorGuesser if self.prior else guessers.TPSFFluxGuesser
-            guesser = guess_type(rng=self.rng, T=_T_OF_HLR * hlr**2, prior=self.prior)
-            fitter = fitting.Fitter(model=self.model, prior=self.prior)
+            guess_type = guessers.TPSFFluxAndPriorGuesser if prior else guessers.TPSFFluxGuesser
+            guesser = guess_type(rng=self.rng, T=_T_OF_HLR * hlr**2, prior=prior)
+            fitter = fitting.Fitter(model=self.model, prior=prior)
         return ngmix.runners.Runner(fitter=fitter, guesser=guesser, ntry=self.tries)
 
     def _observation(self, image: NDArray[np.float32], sigma: float, **kwargs: Any) -> ngmix.Observation:
@@ -284,11 +287,22 @@ class GalaxyFitter:
             **kwargs,
         )
 
-    def _prior(self, width: float, shape_width: float) -> Any:
-        rng = self.rng
+    def _centre(self, psf: ngmix.Observation) -> tuple[float, float]:
+        """Return row and column of a PSF's mixture from the stamp's centre [arcsec], to 0.001 pixel.
+
+        A mixture counts the galaxy's place from the stamp's centre, the PSF's own included. GalSim, which
+        draws spergel with the PSF image, counts it from the PSF.
+        """
+        if self.model == "spergel":
+            return 0.0, 0.0
+        row, col = (round(at / self.pixel_scale, 3) * self.pixel_scale for at in psf.gmix.get_cen())
+        return row, col
+
+    def _prior(self, row: float, col: float) -> Any:
+        rng, width = self.rng, self.prior_centroid
         flat = {
-            "cen_prior": ngmix.priors.CenPrior(0, 0, width, width, rng=rng),
-            "g_prior": ngmix.priors.GPriorBA(shape_width, rng=rng),
+            "cen_prior": ngmix.priors.CenPrior(row, col, width, width, rng=rng),
+            "g_prior": ngmix.priors.GPriorBA(self.prior_shape, rng=rng),
             "F_prior": ngmix.priors.FlatPrior(-100.0, 1e9, rng=rng),
         }
         if self.model == "spergel":

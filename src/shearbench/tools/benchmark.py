@@ -567,6 +567,7 @@ def memory(folder: str | os.PathLike[str], stamps: int) -> Comparison[int]:
         return lambda n: [
             sys.executable,
             "-c",
+            f"from shearbench.jobs.processes import end_with; end_with({os.getpid()})\n"
             f"from shearbench.tools.benchmark import simulate; simulate('exp_gauss', {times * n}, {path!r})",
         ]
 

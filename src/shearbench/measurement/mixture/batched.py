@@ -19,6 +19,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ class _Fits:
         images: NDArray[np.float32],
         tables: NDArray[np.float64],
         psf: NDArray[np.float64],
+        centres: NDArray[np.float64],
         precision: float,
         prior: NDArray[np.float64],
         bounds: NDArray[np.float64],
@@ -86,6 +88,7 @@ class _Fits:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         self.images, self.psf, self.sizes = moved(images), moved(psf), moved(sizes)
+        self.centres = moved(centres)
         used = (tables[..., 0] != 0).any(axis=(0, 1))
         self.tables = moved(tables[:, :, used])
         self.prior, self.bounds, self.precision = prior.tolist(), bounds.tolist(), precision
@@ -198,11 +201,15 @@ class _Fits:
             regular = regular & solvable
         return matrix, flux, fine & regular & ((flux >= least) & (flux <= most)).all(1)
 
-    def penalty(self, x: Tensor) -> Tensor:
+    def prior_of(self, stamp: Tensor) -> list[Any]:
+        """Return the prior as `kernels.minus_two_ln` takes it; row and column of its centre are [b]."""
+        return [*self.prior, *self.at(self.centres, stamp).T]
+
+    def penalty(self, stamp: Tensor, x: Tensor) -> Tensor:
         """Return -2 ln p of the prior, [b]."""
         if self.prior[0] == 0:
             return torch.zeros_like(x[:, 0])
-        return _minus_two_ln(x.T, self.prior, _ln_rest(x))
+        return _minus_two_ln(x.T, self.prior_of(stamp), _ln_rest(x))
 
     def equations(self, slots: _Slots) -> tuple[Tensor, Tensor]:
         """Return half the gradient [b, P] and half the Hessian [b, P, P], as `kernels._equations`."""
@@ -221,7 +228,7 @@ class _Fits:
         residual = products[:, :, ::6] @ slots.flux[:, :, None] - rows @ slots.matrix[:, :, -1:]
         gradient, hessian = self.precision * residual[:, :, 0], self.precision * (products @ rows.mT)
         if self.prior[0] != 0:
-            _add_prior(x, self.prior, gradient.T, hessian.movedim(0, -1))
+            _add_prior(x, self.prior_of(slots.stamp), gradient.T, hessian.movedim(0, -1))
         return gradient, hessian
 
 
@@ -229,6 +236,7 @@ def fit_stamps(
     images: NDArray[np.float32],
     tables: NDArray[np.float64],
     psf: NDArray[np.float64],
+    centres: NDArray[np.float64],
     precision: float,
     prior: NDArray[np.float64],
     bounds: NDArray[np.float64],
@@ -241,7 +249,7 @@ def fit_stamps(
 ) -> None:
     """Do what `shearbench.measurement.mixture.kernels.fit_stamps` does, on a device."""
     with torch.no_grad():
-        fits = _Fits(images, tables, psf, precision, prior, bounds, sizes, device)
+        fits = _Fits(images, tables, psf, centres, precision, prior, bounds, sizes, device)
         square = torch.cat([part.double().square().sum((1, 2)) for part in fits.images.split(fits.most)])
         known = fits.psf[:, 0].isfinite().expand(fits.n)
         flag = torch.where(known, int(Flag.BAD_PIXELS), int(Flag.FAILED))
@@ -321,7 +329,7 @@ def _advance(fits: _Fits, slots: _Slots, square: Tensor) -> tuple[Tensor, tuple[
 
     matrix, flux, fine = fits.evaluate(slots.stamp, trial)
     chi2 = fits.precision * (square - (flux * matrix[:, ::6, -1]).sum(1))
-    cost = chi2 + fits.penalty(trial)
+    cost = chi2 + fits.penalty(slots.stamp, trial)
     fall = torch.where(fine, slots.cost - cost, -1.0)
     better = going & torch.where(new, fine, solvable & (fall > 0))
     outcome = torch.where(new & ~fine, int(Flag.OUT_OF_RANGE), outcome)
@@ -355,7 +363,7 @@ def _finish(
     inside = (pars[:, 2] ** 2 + pars[:, 3] ** 2 < 1) & ((sizes >= low) & (sizes <= high)).all(1)
     inside &= ((fluxes >= least) & (fluxes <= most)).all(1)
     x = pars[:, :free]
-    chi2 = slots.chi2 - decrement + fits.penalty(slots.x) - fits.penalty(x)
+    chi2 = slots.chi2 - decrement + fits.penalty(slots.stamp, slots.x) - fits.penalty(slots.stamp, x)
     per_dof = chi2.clamp(min=0) / fits.freedom
     hessian = hessian.clone()
     if fits.prior[0] != 0:

@@ -25,7 +25,8 @@ Prior = Literal["ba", "none"]
 # with a pixel of a third of its width gives 0.003, a Moffat profile 0.1.
 _WELL_DESCRIBED = 0.01
 
-# ngmix's usual prior: CenPrior(0, 0, 0.2, 0.2), GPriorBA(0.3), FlatPrior(-1, 1000), FlatPrior(-100, 1e9).
+# ngmix's usual prior: CenPrior(0, 0, 0.2, 0.2), here about the PSF's centre, GPriorBA(0.3),
+# FlatPrior(-1, 1000), FlatPrior(-100, 1e9).
 _CENTRE_WIDTH = 0.2  # arcsec
 _SHAPE_WIDTH = 0.3
 _SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
@@ -54,6 +55,8 @@ class PsfFit:
         column-column.
     core : ndarray of float64, shape (m, 3)
         Covariance of the single Gaussian that fits best, arcsec^2; NaN if the fit failed.
+    centre : ndarray of float64, shape (m, 2)
+        Row and column from the image's centre, arcsec, to a thousandth of a pixel: 0 for a centred PSF.
     residual : ndarray of float64, shape (m,)
         rms of image minus mixture over rms of the image.
     good : ndarray of bool, shape (m,)
@@ -62,6 +65,7 @@ class PsfFit:
 
     mixture: NDArray[np.float64]
     core: NDArray[np.float64]
+    centre: NDArray[np.float64]
     residual: NDArray[np.float64]
     good: NDArray[np.bool_]
 
@@ -118,17 +122,18 @@ def fit_psf(images: NDArray[np.floating], pixel_scale: float, psf_model: PsfMode
     _check_width(many)
     count = {"auto": 3, "gauss": 1}.get(psf_model) or int(psf_model[-1])
     m = len(many)
-    mixture, core, residual, good = (
+    mixture, core, centre, residual, good = (
         np.empty((m, count, 4)),
         np.empty((m, 3)),
+        np.empty((m, 2)),
         np.empty(m),
         np.empty(m, np.bool_),
     )
     threshold = _WELL_DESCRIBED if psf_model == "auto" else -1.0
-    fit_coelliptical(many, count, threshold, mixture, core, residual, good)
+    fit_coelliptical(many, count, threshold, mixture, core, centre, residual, good)
     mixture[:, :, 1:] *= pixel_scale**2
     core[~good] = np.nan
-    return PsfFit(mixture, core * pixel_scale**2, residual, good)
+    return PsfFit(mixture, core * pixel_scale**2, centre.round(3) * pixel_scale, residual, good)
 
 
 def fit_galaxies(
@@ -144,9 +149,9 @@ def fit_galaxies(
 
     The likelihood is that of ngmix (Sheldon 2014, MNRAS 444, L25), with model values at the centres of the
     pixels, see `shearbench.measurement.mixture.models`. The prior, if used, is also ngmix's: Gaussian with a
-    width of 0.2 arcsec in the centroid, (1 - g^2)^2 exp(-g^2 / (2 0.3^2)) in the shape (Bernstein & Armstrong
-    2014, MNRAS 438, 1880, eq. 24), flat in T and flux. Fits start from weighted moments of the stamps; no
-    true parameter is used.
+    width of 0.2 arcsec about the PSF's centre, (1 - g^2)^2 exp(-g^2 / (2 0.3^2)) in the shape (Bernstein &
+    Armstrong 2014, MNRAS 438, 1880, eq. 24), flat in T and flux. Fits start from weighted moments of the
+    stamps; no true parameter is used.
 
     Parameters
     ----------
@@ -196,6 +201,7 @@ def fit_galaxies(
         np.ascontiguousarray(images, dtype=np.float32),
         table,
         psf.core / pixel_scale**2,
+        psf.centre / pixel_scale,
         sigma**-2,
         widths,
         bounds,

@@ -476,7 +476,7 @@ def _dot(a, b):
 
 
 @compile_entry
-def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
+def fit_coelliptical(images, count, threshold, mixtures, core, centre, residual, good):
     """Fit PSF images with Gaussians that share centre and shape.
 
     Parameters
@@ -491,6 +491,8 @@ def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
         were kept the others have no flux.
     core : ndarray of float64, shape (m, 3)
         Filled: covariance of the one Gaussian that fits best.
+    centre : ndarray of float64, shape (m, 2)
+        Filled: row and column of the mixture's centre, from that of the image.
     residual : ndarray of float64, shape (m,)
         Filled: rms of image minus mixture over rms of the image.
     good : ndarray of bool, shape (m,)
@@ -511,7 +513,7 @@ def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
                 peak = max(peak, value)
         good[i] = False
         mixtures[i] = np.nan
-        core[i] = residual[i] = np.nan
+        core[i] = centre[i] = residual[i] = np.nan
         if not (math.isfinite(square) and weighted_moments(image, ny, nx, stride, 4.0, 4, sums, found)):
             continue
         pars = np.empty(6)
@@ -534,6 +536,7 @@ def fit_coelliptical(images, count, threshold, mixtures, core, residual, good):
         total = 0.0
         for k in range(kept):
             total += pars[4 + kept + k]
+        centre[i, 0], centre[i, 1] = pars[0], pars[1]
         residual[i] = math.sqrt(cost / square)
         # Several Gaussians may creep along a valley of mixtures as good as each other: any of them will do.
         good[i] = converged and total > 0 and cost <= single
@@ -643,7 +646,9 @@ def _fit_psf(image, ny, nx, stride, square, pars, sums):
 
 
 @compile_entry
-def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covariances, quality, flags):
+def fit_stamps(
+    images, tables, psf, centres, precision, prior, bounds, sizes, pars, covariances, quality, flags
+):
     """Fit every stamp by itself, with a profile of p parts that share centre and shape.
 
     Parameters
@@ -653,6 +658,8 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
         The convolved Gaussians of each part, see `shearbench.measurement.mixture.kernels.correlate`.
     psf : ndarray of float64, shape (1 or n, 3)
         Covariance of the PSF's core, which the fit starts from; NaN where the PSF could not be fitted.
+    centres : ndarray of float64, shape (1 or n, 2)
+        Row and column of the PSF's centre, where the prior's is.
     precision : float
         Inverse variance of a pixel.
     prior : ndarray of float64, shape (3,)
@@ -675,7 +682,10 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
     image = np.zeros(ny * stride)
     sums = np.empty(6 * SPAN * len(sizes))
     x = np.empty(4 + len(sizes))
+    centred = np.empty(5)
+    centred[:3] = prior
     for i in range(n):
+        centred[3:] = centres[min(i, len(centres) - 1)]
         square = load(images[i], stride, image)
         table, core = tables[min(i, len(tables) - 1)], psf[min(i, len(psf) - 1)]
         flags[i] = _BAD_PIXELS if math.isfinite(core[0]) else _FAILED
@@ -684,7 +694,7 @@ def fit_stamps(images, tables, psf, precision, prior, bounds, sizes, pars, covar
             for attempt in range(len(START_SIZES)):
                 _start(attempt, image, ny, nx, stride, core, sizes, sums, x)
                 flags[i] = _fit_galaxy(
-                    image, ny, nx, stride, square, table, precision, prior, bounds, sums, x,
+                    image, ny, nx, stride, square, table, precision, centred, bounds, sums, x,
                     pars[i], covariances[i], quality[i],
                 )  # fmt: skip
                 evaluations += quality[i, 1]
@@ -749,12 +759,13 @@ def _penalty(x, prior):
 
 @compile_loop
 def minus_two_ln(x, prior, ln_rest):
-    """Return -2 ln p, given ln(1 - g^2).
+    """Return -2 ln p, given ln(1 - g^2); the prior's row and column come after its widths.
 
     Gaussian in the centre; Bernstein & Armstrong 2014, eq. 24, in the shape. Arithmetic only, as
     `derivatives`.
     """
-    centre = (x[0] * x[0] + x[1] * x[1]) / prior[1] ** 2
+    row, col = x[0] - prior[3], x[1] - prior[4]
+    centre = (row * row + col * col) / prior[1] ** 2
     return centre + (x[2] * x[2] + x[3] * x[3]) / prior[2] ** 2 - 4 * ln_rest
 
 
@@ -834,7 +845,7 @@ def _equations(x, flux, matrix, precision, prior, basis, products, gradient, hes
 def add_prior(x, prior, gradient, hessian):
     """Add the prior's part to half the gradient and half the Hessian. Arithmetic only, as `derivatives`."""
     for i in range(2):
-        gradient[i] += x[i] / prior[1] ** 2
+        gradient[i] += (x[i] - prior[3 + i]) / prior[1] ** 2
         hessian[i, i] += 1 / prior[1] ** 2
     rest = 1 - x[2] * x[2] - x[3] * x[3]
     pull = 1 / prior[2] ** 2 + 4 / rest
