@@ -1,1 +1,1 @@
-"""Estimates judged against the truth and the bounds: tables in, tables out."""
+"""Comparison of estimates with true shapes and bounds; all functions read and return tables."""

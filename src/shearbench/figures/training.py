@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from shearbench.figures.axes import log_limits, note, panels
+from shearbench.figures.axes import PLATE, log_limits, note, panels
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below, legend_height
 from shearbench.figures.looks import Look, looks, populations_of
@@ -65,7 +65,7 @@ def draw(training: pd.DataFrame) -> Figure:
                 last = {**_line(look), "markevery": [len(rows) - 1]}
                 upper.plot(rows["views"], rows["validation_loss"], **last)
                 lower.plot(rows["views"], rows["validation_rmse"], **last)
-        note(upper, wrapped(name), "upper right")
+        note(upper, wrapped(name), "upper right", bbox=PLATE)
         lower.set_xlabel("stamps seen")
     log_limits(axes[0, 0], "x", training["views"], pad=0.08)
     _loss_axis(axes[0, 0], training[["train_loss", "validation_loss"]].to_numpy(float))

@@ -1,1 +1,1 @@
-"""What a paper includes: tables, numbers with their errors, captions, a document, and the manifest."""
+"""Files for a paper: tables, numbers with their errors, captions, a document and the manifest."""

@@ -1,1 +1,1 @@
-"""What the workflow asks while it plans: nothing here needs more than the standard library."""
+"""Names, digests and records of a run, which the workflow needs while it plans."""

@@ -1,6 +1,7 @@
 """The digest of each result of a run, and the origin of each of its files.
 
-A digest stands for all that decides a result: options, code, inputs (see `shearbench.jobs.provenance`).
+A digest is computed from everything that a result depends on: options, code and inputs (see
+`shearbench.jobs.provenance`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ MADE_BY = {
 
 
 def _once(method: Callable[Concatenate[Digests, P], str]) -> Callable[Concatenate[Digests, P], str]:
-    """Compute each answer of a method once."""
+    """Decorate a method so that each of its results is computed only once."""
 
     @wraps(method)
     def remembered(self: Digests, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -48,16 +49,16 @@ def _once(method: Callable[Concatenate[Digests, P], str]) -> Callable[Concatenat
 
 
 class Digests:
-    """The digests of a run's results: a method for each rule, with the rule's name.
+    """Digests of the results of a run; one method per rule, with the name of the rule.
 
     Parameters
     ----------
     run : Run
     scripts : path
-        The folder of the rules' scripts.
+        Folder of the scripts of the rules.
     inputs : callable
-        Takes the name of a population and returns the external files that it is drawn from: ``path``,
-        ``bytes`` and ``sha256`` of each.
+        Function from the name of a population to its external files: ``path``, ``bytes`` and ``sha256`` of
+        each.
     """
 
     def __init__(self, run: Run, scripts: Path, inputs: Callable[[str], list[dict[str, Any]]]) -> None:
@@ -87,12 +88,12 @@ class Digests:
 
     @_once
     def simulate_stamps(self, population: str, split: str) -> str:
-        """Return the digest of the stamps of a split, however they are cut into chunks."""
+        """Return the digest of the stamps of a split, which does not depend on the chunks."""
         stamps = self.run.config.stamps.model_dump()
         return digest(self.sample_catalog(population, split), stamps, self.code("simulate_stamps"))
 
     def index_stamps(self, population: str, split: str) -> str:
-        """Return the digest of the index of a split: that of its stamps."""
+        """Return the digest of the index of a split, which is that of its stamps."""
         return self.simulate_stamps(population, split)
 
     @_once
@@ -131,7 +132,7 @@ class Digests:
 
     @_once
     def train(self, population: str, variant: str) -> str:
-        """Return the digest of a trained network without its seed; a checkpoint of another is not resumed."""
+        """Return the digest of a trained network without its seed; a checkpoint with another is not used."""
         chosen = self.run.variants[variant]
         return digest(
             self.simulate_stamps(population, "train"),
@@ -218,12 +219,12 @@ class Digests:
 
     @_once
     def metrics(self, path: str) -> str:
-        """Return the digest of a file of ``metrics/``: that of the rule that makes it."""
+        """Return the digest of a file in ``metrics/``, which is that of its rule."""
         return getattr(self, MADE_BY[Path(path).name])()
 
     @_once
     def tabulated(self) -> str:
-        """Return the digest of the metrics that tables and numbers are made from."""
+        """Return the digest of the metrics from which tables and numbers are made."""
         return digest([self.metrics(path) for path in self.run.tabulated.values()])
 
     # Studies
@@ -283,7 +284,7 @@ class Digests:
         return digest(self.run.config.dump())
 
     def sections(self) -> dict[str, str]:
-        """Return a digest of each key of the configuration, so that the reason of a rerun names the key."""
+        """Return a digest per key of the configuration, so that the reason for a rerun names the key."""
         return {f"digest_of_{key}": f"{key} {digest(value)}" for key, value in self.run.config.dump().items()}
 
     def manifest(self) -> str:
@@ -300,7 +301,7 @@ class Digests:
     # Origins
 
     def origins(self, *files: Iterable[Any]) -> dict[str, Origin]:
-        """Return the origins of files, by their paths; files that carry none are left out."""
+        """Return the origins of files, by their paths; files without an origin are left out."""
         paths = [str(path) for some in files for path in some]
         return {path: found for path in paths if (found := self.origin(path)) is not None}
 
@@ -310,12 +311,12 @@ class Digests:
         Parameters
         ----------
         path : str
-            As the workflow names it, or with folders before.
+            Path in the workflow, or the same after further folders.
 
         Returns
         -------
         Origin or None
-            None for a file that carries no origin, and for one that this configuration does not have.
+            None for a file without an origin or a file that is not in this configuration.
         """
         *folders, name = path.partition(f"{self.run.folder}/")[2].split("/")
         stem, _, suffix = name.rpartition(".")
@@ -368,7 +369,7 @@ class Digests:
         return population in self.run.config.populations and split in SPLITS
 
     def _origin_of_estimates(self, population: str, split: str, noise: str, name: str) -> Origin | None:
-        """Return the origin of estimates from their file's name, an estimator or ``<variant>.seed<seed>``."""
+        """Return the origin of a file of estimates, named by estimator or ``<variant>.seed<seed>``."""
         names: dict[str, Any] = {"population": population, "split": split, "noise": noise}
         if name in self.run.config.estimators:
             depends = self.measure(population, split, noise, name)

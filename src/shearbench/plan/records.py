@@ -1,7 +1,8 @@
-"""Results of which Snakemake has no record: copied from another checkout, or their ``.snakemake`` was lost.
+"""Results without a record of Snakemake: copied from another checkout, or made before ``.snakemake`` was
+lost.
 
-Snakemake takes such files as they are, whatever they were made with. But each carries its `Origin`: where
-that is not the one expected, Snakemake is given a record that says so, and makes the file again if needed.
+Snakemake assumes that such files are up to date. But each file contains its `Origin`. If that differs from
+the expected origin, a record with the other origin is written for Snakemake, which then makes the file again.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ def record_others(
     version: int,
     state: str | os.PathLike[str] = ".snakemake",
 ) -> list[str]:
-    """Record the results of a run that were made with other options or code and have no record yet.
+    """Write records for results of a run that were made with other options or code and have no record.
 
     Parameters
     ----------
     run : str
-        The run's folder, as the workflow names it.
+        Folder of the run, as in the workflow.
     expected : callable
-        Takes a path and returns its origin, or None for a file that is none of the run's.
+        Function from a path to its origin, or None for a file that does not belong to the run.
     version : int
-        Snakemake's version of its records.
+        Version of Snakemake's record format.
     state : path-like
         Snakemake's folder.
 
     Returns
     -------
     list of str
-        The files that a record was written for.
+        Files for which a record was written.
     """
     unknown = [
         os.path.join(folder, name)
@@ -76,13 +77,13 @@ def record_others(
 
 
 def _job(origin: Origin) -> str:
-    """Return a name of the job that makes a file, the same for all files that it makes."""
+    """Return a name of the job that makes a file; it is the same for all files of the job."""
     parts = {"content", "table", *(["seed", "noise"] if origin.rule.startswith("predict") else [])}
     return json.dumps([origin.rule, {k: v for k, v in origin.names.items() if k not in parts}])
 
 
 def _record_file(path: str, state: str | os.PathLike[str]) -> Path:
-    """Return where Snakemake keeps its record of a file."""
+    """Return the path of Snakemake's record of a file."""
     name = base64.urlsafe_b64encode(path.encode()).decode()
     pieces = [name[start : start + 254] for start in range(0, len(name), 254)]
     return Path(state, "metadata", *(f"@{piece}" for piece in pieces[:-1]), pieces[-1])

@@ -1,6 +1,6 @@
-"""The names, counts and files of a run, as its configuration and its studies give them.
+"""Names, counts and files of a run, derived from its configuration and its studies.
 
-The workflow asks this while it plans: nothing here imports more than the options of a run need.
+The workflow uses this module while it plans, so its imports are limited to those of the options.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shearbench.training.variants import Variant
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
 """The LaTeX tables of a run."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
-"""The metrics that the tables and the numbers of a paper are made from."""
+"""The metrics from which the tables and numbers of a paper are made."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Figure:
     ----------
     entry : Entry
     sources : list of str
-        The metrics that it reads.
+        Metrics that the figure reads.
     populations : list of str
-        Those with a file each; empty where one file shows the whole run.
+        Populations with one file each; empty if one file shows the whole run.
     paths : list of str
-        Its files, without suffix.
+        Paths of the files, without suffix.
     """
 
     entry: Entry
@@ -46,24 +46,24 @@ class Figure:
     paths: list[str]
 
     def files(self, suffix: str) -> list[str]:
-        """Return its files with a suffix, ``pdf`` or ``png``."""
+        """Return the files with a suffix, ``pdf`` or ``png``."""
         return [f"{path}.{suffix}" for path in self.paths]
 
     @property
     def arguments(self) -> list[list[str]]:
-        """The arguments that each of its files is drawn with, beside the metrics."""
+        """Further arguments of ``draw`` for each file, after the metrics."""
         return [[name] for name in self.populations] or [[]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run, as its configuration and its studies give it.
+    """A run, described by its configuration and its studies.
 
     Attributes
     ----------
     config : Config
     studies : Studies
-        Those that fit the run, with their networks, and why the others do not.
+        Studies that fit the run, with their networks, and the reasons why the others do not fit.
     left_out : mapping of str to str
         The estimators that cannot run here, with the reason.
 
@@ -94,7 +94,7 @@ class Run:
 
     @property
     def metrics(self) -> str:
-        """The folder of the tables that figures are made from."""
+        """The folder of the tables from which figures are made."""
         return f"{self.folder}/metrics"
 
     # Names
@@ -129,7 +129,7 @@ class Run:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """How figures and tables call each estimator."""
+        """Label of each estimator in figures and tables."""
         return {name: label for name, label in labels(self.config).items() if name in self.estimators}
 
     @cached_property
@@ -160,13 +160,13 @@ class Run:
         """The names of the populations with a Bayes floor."""
         if self.config.bayes_floor.galaxies == 0:
             return []
-        # The galaxies of a catalogue have no density that could be a prior.
+        # The galaxies of an observed catalogue have no known density, so there is no prior.
         populations = self.config.populations.items()
         return [name for name, options in populations if not options.profile.startswith("cosmos")]
 
     @cached_property
     def ensemble_estimators(self) -> list[str]:
-        """The names of the estimators that answer for ensembles only."""
+        """The names of the estimators that measure the shear of ensembles only."""
         return [name for name in self.estimators if self.config.estimator(name).ensemble_response]
 
     def estimators_on(self, split: str) -> list[str]:
@@ -179,7 +179,7 @@ class Run:
         return [name for name in self.estimators if name not in self.ensemble_estimators]
 
     def seeds_of(self, variant: str) -> Sequence[int]:
-        """Return the seeds that a variant is trained with: those of its study, or of the run."""
+        """Return the training seeds of a variant: those of its study, or of the run."""
         for study, variants in self.studies.variants.items():
             if variant in variants:
                 return self.studies.known[study].seeds
@@ -190,7 +190,7 @@ class Run:
         return {variant: list(self.studies.known[study].seeds) for variant in self.studies.variants[study]}
 
     def network_inside(self, estimator: str) -> tuple[str, int] | None:
-        """Return the network that an estimator measures with, as (variant, seed), or None."""
+        """Return the network that an estimator uses, as (variant, seed), or None."""
         variant = self.config.estimators[estimator].get("network")
         return (variant, self.config.seeds[0]) if variant else None
 
@@ -205,19 +205,19 @@ class Run:
         return stamp_count(split, self.galaxies(split), self.config.shear_test.rotations)
 
     def chunks(self, split: str) -> list[tuple[int, int]]:
-        """Return the chunks that a split is drawn in, as (first stamp, one after the last)."""
+        """Return the chunks of a split, as (first stamp, one after the last)."""
         n, size = self.stamps_in(split), self.config.chunk_stamps
         return [(start, min(start + size, n)) for start in range(0, n, size)]
 
     def stamps_measured(self, split: str, estimator: str) -> int | None:
-        """Return how many stamps of a split an estimator measures, or None for all."""
+        """Return the number of stamps of a split that an estimator measures, or None for all."""
         limit = self.config.estimators[estimator]["shear_galaxies"]
         if split != "shear" or limit is None:
             return None
         return stamp_count(split, limit, self.config.shear_test.rotations)
 
     def stamps_mb(self, *splits: str) -> int:
-        """Return the memory that the stamps of some splits take, each with a PSF [MB]."""
+        """Return the memory [MB] of the stamps of some splits, with one PSF per stamp."""
         pixels = self.config.stamps.size_pixels**2
         return sum(2 * 4 * pixels * self.stamps_in(split) for split in splits) // 10**6
 
@@ -228,7 +228,7 @@ class Run:
         return self.config.populations[name].model_dump(mode="json")
 
     def measuring_options(self, estimator: str) -> dict[str, Any]:
-        """Return the options that decide an estimator's answer to a stamp."""
+        """Return the options of an estimator that its estimates depend on."""
         options = self.config.estimators[estimator]
         return {name: value for name, value in options.items() if name not in ("label", "shear_galaxies")}
 
@@ -239,13 +239,13 @@ class Run:
 
     @cached_property
     def channels(self) -> dict[str, int]:
-        """The channels of a network's input: the stamp and, where each galaxy has its own, the PSF."""
+        """Number of input channels of a network: the stamp and, if each galaxy has its own PSF, the PSF."""
         return {name: 1 if one.psf.constant else 2 for name, one in self.config.populations.items()}
 
     # Files
 
     def stamps_of(self, split: str, population: str = "{population}") -> str:
-        """Return the index of the stamps of a split, which stands for all their chunks."""
+        """Return the index file of the stamps of a split, which lists all chunks."""
         return f"{self.folder}/stamps/{population}/{split}/index.json"
 
     def model_of(self, population: str, variant: str, seed: int) -> str:
@@ -253,7 +253,7 @@ class Run:
         return f"{self.folder}/models/{population}/{variant}/seed{seed}/model.pt"
 
     def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
-        """Return a path of the run's folder for each population, all by default."""
+        """Return a path in the run's folder for each population, by default for all."""
         names = self.populations if populations is None else populations
         return [f"{self.folder}/{pattern.format(population=name)}" for name in names]
 
@@ -283,7 +283,7 @@ class Run:
     def all_estimates(
         self, split: str, noises: Sequence[str] | None = None, populations: Sequence[str] | None = None
     ) -> list[str]:
-        """Return every file of estimates of a split that the run's metrics are made from."""
+        """Return all files of estimates of a split from which the metrics of the run are made."""
         return [
             path
             for population in (self.populations if populations is None else populations)
@@ -292,7 +292,7 @@ class Run:
         ]
 
     def ensemble_estimates(self) -> list[str]:
-        """Return the files of the estimators that answer for ensembles only."""
+        """Return the files of the estimators that measure the shear of ensembles only."""
         return [
             path
             for population in self.populations
@@ -310,7 +310,7 @@ class Run:
         ]
 
     def study_outputs(self, study: str) -> list[str]:
-        """Return the files that a study leaves for a paper."""
+        """Return the files of a study for a paper."""
         return [
             f"{self.metrics}/studies/{study}.csv",
             f"{self.metrics}/studies/{study}_verdict.txt",
@@ -330,19 +330,19 @@ class Run:
 
     @cached_property
     def tabulated(self) -> dict[str, str]:
-        """The files of metrics that tables and numbers are made from, by name."""
+        """The files of metrics from which tables and numbers are made, by name."""
         return {name: f"{self.metrics}/{name}.csv" for name in TABULATED}
 
     # Figures
 
     @cached_property
     def entries(self) -> dict[str, Entry]:
-        """The entries of all figures by name, that of a study too."""
+        """The entries of all figures by name, also that of a study."""
         return entries()
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
-        """The figures of the run itself by name, without those that it has no data for."""
+        """The figures of the run itself by name, without those that have no data."""
         empty = {
             *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
             *([] if self.with_posterior else ["bayes_floor.csv"]),
@@ -374,7 +374,7 @@ class Run:
 
     @cached_property
     def captioned(self) -> list[tuple[str, str, tuple[str, ...]]]:
-        """Each figure's file, its caption, and the metrics whose numbers of galaxies the paper adds to it."""
+        """File, caption and metrics of each figure; the paper quotes numbers of galaxies from them."""
         return [
             (path, figure.entry.caption, figure.entry.reads)
             for figure in self.figures.values()
@@ -383,6 +383,6 @@ class Run:
 
 
 def unavailable(config: Config) -> dict[str, str]:
-    """Return the estimators of a configuration that cannot run on this machine, with the reason."""
+    """Return the estimators of a configuration that cannot run on this machine, with the reasons."""
     reasons = {name: config.estimator(name).unavailable() for name in config.estimators}
     return {name: reason for name, reason in reasons.items() if reason}
