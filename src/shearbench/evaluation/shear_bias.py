@@ -227,7 +227,7 @@ def shear_bias_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def unbiased(value: float, error: float, tolerance: float, n_sigma: float = 3.0) -> bool:
-    """Return whether |value| < max(tolerance, n_sigma * error), so that no bias is detected.
+    """Return whether |value| < max(tolerance, n_sigma * error); if so, no bias is detected.
 
     The criterion of LSSTDESC/descwl-shear-sims, with tolerance 1e-3 for m and 1e-4 for c. False for NaN.
     """

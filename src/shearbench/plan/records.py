@@ -1,5 +1,4 @@
-"""Results without a record of Snakemake: copied from another checkout, or made before ``.snakemake`` was
-lost.
+"""Results without a record of Snakemake: copied from another checkout, or ``.snakemake`` was lost.
 
 Snakemake assumes that such files are up to date. But each file contains its `Origin`. If that differs from
 the expected origin, a record with the other origin is written for Snakemake, which then makes the file again.
