@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from shearbench.errors import ContractError, DiskFullError
-from shearbench.files.leftovers import remove_leftovers, temporary_name
+from shearbench.files.leftovers import remove_leftovers, remove_states, temporary_name
 from shearbench.files.tables import read_table, write_table
 from shearbench.files.writing import atomic
 
@@ -201,3 +201,15 @@ def test_a_damaged_table_is_refused_with_file_field_and_rule(tmp_path, damage):
     assert str(path) in message
     assert "rule 'measure'" in message
     assert ("'b'" if damage == "column" else "unreadable") in message
+
+
+def test_states_of_trainings_that_have_a_model_are_removed(tmp_path):
+    ended, unfinished = (tmp_path / "checkpoints/exp_gauss/shearnet" / f"seed{n}.pt" for n in (1, 2))
+    model = tmp_path / "models/exp_gauss/shearnet/seed1/model.pt"
+    lock = ended.with_name("seed1.pt.lock")
+    for path in (ended, unfinished, lock, model):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert remove_states(tmp_path) == [ended]
+    assert not lock.exists()
+    assert unfinished.exists()

@@ -261,6 +261,30 @@ def test_galaxies_of_a_split_change_that_split_and_what_is_made_from_it():
     }
 
 
+def test_bootstrap_changes_the_tables_with_errors_and_no_estimate():
+    rules = rules_of(changed({"bootstrap": 60}))
+    assert {"evaluate_accuracy", "evaluate_shear_bias", "evaluate_bayes_floor", "evaluate_study"} <= rules
+    assert rules.isdisjoint({"measure", "predict", "cramer_rao", "evaluate_residuals", "evaluate_throughput"})
+
+
+def test_bounds_depend_on_the_stamps_where_the_psf_is_an_image(monkeypatch):
+    image = {"psf": {"profile": "image", "image_file": "psf.fits"}}
+    changes = {"populations": {"exp_gauss": image, "small": SMALL}}
+    code = Digests.code
+    bounds = [digests_of(changes).cramer_rao(name, "test") for name in ("exp_gauss", "small")]
+    # As if the code that draws stamps were another.
+    monkeypatch.setattr(
+        Digests,
+        "code",
+        lambda self, script, modules=(): (
+            "other" if script == "simulate_stamps" else code(self, script, modules)
+        ),
+    )
+    after = [digests_of(changes).cramer_rao(name, "test") for name in ("exp_gauss", "small")]
+    assert after[0] != bounds[0]
+    assert after[1] == bounds[1]
+
+
 def test_a_changed_input_file_changes_what_is_drawn_from_it():
     file = {"path": "a.fits", "bytes": 3, "sha256": "0" * 64}
     rules = rules_of(changed({}, inputs=[file]))

@@ -99,8 +99,11 @@ class Digests:
     @_once
     def cramer_rao(self, population: str, split: str) -> str:
         """Return the digest of the bounds of a split."""
-        stamps = self.run.config.stamps.model_dump()
-        return digest(self.sample_catalog(population, split), stamps, self.code("cramer_rao"))
+        config = self.run.config
+        # PSFs that are images are read from the stamps.
+        has_images = config.populations[population].psf.profile == "image"
+        source = (self.simulate_stamps if has_images else self.sample_catalog)(population, split)
+        return digest(source, config.stamps.model_dump(), self.code("cramer_rao"))
 
     @_once
     def sample_posterior(self, population: str) -> str:
@@ -177,11 +180,11 @@ class Digests:
 
     def evaluate_accuracy(self) -> str:
         """Return the digest of the accuracy of all estimators."""
-        return digest(self.estimates("test"), self.code("evaluate_accuracy"))
+        return digest(self.estimates("test"), self.run.config.bootstrap, self.code("evaluate_accuracy"))
 
     def evaluate_shear_bias(self) -> str:
         """Return the digest of the biases m and c of all estimators."""
-        return digest(self.estimates("shear"), self.code("evaluate_shear_bias"))
+        return digest(self.estimates("shear"), self.run.config.bootstrap, self.code("evaluate_shear_bias"))
 
     def evaluate_residuals(self) -> str:
         """Return the digest of the residuals at the lowest noise level."""
@@ -194,7 +197,8 @@ class Digests:
     def evaluate_bayes_floor(self) -> str:
         """Return the digest of the Bayes floor."""
         posteriors = [self.sample_posterior(population) for population in self.run.with_posterior]
-        return digest(posteriors, self.estimates("test"), self.code("evaluate_bayes_floor"))
+        bootstrap = self.run.config.bootstrap
+        return digest(posteriors, self.estimates("test"), bootstrap, self.code("evaluate_bayes_floor"))
 
     def draw_gallery(self) -> str:
         """Return the digest of the gallery of stamps."""
@@ -241,6 +245,7 @@ class Digests:
                 for seed in seeds
             ],
             self.cramer_rao(known.population, "test"),
+            self.run.config.bootstrap,
             self.code("evaluate_study"),
         )
 
