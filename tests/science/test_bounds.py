@@ -12,7 +12,7 @@ from shearbench.bounds.fisher import fisher
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
 from shearbench.files.tables import write_table
-from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.forward_model.fourier import G, Grid, Renderer
 
 SHAPE, SCALE = (48, 48), 0.2
 GAUSSIAN = {"profile": "gaussian"}
@@ -84,7 +84,7 @@ def test_fisher_matrices_are_those_of_galsims_images(profile, psf, elliptical, c
         expected = difference_fisher(row, psf, names)
         scale = np.sqrt(np.diag(expected))
         assert np.abs((matrix - expected) / np.outer(scale, scale)).max() < 1e-4
-        bound, other = marginal_variance(np.stack([matrix, expected]))[:, 4:6]
+        bound, other = marginal_variance(np.stack([matrix, expected]))[:, G]
         np.testing.assert_allclose(np.sqrt(bound), np.sqrt(other), rtol=1e-4)
 
 
@@ -106,8 +106,8 @@ def test_maximum_likelihood_scatters_as_the_bound_says(profile):
             j = derivatives.flatten(2)
             step = torch.linalg.solve(j @ j.mT, j @ (data - model).flatten(1)[:, :, None])[:, :, 0]
             fit = fit + step
-        pulls.append((fit - truth)[:, 4:6].numpy() / (sigma * bound))
-        steps.append(step[:, 4:6].numpy() / (sigma * bound))
+        pulls.append((fit - truth)[:, G].numpy() / (sigma * bound))
+        steps.append(step[:, G].numpy() / (sigma * bound))
     assert np.abs(steps).max() < 1e-2  # the fits have converged
     # 4,096 pulls: their standard deviation is known to 1.1%, their mean to 1.6%.
     assert abs(np.std(pulls) - 1) < 0.035
@@ -225,7 +225,7 @@ def test_the_prior_limits_noisy_shapes_and_leaves_precise_ones_alone():
     names = bounds.attrs["parameters"]
     matrix = fisher(galaxies, SCALE, SHAPE)[0][0] / 1e-2
     variance = galaxies[[PARAMETER_COLUMNS[name] for name in names]].var(ddof=0).to_numpy()
-    expected = np.sqrt(np.diag(np.linalg.inv(matrix + np.diag(1 / variance))))[4:6]
+    expected = np.sqrt(np.diag(np.linalg.inv(matrix + np.diag(1 / variance))))[G]
     np.testing.assert_allclose(limited[2, 0], expected, rtol=1e-6)
     # A parameter that is the same for all is a known one.
     fixed = prior_limited(bounds, galaxies.assign(hlr=0.8), 1e-1)
@@ -248,5 +248,5 @@ def test_prior_limited_scatter_of_a_linear_gaussian_world():
     data = truth @ j + sigma * rng.standard_normal((20_000, j.shape[1]))
     posterior = np.linalg.inv(j @ j.T / sigma**2 + np.diag(spread**-2.0))
     estimate = data @ j.T @ posterior / sigma**2
-    rms = np.sqrt(np.mean((estimate - truth)[:, 4:6] ** 2, axis=0))
+    rms = np.sqrt(np.mean((estimate - truth)[:, G] ** 2, axis=0))
     np.testing.assert_allclose(rms, prior_limited(bounds, population, sigma)[0], rtol=0.03)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model.fourier import FLUX, HLR, Grid, Renderer, parameter_names
 from shearbench.networks.modules import dihedral
 from shearbench.networks.modules.bodies import Components
 from shearbench.networks.whitened import Whitened
@@ -35,7 +35,7 @@ def galaxies(n, side, seed=0, psf_shape=0.05):
         for profile in ("exponential", "gaussian")
     ]
     point = torch.zeros_like(truth)
-    point[:, 0], point[:, 3] = 1.0, 1e-4
+    point[:, FLUX], point[:, HLR] = 1.0, 1e-4
     with torch.no_grad():
         images, psf = (one(what, one.psf(MOFFAT, width, *psf_g)) for one, what in zip(drawn, (truth, point)))
     return images, psf, truth
@@ -208,6 +208,6 @@ def test_psfs_that_are_all_alike_do_no_harm(auxiliary):
     ],
 )
 def test_more_components_than_there_can_be_are_refused(options, said):
-    assert said in Whitened(**options).refuses((16, 16))
-    assert Whitened().refuses((24, 24)) is None
-    assert "diagonal" in Whitened().refuses((24, 32))
+    assert said in Whitened(**options).objection((16, 16))
+    assert Whitened().objection((24, 24)) is None
+    assert "diagonal" in Whitened().objection((24, 32))

@@ -4,12 +4,14 @@ import time
 
 import galsim
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from simulated import PRECISE, precise_galaxy
 
-from shearbench.forward_model.accuracy import Extremes, choose_bandwidth, choose_grid
-from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model import fourier
+from shearbench.forward_model.accuracy import Extremes, choose_bandwidth, choose_grid, renderer_for
+from shearbench.forward_model.fourier import PARAMETERS, XY, G, Grid, Renderer, parameter_names
 from shearbench.forward_model.profiles import sersic_transform
 
 SHAPE, SCALE = (48, 48), 0.2
@@ -113,6 +115,27 @@ def test_frequencies_that_crowd_towards_zero_are_as_good_as_a_long_period():
     plain, wings, exact = images.values()
     assert (wings - exact).abs().max() < 3e-8
     assert (plain - exact).abs().max() > 1e-6  # so there was something to mend
+
+
+def test_places_of_parameters_are_those_of_their_names():
+    names = dict(zip(("FLUX", "X", "Y", "HLR", "G1", "G2", "SERSIC_N"), PARAMETERS, strict=True))
+    for constant, name in names.items():
+        assert parameter_names("sersic").index(name) == getattr(fourier, constant)
+    assert (PARAMETERS[XY], PARAMETERS[G]) == (("x", "y"), ("g1", "g2"))
+
+
+def test_a_renderer_is_chosen_for_a_catalog_and_for_limits_beyond_it():
+    parameters = draw_parameters("exponential", 20, seed=2)
+    catalog = pd.DataFrame(parameters[:, 3:], columns=["hlr", "g1", "g2"])
+    catalog = catalog.assign(psf_fwhm=0.6, psf_g1=0.0, psf_g2=0.0, sersic_n=1.0)
+    catalog.attrs["psf"] = GAUSSIAN
+    own = renderer_for(catalog, "exponential", SHAPE, SCALE, 1e-6)
+    wider = renderer_for(catalog, "exponential", SHAPE, SCALE, 1e-6, hlr=(0.3, 2.5), g_max=0.8)
+    assert own.grid.cost(48) < wider.grid.cost(48)
+    for renderer, rows in ((own, parameters), (wider, np.array([[1, 0, 0, 2.5, 0.8, 0]]))):
+        found = renderer(torch.tensor(rows), renderer.psf(GAUSSIAN, 0.6))
+        expected = galsim_images("exponential", rows, [galsim.Gaussian(fwhm=0.6)] * len(rows))
+        assert error(found, expected, rows) < 1.2e-6
 
 
 @pytest.mark.parametrize("shape", [(33, 48), (40, 47)])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from simulated import PRECISE, precise_galaxy
 
-from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.forward_model.fourier import G1, G, Grid, Renderer
 from shearbench.forward_model.gaussian_mixture import MixtureModel
 from shearbench.networks.modules import dihedral
 from shearbench.simulation.populations import PRESETS, Population
@@ -58,7 +58,7 @@ def test_a_step_from_nearby_finds_what_galsim_drew(profile, scale, shape, psf_sh
     guess = torch.from_numpy(truth + np.random.default_rng(2).normal(0, 1e-4, truth.shape))
     information, force = model.normal_equations(guess, psf, stamps(profile, truth, scale, shape))
     found = guess + torch.linalg.solve(information, force[:, :, None])[:, :, 0]
-    error = (found[:, 4:6] - torch.from_numpy(truth[:, 4:6])).square().mean().sqrt()
+    error = (found[:, G] - torch.from_numpy(truth[:, G])).square().mean().sqrt()
     # 1.1e-5 at 0.2 arcsec with ngmix's mixture, and a Gaussian for the pixel; the bound at 1e-5 is 1.1e-4.
     assert error < largest
 
@@ -109,8 +109,8 @@ def test_the_filter_costs_no_precision():
         one = parameters[k].expand(500, -1)
         _, pushed = model.normal_equations(one, model.psf_image(psf), images[k] + noise)
         _, straight = renderer.normal_equations(one, renderer.psf_image(psf), images[k] + noise)
-        ours = torch.linalg.solve(information[k], (pushed - force[k]).T)[4:6]
-        best = torch.linalg.solve(exact[k], straight.T)[4:6]
+        ours = torch.linalg.solve(information[k], (pushed - force[k]).T)[G]
+        best = torch.linalg.solve(exact[k], straight.T)[G]
         # On the same noise: what is left is independent of the best, or it could be improved by it.
         assert ours.square().mean() / best.square().mean() == pytest.approx(1, abs=2e-3)
 
@@ -152,7 +152,7 @@ def test_a_bad_stamp_or_guess_leaves_the_others_alone():
     model, images = MixtureModel("exponential", SCALE), stamps("exponential", truth.numpy())
     psf = model.psf_image(torch.from_numpy(drawn(PSF)))
     clean = model.normal_equations(truth, psf, images)
-    images[1, 3, 4], truth[2, 4] = torch.nan, torch.nan
+    images[1, 3, 4], truth[2, G1] = torch.nan, torch.nan
     found = model.normal_equations(truth, psf, images)
     for expected, one in zip(clean, found, strict=True):
         assert torch.equal(one[[0, 3]], expected[[0, 3]])

@@ -9,7 +9,7 @@ import torch
 
 import shearbench.networks
 from shearbench.errors import ConfigError
-from shearbench.forward_model.fourier import parameter_names
+from shearbench.forward_model.fourier import G, parameter_names
 from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
 from shearbench.networks.convnet import ConvNet
@@ -112,7 +112,7 @@ def test_conventions_of_quarter_turn_mirrors_and_transposition():
 
 def test_augment_uses_each_element_and_keeps_stamps_with_their_psf_and_shape():
     images, psf, truth = stamps(16)
-    shapes = truth[:, 4:]
+    shapes = truth[:, G]
     out, out_psf, out_shapes = dihedral.augment(images, psf, shapes, ("g1", "g2"))
     for i in range(16):
         k = i // 2
@@ -218,8 +218,8 @@ def test_dilation_keeps_the_view_of_pooling():
     ],
 )
 def test_stamps_that_do_not_fit_are_refused(options, shape, said):
-    assert said in options.refuses(shape)
-    assert type(options)().refuses((24, 24)) is None
+    assert said in options.objection(shape)
+    assert type(options)().objection((24, 24)) is None
 
 
 def test_networks_import_without_torch():

@@ -9,7 +9,7 @@ from torch import nn
 
 from shearbench.bounds.fisher import fisher
 from shearbench.data.catalogs import PARAMETER_COLUMNS
-from shearbench.forward_model.fourier import Grid, Renderer
+from shearbench.forward_model.fourier import FLUX, G1, HLR, SERSIC_N, G, Grid, Renderer
 from shearbench.networks.modules import dihedral
 from shearbench.networks.modules.bodies import Normalised
 from shearbench.networks.modules.refinement import Refinement
@@ -59,7 +59,7 @@ def noiseless(model, truth, psf, sigma=1e-3):
     """Return stamps of galaxies of the model, and a mean of zero, which the refinement does not use."""
     with torch.no_grad():
         images = model.renderer(truth, model.renderer.psf_image(psf))
-    return normalised(images, psf, truth[:, 0], sigma)
+    return normalised(images, psf, truth[:, FLUX], sigma)
 
 
 def normalised(images, psf, flux, sigma):
@@ -72,17 +72,17 @@ def test_undamped_each_step_squares_the_error(profile):
     model, truth = refinement(profile), truths(6, profile)
     stamps = noiseless(model, truth, psf_image())
     way = torch.randn_like(truth) * torch.tensor(SPREAD[profile]).double()
-    way[:, 0] *= truth[:, 0]
+    way[:, FLUX] *= truth[:, FLUX]
     errors = []
     with torch.no_grad():
         for size in (0.04, 0.02, 0.01):
             shapes, _ = model(truth + size * way, stamps)
-            errors.append((shapes - truth[:, 4:6]).norm(dim=1))
+            errors.append((shapes - truth[:, G]).norm(dim=1))
     for coarse, fine in itertools.pairwise(errors):
         # Half the error before is a quarter after; 5 where terms of third order still count.
         assert ((coarse / fine > 3.4) & (coarse / fine < 5)).all()
     two = refinement(profile, steps=2)(truth + 0.04 * way, stamps)[0]
-    assert ((two - truth[:, 4:6]).norm(dim=1) < 0.02 * errors[0]).all()
+    assert ((two - truth[:, G]).norm(dim=1) < 0.02 * errors[0]).all()
 
 
 def test_its_gradient_is_that_of_finite_differences_where_nothing_is_left_to_explain():
@@ -91,7 +91,7 @@ def test_its_gradient_is_that_of_finite_differences_where_nothing_is_left_to_exp
     guess = truth.clone().requires_grad_()
     # Each stamp's answer depends on its own guess alone.
     gradients = [torch.autograd.grad(model(guess, stamps)[0][:, k].sum(), guess)[0] for k in (0, 1)]
-    assert gradients[0][:, 4].min() > 0.001  # damped: some of the guess is left
+    assert gradients[0][:, G1].min() > 0.001  # damped: some of the guess is left
     for parameter in range(6):
         step = torch.zeros_like(truth)
         step[:, parameter] = 1e-4
@@ -130,10 +130,12 @@ def test_one_step_arrives_at_the_shapes_that_galsim_drew(population):
     guess = truth + 1e-4 * torch.randn_like(truth)
     level, sigma = torch.zeros(len(truth), LEVELS), torch.tensor(1e-5)
     images, psf = torch.from_numpy(images), torch.from_numpy(psf)
-    stamps = Normalised(images, psf, images.mean(0), truth[:, 0], truth[:, 0], sigma / truth[:, 0], level)
+    stamps = Normalised(
+        images, psf, images.mean(0), truth[:, FLUX], truth[:, FLUX], sigma / truth[:, FLUX], level
+    )
     with torch.no_grad():
         shapes, bound = model(guess, stamps)
-    error = (shapes - truth[:, 4:6]) / bound
+    error = (shapes - truth[:, G]) / bound
     # Of the bound at a noise of 1e-5: what it adds to the RMSE is half its square.
     assert error.square().mean().sqrt() < 0.15
 
@@ -142,7 +144,7 @@ def test_damping_is_as_a_prior_of_that_precision():
     model, truth = refinement(damping=50.0), truths(5, "exponential")
     stamps, guess = noiseless(model, truth, psf_image()), truth * 1.05
     shapes, error = model(guess, stamps)
-    torch.testing.assert_close(shapes, guess[:, 4:6], rtol=0, atol=1e-9)
+    torch.testing.assert_close(shapes, guess[:, G], rtol=0, atol=1e-9)
     torch.testing.assert_close(error, torch.full_like(error, 0.2 * np.exp(-25)), rtol=1e-6, atol=2e-7)
 
 
@@ -173,13 +175,13 @@ def test_guesses_that_cannot_be_drawn_are_answered_from_the_nearest_that_can(pro
     model, truth = refinement(profile), truths(4, profile)
     stamps = noiseless(model, truth, psf_image())
     guess = truth.clone()
-    guess[0, 3], guess[1, 4:6], guess[2, 0] = -0.2, torch.tensor([0.9, 0.9]), -1.0
+    guess[0, HLR], guess[1, G], guess[2, FLUX] = -0.2, torch.tensor([0.9, 0.9]), -1.0
     if profile == "sersic":
-        guess[3, 6] = 7.0
+        guess[3, SERSIC_N] = 7.0
     drawable = guess.clone()
-    drawable[0, 3], drawable[1, 4:6] = 0.02, 0.95 / 2**0.5
+    drawable[0, HLR], drawable[1, G] = 0.02, 0.95 / 2**0.5
     if profile == "sersic":
-        drawable[3, 6] = 6.2
+        drawable[3, SERSIC_N] = 6.2
     (shapes, error), (expected, _) = model(guess, stamps), model(drawable, stamps)
     assert torch.isfinite(shapes).all()
     assert torch.isfinite(error).all()
@@ -195,7 +197,7 @@ def test_a_stamp_without_answer_leaves_the_others_alone():
     clean = model(guess, stamps)[0]
     images = stamps.images.clone()
     images[1, 3, 4] = torch.nan
-    guess[2, 4] = torch.nan
+    guess[2, G1] = torch.nan
     shapes = model(guess, stamps._replace(images=images))[0]
     assert torch.isnan(shapes).any(1).tolist() == [False, True, True, False]
     assert torch.equal(shapes[[0, 3]], clean[[0, 3]])

@@ -18,9 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -33,8 +31,8 @@ from shearbench.data.stamps import StampSet
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
 from shearbench.files.tables import read_table
-from shearbench.forward_model.accuracy import Extremes, choose_grid
-from shearbench.forward_model.fourier import Psfs, Renderer, parameter_names
+from shearbench.forward_model.accuracy import renderer_for
+from shearbench.forward_model.fourier import FLUX, G, Psfs, Renderer, parameter_names
 from shearbench.simulation.catalog import shear_shape
 from shearbench.simulation.populations import Population
 
@@ -52,6 +50,9 @@ _GAUSS_NEWTON_STEPS = 12
 _BATCH = 256
 _FURTHEST = 6.0  # largest modulus of the two variables of the shape: 2e-8 of the prior lies beyond
 _KNOTS = 4096
+# Places among a prior's variables and its parameters, which are those of the model without the flux.
+_WITHOUT_FLUX = slice(FLUX + 1, None)
+_G = slice(G.start - _WITHOUT_FLUX.start, G.stop - _WITHOUT_FLUX.start)
 
 
 class Prior:
@@ -93,19 +94,15 @@ class Prior:
 
     def parameters(self, u: Tensor) -> Tensor:
         """Return the parameters without the flux, shape (..., size), in the order of `Renderer.names`."""
-        box = torch.cat([u[..., :3], u[..., 5:]], -1)
-        uniform = self._low + self._width * torch.special.ndtr(box)
-        shape, _ = self._shape(u[..., 3:5])
-        return torch.cat([uniform[..., :3], shape, uniform[..., 3:]], -1)
+        uniform = self._low + self._width * torch.special.ndtr(_other(u))
+        shape, _ = self._shape(u[..., _G])
+        return _joined(uniform, shape)
 
     def derivatives(self, u: Tensor) -> Tensor:
         """Return the derivatives of the parameters by u, shape (..., size, size)."""
-        box = torch.cat([u[..., :3], u[..., 5:]], -1)
-        density = self._width * torch.exp(-(box**2) / 2) / math.sqrt(2 * math.pi)
-        matrix = torch.diag_embed(
-            torch.cat([density[..., :3], torch.zeros_like(u[..., :2]), density[..., 3:]], -1)
-        )
-        matrix[..., 3:5, 3:5] = self._shape(u[..., 3:5])[1]
+        density = self._width * torch.exp(-(_other(u) ** 2) / 2) / math.sqrt(2 * math.pi)
+        matrix = torch.diag_embed(_joined(density, torch.zeros_like(u[..., _G])))
+        matrix[..., _G, _G] = self._shape(u[..., _G])[1]
         return matrix
 
     def variables(self, parameters: Tensor) -> Tensor:
@@ -113,15 +110,14 @@ class Prior:
 
         Parameters on or beyond the population's edge are moved inside it.
         """
-        box = torch.cat([parameters[..., :3], parameters[..., 5:]], -1)
-        fraction = torch.where(self._width > 0, (box - self._low) / self._width, 0.5)
+        fraction = torch.where(self._width > 0, (_other(parameters) - self._low) / self._width, 0.5)
         normal = torch.special.ndtri(fraction.clamp(1e-6, 1 - 1e-6))
-        shape = parameters[..., 3:5]
+        shape = parameters[..., _G]
         modulus = shape.norm(dim=-1)
         knots = np.arange(_KNOTS) * self._step
         radius = torch.from_numpy(np.interp(modulus.numpy(), self._modulus.numpy(), knots))
         scale = torch.where(modulus > 0, radius / modulus.clamp_min(1e-300), 0.0)
-        return torch.cat([normal[..., :3], shape * scale[..., None], normal[..., 3:]], -1)
+        return _joined(normal, shape * scale[..., None])
 
     def _shape(self, u: Tensor) -> tuple[Tensor, Tensor]:
         radius = u.norm(dim=-1)
@@ -136,6 +132,16 @@ class Prior:
         across = torch.eye(2, dtype=u.dtype) - along
         matrix = slope[..., None, None] * along + ratio[..., None, None] * across
         return u * ratio[..., None], matrix
+
+
+def _other(values: Tensor) -> Tensor:
+    """Return a prior's variables or parameters, shape (..., size), without the shape, (..., size - 2)."""
+    return torch.cat([values[..., : _G.start], values[..., _G.stop :]], -1)
+
+
+def _joined(other: Tensor, shape: Tensor) -> Tensor:
+    """Return the variables or parameters of `_other` together with those of the shape, (..., 2)."""
+    return torch.cat([other[..., : _G.start], shape, other[..., _G.start :]], -1)
 
 
 def _shape_quantiles(population: Population, radius: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -235,7 +241,7 @@ class _Likelihood:
         low, high = self._prior.flux
         flux = (torch.linalg.vecdot(image, model) / mm).clamp(low, high)[:, None]
         residual = image - flux * model
-        by_u = flux[:, :, None] * self._prior.derivatives(u).mT @ jacobian[:, 1:]
+        by_u = flux[:, :, None] * self._prior.derivatives(u).mT @ jacobian[:, _WITHOUT_FLUX]
         if low < high:  # a free flux removes the component along the model
             by_u = by_u - (by_u @ model[:, :, None]) * (model / mm[:, None])[:, None]
         variance = self._sigma**2
@@ -363,7 +369,7 @@ def sample_posterior(
     found: list[tuple[float, ...]] = []
     generator = torch.Generator()
     for level, sigma in enumerate(sigmas):
-        renderer = _renderer(population, prior, stamps, rows, psf_spec, sigma)
+        renderer = _renderer(population, prior, stamps, rows, sigma)
         likelihood = _Likelihood(sigma, prior, renderer)
         low = 0
         for batch in stamps.batches(sigma, seed, _BATCH, 0, galaxies):
@@ -379,14 +385,14 @@ def sample_posterior(
                 psf = renderer.psf(psf_spec, *shapes[own].T)
                 each = [renderer.psf(psf_spec, *one) for one in shapes[own]]
             with torch.no_grad():
-                peaks = likelihood.maximum(images, psf, prior.variables(truth[own, 1:]))
+                peaks = likelihood.maximum(images, psf, prior.variables(truth[own, _WITHOUT_FLUX]))
                 for galaxy, image, one, mean, covariance, flux in zip(
-                    batch.galaxy_id.tolist(), images, each, *peaks, truth[own, 0].tolist()
+                    batch.galaxy_id.tolist(), images, each, *peaks, truth[own, FLUX].tolist()
                 ):
                     generator.manual_seed(hash((seed, galaxy, level)) % 2**63)
                     of_stamp = functools.partial(likelihood.log, image, one, flux=flux)
                     u, weight = _sample(of_stamp, mean, covariance, samples, generator)
-                    found.append((galaxy, sigma, *_summary(prior.parameters(u)[:, 3:5], weight)))
+                    found.append((galaxy, sigma, *_summary(prior.parameters(u)[:, _G], weight)))
     return pd.DataFrame(found, columns=list(POSTERIOR))
 
 
@@ -439,16 +445,18 @@ def _renderer(
     prior: Prior,
     stamps: StampSet,
     rows: pd.DataFrame,
-    psf: Mapping[str, Any],
     sigma: float,
 ) -> Renderer:
     """Return a renderer that is accurate enough for all galaxies of the population at a noise level."""
-    furthest = torch.tensor([0.0, 0, 0, _FURTHEST, 0, 0], dtype=torch.float64)[: prior.size]
-    extremes = replace(
-        Extremes.of(rows, population.profile, stamps.shape, stamps.pixel_scale, psf),
+    furthest = torch.zeros(prior.size, dtype=torch.float64)
+    furthest[_G.start] = _FURTHEST
+    return renderer_for(
+        rows,
+        population.profile,
+        stamps.shape,
+        stamps.pixel_scale,
+        max(_TOLERANCE, _TOLERANCE_OF_NOISE * sigma / population.flux[1]),
         hlr=population.half_light_radius_arcsec,
-        g_max=float(prior.parameters(furthest)[3]),
+        g_max=float(prior.parameters(furthest)[_G.start]),
         n=population.sersic_n,
     )
-    grid = choose_grid(extremes, max(_TOLERANCE, _TOLERANCE_OF_NOISE * sigma / population.flux[1]))
-    return Renderer(population.profile, stamps.shape, stamps.pixel_scale, grid)

@@ -64,10 +64,10 @@ def cramer_rao(
     from shearbench.bounds.fisher import fisher
 
     matrices, names = fisher(catalog, pixel_scale, shape, psf, psf_images)
-    flux = catalog["flux"].to_numpy(np.float64)
+    flux, at = catalog["flux"].to_numpy(np.float64), names.index("flux")
     columns: dict[str, Any] = {
         "galaxy_id": catalog["galaxy_id"].to_numpy(np.int64),
-        "snr": np.abs(flux) * np.sqrt(matrices[:, 0, 0]),  # the image is flux times its derivative by flux
+        "snr": np.abs(flux) * np.sqrt(matrices[:, at, at]),  # the image is flux times its derivative by flux
     }
     variance = marginal_variance(matrices)
     for name in ("g1", "g2"):

@@ -81,7 +81,7 @@ def fisher(
         rows = catalog.iloc[chosen]
         extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
         count = len(parameter_names(profile))
-        renderer = Renderer(profile, shape, pixel_scale, _grid(extremes, rows, images))
+        renderer = extremes.renderer(_grid(extremes, rows, images))
         matrices[chosen, :count, :count] = _fisher(renderer, rows, psf, images, chosen)
     return matrices, names
 

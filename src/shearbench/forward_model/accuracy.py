@@ -1,4 +1,4 @@
-"""The choice of the smallest grid of frequencies that renders a population to a given accuracy."""
+"""Renderers of a given accuracy: the choice of the smallest grid of frequencies for a population."""
 
 from __future__ import annotations
 
@@ -56,8 +56,18 @@ class Extremes:
         shape: tuple[int, int],
         pixel_scale: float,
         psf: Mapping[str, Any],
+        **limits: Any,
     ) -> Extremes:
-        """Return the extremes among the rows of a catalog."""
+        """Return the extremes among the rows of a catalog.
+
+        Parameters
+        ----------
+        catalog : pandas.DataFrame
+        profile, shape, pixel_scale, psf
+            See the attributes.
+        **limits
+            Attributes that replace those of the catalog: limits of the population that it need not reach.
+        """
 
         def ends(column: str) -> tuple[float, float]:
             return catalog[column].min(), catalog[column].max()
@@ -66,17 +76,20 @@ class Extremes:
             g1, g2 = catalog[[f"{prefix}g1", f"{prefix}g2"]].to_numpy(np.float64).T
             return float(np.hypot(g1, g2).max())
 
-        return cls(
-            profile,
-            shape,
-            pixel_scale,
-            psf,
-            hlr=ends("hlr"),
-            g_max=largest(""),
-            psf_fwhm=ends("psf_fwhm"),
-            psf_g_max=largest("psf_"),
-            n=ends("sersic_n"),
-        )
+        found = {
+            "hlr": ends("hlr"),
+            "g_max": largest(""),
+            "psf_fwhm": ends("psf_fwhm"),
+            "psf_g_max": largest("psf_"),
+            "n": ends("sersic_n"),
+        }
+        return cls(profile, shape, pixel_scale, psf, **(found | limits))
+
+    def renderer(
+        self, grid: Grid, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Renderer:
+        """Return a renderer of these galaxies on these stamps."""
+        return Renderer(self.profile, self.shape, self.pixel_scale, grid, dtype, device)
 
     def render(self, grid: Grid) -> Tensor:
         """Return float64 images of unit flux of the extreme galaxies and PSFs.
@@ -87,7 +100,7 @@ class Extremes:
         -------
         Tensor, shape (number of PSFs, number of galaxies, ny, nx)
         """
-        renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
+        renderer = self.renderer(grid, torch.float64)
         parameters, psfs = self._cases(renderer)
         with torch.no_grad():
             return torch.stack([renderer(parameters, psf) for psf in psfs])
@@ -113,7 +126,7 @@ class Extremes:
         # The smallest galaxies under the smallest PSFs reach the highest frequencies.
         sharpest = replace(self, hlr=(self.hlr[0],) * 2, psf_fwhm=(self.psf_fwhm[0],) * 2)
         grid = Grid(max(self.shape), _BANDWIDTHS[-1] + 1)
-        renderer = Renderer(self.profile, self.shape, self.pixel_scale, grid, torch.float64)
+        renderer = self.renderer(grid, torch.float64)
         parameters, psfs = sharpest._cases(renderer)
         k, width = grid.frequencies()
         with torch.no_grad():
@@ -139,6 +152,38 @@ class Extremes:
         shears = sorted({-self.psf_g_max, self.psf_g_max})
         psfs = [renderer.psf(spec, fwhm, g) for fwhm in sorted(set(self.psf_fwhm)) for g in shears]
         return torch.tensor(cases, dtype=torch.float64)[:, : len(renderer.names)], psfs
+
+
+def renderer_for(
+    catalog: pd.DataFrame,
+    profile: str,
+    shape: tuple[int, int],
+    pixel_scale: float,
+    tolerance: float,
+    device: torch.device | str = "cpu",
+    **limits: Any,
+) -> Renderer:
+    """Return the cheapest renderer whose images are exact to a tolerance for all galaxies of a catalog.
+
+    Parameters
+    ----------
+    catalog : pandas.DataFrame
+        Its attribute ``psf`` is the kind of PSF.
+    profile, shape, pixel_scale, device
+        As for `Renderer`.
+    tolerance : float
+        Largest error of a pixel, as a fraction of the galaxy's flux, see `choose_grid`.
+    **limits
+        Attributes of `Extremes` that replace those of the catalog, for a renderer of other galaxies of the
+        population, too.
+
+    Returns
+    -------
+    Renderer
+        In float32.
+    """
+    extremes = Extremes.of(catalog, profile, shape, pixel_scale, catalog.attrs["psf"], **limits)
+    return extremes.renderer(choose_grid(extremes, tolerance), device=device)
 
 
 def choose_bandwidth(extremes: Extremes, tolerance: float) -> float:

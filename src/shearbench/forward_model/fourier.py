@@ -24,7 +24,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,8 +32,6 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
 from shearbench.forward_model.profiles import (
     PROFILES,
     SERSIC_Q0,
@@ -182,12 +180,18 @@ class _Quadrant(NamedTuple):
     cs: Tensor | None
 
 
+PARAMETERS = ("flux", "x", "y", "hlr", "g1", "g2", "n")
+"""All parameters of a galaxy's model, in order; the last one is that of Sersic profiles only."""
+FLUX, X, Y, HLR, G1, G2, SERSIC_N = range(len(PARAMETERS))
+XY, G = slice(X, Y + 1), slice(G1, G2 + 1)
+
+
 def parameter_names(profile: str) -> tuple[str, ...]:
     """Return the names of a profile's parameters, in order: flux, x, y, hlr, g1, g2 and, for Sersic, n.
 
     ``x, y`` are the offset of the centroid from the stamp's centre (arcsec), with x along a row; ``hlr`` is
     the half-light radius (arcsec), ``g1, g2`` the reduced shear of a round profile, and ``n`` the Sersic
-    index.
+    index. Their places have names too, such as `FLUX` and, for g1 and g2, `G`: ``parameters[:, G]``.
 
     Raises
     ------
@@ -196,8 +200,7 @@ def parameter_names(profile: str) -> tuple[str, ...]:
     """
     if profile not in PROFILES:
         raise ValueError(f"unknown profile '{profile}'; known: {', '.join(PROFILES)}")
-    names = ("flux", "x", "y", "hlr", "g1", "g2")
-    return (*names, "n") if profile == "sersic" else names
+    return PARAMETERS if profile == "sersic" else PARAMETERS[:SERSIC_N]
 
 
 class _Sum(torch.nn.Module):
@@ -483,7 +486,8 @@ class Renderer(torch.nn.Module):
             basis, chain = self._basis(part, transform)
             basis = basis.flatten(2)
             # The image is subtracted before the sum: at high signal-to-noise, float32 sums would cancel.
-            rest = torch.addcmul(stamps[low : low + len(part)].flatten(1), part[:, :1], basis[:, 0], value=-1)
+            stamp, flux = stamps[low : low + len(part)].flatten(1), part[:, FLUX, None]
+            rest = torch.addcmul(stamp, flux, basis[:, 0], value=-1)
             information = chain @ (basis @ basis.mT) @ chain.mT
             found.append((information, (chain @ (basis @ rest[:, :, None]))[:, :, 0]))
             low += len(part)
@@ -503,7 +507,9 @@ class Renderer(torch.nn.Module):
         Tensor, shape (m, K, K)
             Rows are ky.
         """
-        plus, minus = self._radial(parameters, _shear_form(*parameters[:, 3:6].unbind(1)), derivatives=False)
+        plus, minus = self._radial(
+            parameters, _shear_form(*parameters[:, HLR : G2 + 1].unbind(1)), derivatives=False
+        )
         return _quadrant(plus.value, minus.value, psf[slice(None)]).cc
 
     def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform]]:
@@ -521,21 +527,21 @@ class Renderer(torch.nn.Module):
             yield parameters[galaxies], psf[galaxies]
 
     def _image(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
-        flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
+        flux, x, y, hlr, g1, g2 = parameters[:, :SERSIC_N].unbind(1)
         plus, minus = self._radial(parameters, _shear_form(hlr, g1, g2), derivatives=False)
         return self._sum.image(plus, minus, flux, x, y, psf)
 
     def _jacobian(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
         basis, chain = self._basis(parameters, psf)
         derivatives = (chain @ basis.flatten(2)).reshape(basis.shape)
-        return parameters[:, 0, None, None] * basis[:, 0], derivatives
+        return parameters[:, FLUX, None, None] * basis[:, 0], derivatives
 
     def _basis(self, parameters: Tensor, psf: PsfTransform) -> tuple[Tensor, Tensor]:
         """Return images [m, P, ny, nx] and matrices [m, P, P]; their product is the derivatives.
 
         The first image is that of the galaxy with unit flux.
         """
-        flux, x, y, hlr, g1, g2 = parameters[:, :6].unbind(1)
+        flux, x, y, hlr, g1, g2 = parameters[:, :SERSIC_N].unbind(1)
         form = _shear_form(hlr, g1, g2)
         plus, minus = self._radial(parameters, form, derivatives=True)
         basis = self._sum.basis(plus, minus, x, y, psf)
@@ -547,11 +553,13 @@ class Renderer(torch.nn.Module):
         by_g1 = [2 * ((1 + g1) ** 2 - g2**2), 4 * g1 * g2, -2 * ((1 - g1) ** 2 - g2**2)]
         by_g2 = [4 * g2 * (1 + g1), 2 * (1 - g1**2 + g2**2), 4 * g2 * (1 - g1)]
         chain = torch.diag_embed(flux[:, None].expand(-1, len(self.names)).clone())
-        chain[:, 0, 0] = 1.0
-        for row, terms in enumerate(
-            (by_hlr, [squared * t for t in by_g1], [squared * t for t in by_g2]), start=3
+        chain[:, FLUX, FLUX] = 1.0
+        for row, terms in (
+            (HLR, by_hlr),
+            (G1, [squared * t for t in by_g1]),
+            (G2, [squared * t for t in by_g2]),
         ):
-            chain[:, row, 3:6] = torch.stack(terms, dim=1)
+            chain[:, row, HLR : G2 + 1] = torch.stack(terms, dim=1)  # where the basis has A, B, C
         return basis, chain
 
     @property
@@ -571,7 +579,7 @@ class Renderer(torch.nn.Module):
         if self.profile == "exponential":
             transform = functools.partial(exponential_radial, derivatives=derivatives)
         elif self.profile == "sersic":
-            table, by_index = self._sersic_tables(parameters[:, 6])
+            table, by_index = self._sersic_tables(parameters[:, SERSIC_N])
             transform = functools.partial(
                 sersic_radial, table=table, by_index=by_index if derivatives else None
             )

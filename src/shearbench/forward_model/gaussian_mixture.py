@@ -30,6 +30,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shearbench.forward_model.fourier import FLUX, G1, G2, HLR, X, Y
+
 # Shares of the flux, and standard deviations in half-light radii. Those of the exponential profile are the
 # least-squares fit of 7 Gaussians to its transform (1 + k^2 r0^2)^(-3/2), with the same flux and the weight
 # k exp(-(k r0)^2 / 25), that of a PSF with a FWHM of 0.28 half-light radii or more. (The mixture of Hogg &
@@ -173,9 +175,9 @@ class MixtureModel:
         # Chain rule, from derivatives by flux, centre (row, column) and covariance to those by the
         # parameters.
         chain = np.zeros((len(flux), 6, 6))
-        chain[:, 0, 0] = 1
-        chain[:, 1, 2] = chain[:, 2, 1] = flux / self.pixel_scale
-        for row, derivative in ((3, 2 / hlr * form), (4, by_g1), (5, by_g2)):
+        chain[:, FLUX, 0] = 1
+        chain[:, X, 2] = chain[:, Y, 1] = flux / self.pixel_scale
+        for row, derivative in ((HLR, 2 / hlr * form), (G1, by_g1), (G2, by_g2)):
             chain[:, row, 3:] = (flux * square * derivative).T
         information = chain @ information @ chain.transpose(0, 2, 1)
         force = (chain @ force[:, :, None])[:, :, 0] + 0 * psf.covariance[:, :1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,6 @@ from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 from scipy.special import gamma, gammaincinv, kv, loggamma
 from torch import Tensor
-
-if TYPE_CHECKING:
-    pass
-
 
 PROFILES = ("gaussian", "exponential", "sersic")
 PSF_PROFILES = ("gaussian", "moffat", "kolmogorov")

@@ -74,7 +74,7 @@ class Comparison(Generic[T]):
     inputs : object
         Given to both.
     ours, peer : callable
-        What each side does with the inputs.
+        What each side does with the inputs; the peer is another code, or the same work done another way.
     measure : callable
         Takes a side and the inputs, and returns a number in `unit`.
     rounds : int
@@ -282,12 +282,10 @@ def rendering(name: str, stamps: int) -> Comparison[pd.DataFrame]:
     import torch
 
     from shearbench.data.catalogs import PARAMETER_COLUMNS as CATALOG
-    from shearbench.forward_model.accuracy import Extremes, choose_grid
-    from shearbench.forward_model.fourier import Renderer
+    from shearbench.forward_model.accuracy import renderer_for
 
     population, rows = _sample(name, stamps)
-    extremes = Extremes.of(rows, population.profile, SHAPE, PIXEL_SCALE, rows.attrs["psf"])
-    renderer = Renderer(population.profile, SHAPE, PIXEL_SCALE, choose_grid(extremes, 1e-6))
+    renderer = renderer_for(rows, population.profile, SHAPE, PIXEL_SCALE, 1e-6)
 
     def render(rows: pd.DataFrame) -> Images:
         columns = rows.iloc[:1] if population.psf.constant else rows

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from shearbench.forward_model.fourier import FLUX
 from shearbench.networks.modules import dihedral
 
 
@@ -45,6 +46,11 @@ class Normalised(NamedTuple):
     def rest(self) -> Tensor:
         """Return what is left without the mean galaxy, over the scale, [n, ny, nx]."""
         return (self.images - self.amplitude[:, None, None] * self.mean) / self.scale[:, None, None]
+
+
+def with_flux(parameters: Tensor, flux: Tensor) -> Tensor:
+    """Return parameters [n, P], or numbers that belong to them, with those of the flux [n] replaced."""
+    return torch.cat([flux[:, None], parameters[:, FLUX + 1 :]], 1)
 
 
 class ImageBody(nn.Module):

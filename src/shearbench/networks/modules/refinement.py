@@ -21,9 +21,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from shearbench.forward_model.fourier import Grid, Renderer, parameter_names
+from shearbench.forward_model.fourier import (
+    FLUX,
+    G1,
+    HLR,
+    SERSIC_N,
+    XY,
+    G,
+    Grid,
+    Renderer,
+    parameter_names,
+)
 from shearbench.forward_model.profiles import SERSIC_RANGE
-from shearbench.networks.modules.bodies import Normalised
+from shearbench.networks.modules.bodies import Normalised, with_flux
 from shearbench.networks.terms import LEVELS
 
 if TYPE_CHECKING:
@@ -111,7 +121,7 @@ class Refinement(nn.Module):
         """
         # Parameters in units of the population's spread, the flux in those of the stamp's scale as well.
         unit = self.spread.expand(len(guess), -1)
-        unit = torch.cat([unit[:, :1] * stamps.scale[:, None], unit[:, 1:]], 1)
+        unit = with_flux(unit, unit[:, FLUX] * stamps.scale)
         flux, position, size, shape, *index = self.damping(stamps.level).exp().split(1, 1)
         damping = torch.cat([flux, position, position, size, shape, shape, *index], 1)
         on_cpu = guess.device.type == "cpu"
@@ -133,23 +143,23 @@ class Refinement(nn.Module):
             # A stamp that has no answer must not take the answers of others away: no exception, no check.
             step = torch.linalg.solve_ex(damped, force + information @ away)[0][:, :, 0]
             at = at + unit * step.clamp(-_STEP_MAX, _STEP_MAX)
-        variance = torch.linalg.inv_ex(damped)[0].diagonal(dim1=1, dim2=2)[:, 4:6]
-        error = variance.clamp_min(_LEAST_VARIANCE).sqrt() * self.spread[4]
-        return self._corrected(at[:, 4:6], guess[:, 4:6], at, unit, error, stamps.level), error
+        variance = torch.linalg.inv_ex(damped)[0].diagonal(dim1=1, dim2=2)[:, G]
+        error = variance.clamp_min(_LEAST_VARIANCE).sqrt() * self.spread[G1]
+        return self._corrected(at[:, G], guess[:, G], at, unit, error, stamps.level), error
 
     def _corrected(
         self, shape: Tensor, first: Tensor, at: Tensor, unit: Tensor, error: Tensor, level: Tensor
     ) -> Tensor:
         """Return a shape (1 + w u) g + w v (first - g), with w the part of the variance that noise makes."""
-        spread = self.spread[4]
+        spread = self.spread[G1]
         variance = (error / spread).square().mean(1, keepdim=True)
         noisy = variance / (1 + variance)
         relative = (at - self.centre * unit / self.spread) / unit
         invariant = torch.cat(
             [
                 level,
-                relative[:, [0, 3]],
-                (relative[:, 1:3].square().sum(1, keepdim=True) + 1).log(),
+                relative[:, [FLUX, HLR]],
+                (relative[:, XY].square().sum(1, keepdim=True) + 1).log(),
                 shape.square().sum(1, keepdim=True) / spread.square(),
                 first.square().sum(1, keepdim=True) / spread.square(),
                 (shape * first).sum(1, keepdim=True) / spread.square(),
@@ -171,6 +181,7 @@ def _from_zero(inputs: int, outputs: int) -> nn.Sequential:
 
 def _drawable(at: Tensor) -> Tensor:
     """Return the nearest parameters [n, P] of a galaxy that can be drawn."""
-    shear = at[:, 4:6] * (_SHEAR_MAX / at[:, 4:6].norm(dim=1, keepdim=True).clamp_min(_SHEAR_MAX))
-    size, index = at[:, 3:4].clamp_min(_SIZE_MIN), at[:, 6:].clamp(*SERSIC_RANGE)
-    return torch.cat([at[:, :3], size, shear, index], 1)
+    shape = at[:, G]
+    shape = shape * (_SHEAR_MAX / shape.norm(dim=1, keepdim=True).clamp_min(_SHEAR_MAX))
+    size, index = at[:, HLR, None].clamp_min(_SIZE_MIN), at[:, SERSIC_N:].clamp(*SERSIC_RANGE)
+    return torch.cat([at[:, :HLR], size, shape, index], 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import pandas as pd
@@ -14,8 +14,8 @@ from torch import Tensor
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.data.stamps import RULE, StampSet
 from shearbench.errors import ConfigError, ContractError
-from shearbench.forward_model.accuracy import Extremes, choose_grid
-from shearbench.forward_model.fourier import Grid, Psfs, Renderer
+from shearbench.forward_model.accuracy import renderer_for
+from shearbench.forward_model.fourier import FLUX, HLR, Grid, Psfs, Renderer
 from shearbench.jobs.torch_settings import seeded
 from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
@@ -216,14 +216,16 @@ class Rendered:
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
         self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
         shape = (psf.shape[-2], psf.shape[-1])
-        profile = population.model_profile
-        extremes = replace(
-            Extremes.of(catalog, profile, shape, pixel_scale, self.spec),
+        self.renderer = renderer_for(
+            catalog,
+            population.model_profile,
+            shape,
+            pixel_scale,
+            _RENDERING_TOLERANCE,
+            self.device,
             psf_fwhm=population.psf.fwhm_arcsec,
             psf_g_max=3 * population.psf.shape_sigma,
         )
-        grid = choose_grid(extremes, _RENDERING_TOLERANCE)
-        self.renderer = Renderer(profile, shape, pixel_scale, grid, device=self.device)
         self.psf = psf if population.psf.constant else None
         point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
         self.point = Renderer("gaussian", shape, pixel_scale, point, device=self.device)
@@ -262,8 +264,8 @@ class Rendered:
         if self.psf is not None and self.constant is not None:
             return self.renderer(parameters, self.constant), self.psf, truth
         shapes = self.psf_shapes[:, part].flatten(0, 1)
-        point = torch.zeros_like(parameters[:, :6])
-        point[:, 0], point[:, 3] = 1.0, _POINT
+        point = torch.zeros(len(parameters), len(self.point.names)).to(parameters)
+        point[:, FLUX], point[:, HLR] = 1.0, _POINT
         psf = self.point(point, self._psfs(self.point, shapes))
         return self.renderer(parameters, self._psfs(self.renderer, shapes)), psf, truth
 

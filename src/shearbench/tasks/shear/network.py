@@ -19,9 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from shearbench.forward_model.fourier import FLUX
 from shearbench.networks.base import Architecture
 from shearbench.networks.modules import dihedral
-from shearbench.networks.modules.bodies import Normalised, symmetric
+from shearbench.networks.modules.bodies import Normalised, symmetric, with_flux
 from shearbench.training.task import TrainedModule
 
 _FIT_STAMPS = 8192  # galaxies that the scaling is measured on
@@ -146,7 +147,7 @@ class ShearNetwork(TrainedModule):
         """Return targets with the flux in units of the scale."""
         if self.targets[0] != "flux":
             return parameters
-        return torch.cat([parameters[:, :1] / scale[:, None], parameters[:, 1:]], 1)
+        return with_flux(parameters, parameters[:, FLUX] / scale)
 
     def normalise(self, images: Tensor, psf: Tensor, sigma: Tensor) -> Normalised:
         """Find the flux of stamps roughly, and the noise relative to it.
@@ -199,7 +200,7 @@ class ShearNetwork(TrainedModule):
         count = len(self.targets)
         parameters = self.target_centre + self.target_spread * raw[:, :count]
         if self.targets[0] == "flux":
-            parameters = torch.cat([parameters[:, :1] * stamps.scale[:, None], parameters[:, 1:]], 1)
+            parameters = with_flux(parameters, parameters[:, FLUX] * stamps.scale)
         at = self.targets.index("g1")
         shapes, error = parameters[:, at : at + 2], torch.ones_like(parameters[:, :2])
         snr = self.mean.norm() / stamps.noise
