@@ -2,12 +2,8 @@
 
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.estimates import read_estimates
-from shearbench.evaluation.shear_bias import (
-    shear_bias,
-    shear_bias_bins,
-    shear_bias_bins_table,
-    shear_bias_table,
-)
+from shearbench.evaluation.shear_bias import shear_bias, shear_bias_table
+from shearbench.evaluation.shear_bias_bins import shear_bias_bins, shear_bias_bins_table
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
 

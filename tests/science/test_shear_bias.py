@@ -9,15 +9,12 @@ import pandas as pd
 import pytest
 
 from shearbench.errors import ContractError
-from shearbench.evaluation.shear_bias import (
+from shearbench.evaluation.shear_bias import SHEAR_BIAS, shear_bias, shear_bias_table, unbiased
+from shearbench.evaluation.shear_bias_bins import (
     BINS,
-    SHEAR_BIAS,
     SHEAR_BIAS_BINS,
-    shear_bias,
     shear_bias_bins,
     shear_bias_bins_table,
-    shear_bias_table,
-    unbiased,
 )
 
 SHEAR = 0.02
