@@ -4,12 +4,12 @@ from itertools import product
 
 from shearbench.data.estimates import estimates_table, write_estimates
 from shearbench.data.stamps import read_stamps
-from shearbench.jobs.gpu_use import gpu_use
+from shearbench.jobs.gpu_use import recorded_gpu_use
 from shearbench.jobs.job import logged
 from shearbench.tasks.shear.model_file import load_model
 from shearbench.tasks.shear.prediction import predict
 
-with logged(snakemake.log[0]), gpu_use(snakemake.params.gpu_use):
+with logged(snakemake.log[0]), recorded_gpu_use(snakemake.params.gpu_use_path):
     origins = snakemake.params.origins
     population, variant = snakemake.wildcards.population, snakemake.wildcards.variant
     stamps = read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps])

@@ -42,7 +42,7 @@ with logged(snakemake.log[0]):
         gpus=snakemake.resources.gpu,
         others={other: Path(snakemake.params.checkpoint).with_name(f"seed{other}.pt") for other in others},
         together=together,
-        gpu_use=snakemake.params.gpu_use,
+        gpu_use_path=snakemake.params.gpu_use_path,
         may_diverge=snakemake.params.may_diverge,
     )
     variant, population = Variant(**snakemake.params.variant), Population(**snakemake.params.population)

@@ -12,7 +12,7 @@ import pytest
 
 from shearbench.evaluation.throughput import read_gpu_use
 from shearbench.jobs import gpu_use as module
-from shearbench.jobs.gpu_use import gpu_use, utilisation
+from shearbench.jobs.gpu_use import recorded_gpu_use, utilisation
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def on_gpu(monkeypatch):
 def test_memory_and_mean_utilisation_are_noted(tool, on_gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_INTERVAL", 0.05)
     path = tmp_path / "train/seed1.gpu.csv"
-    with gpu_use(path):
+    with recorded_gpu_use(path):
         time.sleep(0.5)
     assert read_gpu_use(path) == {"gpu_mb": 3000.0, "gpu_percent": 42.0}
 
@@ -47,7 +47,7 @@ def test_memory_and_mean_utilisation_are_noted(tool, on_gpu, tmp_path, monkeypat
 def test_a_job_that_used_none_leaves_nothing_and_clears_what_was_there(tmp_path):
     path = tmp_path / "seed1.gpu.csv"
     path.write_text("gpu_mb,gpu_percent\n1,1\n")
-    with gpu_use(path):
+    with recorded_gpu_use(path):
         pass
     assert not path.exists()
     assert all(math.isnan(value) for value in read_gpu_use(path).values())
@@ -55,7 +55,7 @@ def test_a_job_that_used_none_leaves_nothing_and_clears_what_was_there(tmp_path)
 
 def test_a_failing_job_leaves_it_too_and_an_unknown_utilisation_stays_empty(tool, on_gpu, tmp_path):
     path = tmp_path / "seed1.gpu.csv"
-    with pytest.raises(ZeroDivisionError), gpu_use(path):
+    with pytest.raises(ZeroDivisionError), recorded_gpu_use(path):
         _ = 1 / 0
     assert read_gpu_use(path)["gpu_mb"] == 3000.0
     assert math.isnan(read_gpu_use(path)["gpu_percent"])

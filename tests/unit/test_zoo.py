@@ -134,7 +134,7 @@ def test_group_convolutions_turn_and_permute(side, kernel, lifting, element, see
 )
 def test_a_stamp_is_refused_or_gives_numbers_that_all_depend_on_it(kind, side, channels, outputs):
     options = ZOO[kind]()
-    if (reason := options.refuses((side, side))) is not None:
+    if (reason := options.objection((side, side))) is not None:
         assert reason.startswith("options.")
         assert f"{side} by {side} pixels" in reason
         return
@@ -162,7 +162,7 @@ def test_a_stamp_is_refused_or_gives_numbers_that_all_depend_on_it(kind, side, c
     ],
 )
 def test_what_does_not_fit_is_refused(options, shape, said):
-    assert said in options.refuses(shape)
+    assert said in options.objection(shape)
 
 
 def test_parameters_are_counted_by_hand():

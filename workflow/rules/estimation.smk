@@ -64,7 +64,7 @@ rule train:
         origins=origins,
         population=lambda w: untracked(RUN.population(w.population)),
         variant=lambda w: untracked(RUN.variants[w.variant].model_dump(mode="json")),
-        gpu_use=f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
+        gpu_use_path=f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
         # Not an output, because Snakemake deletes outputs before every attempt.
         checkpoint=f"{FOLDER}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
         depends=lambda w: DIGESTS.train(w.population, w.variant),
@@ -98,7 +98,7 @@ rule predict:
         ENVIRONMENT
     params:
         origins=origins,
-        gpu_use=f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
+        gpu_use_path=f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
@@ -125,7 +125,7 @@ use rule predict as predict_shear with:
         f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
     params:
         origins=origins,
-        gpu_use=f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
+        gpu_use_path=f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
         seeds=list(CONFIG.seeds),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
         seed=CONFIG.seed,
@@ -152,7 +152,7 @@ use rule predict as predict_study with:
         variant=any_of(name for name in RUN.variants if name not in CONFIG.variants),
     params:
         origins=origins,
-        gpu_use=f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
+        gpu_use_path=f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
         seeds=lambda w: [int(w.seed)],
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,

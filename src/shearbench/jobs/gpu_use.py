@@ -18,7 +18,7 @@ _INTERVAL = 5.0  # seconds between two measurements of the utilisation
 
 
 @contextlib.contextmanager
-def gpu_use(path: str | os.PathLike[str]) -> Iterator[None]:
+def recorded_gpu_use(path: str | os.PathLike[str]) -> Iterator[None]:
     """Measure how much of its GPU a block of code uses, and write it to a file when the block ends.
 
     Parameters

@@ -38,7 +38,7 @@ class Attention(DenseHead):
             raise ValueError(f"heads: {self.heads} does not divide width, which is {self.width}")
         return self
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
         if any(side % self.patch for side in shape):
             return f"options.patch: {self.patch} does not divide stamps of {shape[0]} by {shape[1]} pixels"

@@ -66,7 +66,7 @@ class Architecture(Options):
         """
         return 1.0
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         return None
 

@@ -55,7 +55,7 @@ class ConvNet(DenseHead):
         "channels and pixels by weights computed from the image.",
     )
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
         halved = 1 if self.downsampling == "dilated" else self.stages
         return cannot_be_halved(shape, self.fold, halved) or too_wide(self.width, self.growth, self.stages)

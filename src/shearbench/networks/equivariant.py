@@ -38,7 +38,7 @@ class Equivariant(Architecture):
         0.0, ge=0, lt=1, description="Fraction of the units set to zero at random in each training step."
     )
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         size = f"stamps of {shape[0]} by {shape[1]} pixels"
         if shape[0] != shape[1]:

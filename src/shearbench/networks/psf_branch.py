@@ -30,9 +30,9 @@ class PsfBranch(ConvNet):
     )
     psf_width: Width = Field(4, description="Channels of the first stage of the PSF's branch.")
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
-        return super().refuses(shape) or too_wide(self.psf_width, self.growth, self.stages, "psf_width")
+        return super().objection(shape) or too_wide(self.psf_width, self.growth, self.stages, "psf_width")
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""

@@ -154,9 +154,9 @@ class Refined(Architecture):
             model = "mixture" if described else "fourier"
         return self.model_copy(update={"profile": profile, "forward_model": model})
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
-        reason = self._first().refuses(shape)
+        reason = self._first().objection(shape)
         return reason and f"options.first: {reason}"
 
     def body(

@@ -38,7 +38,7 @@ class Residual(DenseHead):
     blocks: Further = Field(2, description="Number of residual blocks in each stage.")
     normalisation: Normalisation = Field("none", description="Normalisation before each activation.")
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         problem = cannot_be_halved(shape, self.fold, self.stages, exactly=self.downsampling == "squeeze")
         return problem or too_wide(self.width, 2, self.stages)

@@ -31,7 +31,7 @@ class ShearNet(Architecture):
     hidden: Width = Field(128, description="Units of the first dense layer.")
     activation: Activation = Field("relu", description="Activation function.")
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         return (
             None if min(shape) >= 4 else f"stamps of {shape[0]} by {shape[1]} pixels cannot be halved twice"

@@ -42,7 +42,7 @@ class UNet(DenseHead):
         "layers; null: no such convolution.",
     )
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         problem = cannot_be_halved(shape, self.fold, self.scales, exactly=True)
         if problem is not None:

@@ -67,7 +67,7 @@ class Whitened(Architecture):
     blocks: Depth = Field(4, description="Number of residual blocks, of two layers each.")
     activation: Activation = Field("gelu", description="Activation function.")
 
-    def refuses(self, shape: tuple[int, int]) -> str | None:
+    def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         if shape[0] != shape[1]:
             return f"stamps of {shape[0]} by {shape[1]} pixels are not square"

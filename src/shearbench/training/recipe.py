@@ -146,7 +146,7 @@ class Recipe(Options):
             )
         return self
 
-    def refuses(self, stamps: int) -> str | None:
+    def objection(self, stamps: int) -> str | None:
         """Return why a training on this number of galaxies is impossible, or None if it is possible."""
         shown = self.epoch_stamps or stamps
         if shown < self.batch_size:

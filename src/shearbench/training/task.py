@@ -192,8 +192,8 @@ class Job:
         their checkpoints, so that their own jobs only have to write the results. A network with dropout is
         always trained alone, because its random masks would differ. The steps differ from those of a
         training alone by rounding errors; with SOAP these grow to different, equally good weights.
-    gpu_use : path-like, optional
-        Where to note how much of its GPU the first process used, see `shearbench.jobs.gpu_use`.
+    gpu_use_path : path-like, optional
+        Where to record how much of its GPU the first process used, see `shearbench.jobs.gpu_use`.
     may_diverge : bool
         If the loss becomes infinite or NaN, return the model, marked as diverged, as a study needs it. By
         default this is an error.
@@ -206,5 +206,5 @@ class Job:
     gpus: int = 1
     others: Mapping[int, str | os.PathLike[str]] = field(default_factory=dict)
     together: int = 1
-    gpu_use: str | os.PathLike[str] | None = None
+    gpu_use_path: str | os.PathLike[str] | None = None
     may_diverge: bool = False

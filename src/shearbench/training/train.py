@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from shearbench.errors import ShearbenchError
-from shearbench.jobs.gpu_use import gpu_use
+from shearbench.jobs.gpu_use import recorded_gpu_use
 from shearbench.jobs.torch_settings import pick_device, torch_settings
 from shearbench.training.checkpoint import Checkpoint, claimed
 from shearbench.training.launch import launch
@@ -91,8 +91,8 @@ def train_share(
     states = [state for c in checkpoints.values() if (state := c.load(device)) is not None]
     noted: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     # A training that was already finished used no GPU, so no file of its use is written.
-    if job.gpu_use is not None and workers.first and not (states and states[0]["ended"]):
-        noted = gpu_use(job.gpu_use)
+    if job.gpu_use_path is not None and workers.first and not (states and states[0]["ended"]):
+        noted = recorded_gpu_use(job.gpu_use_path)
     with noted, torch_settings(threads, seeds[0], device):
         objective = task.start(seeds, device, workers)
         training = Training(objective, task.recipe, seeds, workers)

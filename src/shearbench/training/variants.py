@@ -77,7 +77,7 @@ def architecture_for(
         architecture = variant.make().adapted(population)
     except ValueError as error:
         raise ConfigError(f"variants.{name}: {error}") from None
-    problem = architecture.refuses(shape) or recipe.refuses(stamps)
+    problem = architecture.objection(shape) or recipe.objection(stamps)
     if shape[0] != shape[1]:
         problem = f"stamps of {shape[0]} by {shape[1]} pixels are not square"
     elif problem is None and recipe.loss == "nll" and architecture.head != "gaussian":
