@@ -76,7 +76,7 @@ class Extremes:
             g1, g2 = catalog[[f"{prefix}g1", f"{prefix}g2"]].to_numpy(np.float64).T
             return float(np.hypot(g1, g2).max())
 
-        found = {
+        found: dict[str, Any] = {
             "hlr": ends("hlr"),
             "g_max": largest(""),
             "psf_fwhm": ends("psf_fwhm"),
