@@ -202,5 +202,5 @@ def test_mixtures_are_taken_where_they_are_exact():
     assert refined("sersic_moffat").forward_model == "fourier"
     for sizes in ((0.5, 3.0), (0.1, 1.0)):
         assert refined(Population(half_light_radius_arcsec=sizes)).forward_model == "fourier"
-    with pytest.raises(ValueError, match="'mixture' describes Gaussian and exponential galaxies"):
+    with pytest.raises(ValueError, match="'mixture' is for Gaussian and exponential galaxies"):
         refined("sersic_moffat", forward_model="mixture")

@@ -66,7 +66,7 @@ def test_a_copy_of_another_kind_with_the_same_presets_is_named_too(added, packag
 MINE = '''
     from typing import ClassVar
     from shearbench.data.shapes import Flag, Shapes
-from shearbench.estimators.base import Estimator
+    from shearbench.estimators.base import Estimator
     from shearbench.estimators.hsm import Hsm
 
 

@@ -238,7 +238,7 @@ def contents(
     states = {path: _state(path) for path in paths}
     changed = [path for path in paths if known.get(_key(path), [None])[:-1] != states[path]]
     if (size := sum(os.stat(path).st_size for path in changed)) > _LARGE:
-        say(f"Reading {len(changed)} new files of catalogues and PSF images ({size / 1e9:.1f} GB), once.")
+        say(f"Reading {size / 1e9:.1f} GB of {len(changed)} files of catalogues and PSF images, once.")
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter's lock
         digests = dict(zip(changed, pool.map(_sha256, changed)))
     found = {path: digests.get(path) or known[_key(path)][-1] for path in paths}

@@ -1,1 +1,1 @@
-"""Maximum-likelihood fits of PSF-convolved Gaussian mixtures, many stamps at a time."""
+"""The built-in fits of PSF-convolved Gaussian mixtures: maximum likelihood, many stamps at a time."""

@@ -1,14 +1,16 @@
 """The galaxy fits of `shearbench.measurement.mixture.kernels` in torch, for GPUs: thousands at a time.
 
-The steps, the decisions and the constants are the same, and so is the model: what is arithmetic there is
-called here with tensors. Every round evaluates the model once for every stamp under way; stamps that are done
-leave, and others take their place. So the device has full batches to work on until the last stamps.
+The model, the steps, the decisions and the constants are the same; functions of arithmetic only are called
+from there, with tensors. A batch of stamps is fitted together. Each round evaluates the model once for each
+of them; a stamp whose fit has ended leaves the batch, and the next one takes its place. So batches are full
+until the last stamps.
 
-A round is bound by memory traffic: the model and its derivatives are the only tensors with pixels, written
-once, by code that torch fuses, and read by one batched product. All is float64 but the pixels of the data.
+The time of a round is that of memory traffic. So only the model and its derivatives are tensors with pixels:
+they are written once, by code that torch fuses, and read by one batched matrix product. All numbers are
+float64, but the data are float32.
 
-In what follows b is the number of stamps under way, p that of a model's parts, and P = 4 + 2 p that of its
-parameters. Where the arithmetic is shared the batch is the last dimension.
+In this module b is the number of stamps in the batch, p the number of parts of the model, and P = 4 + 2 p the
+number of its parameters. In the functions from kernels, the batch is the last dimension.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from shearbench.data.shapes import Flag
 from shearbench.measurement.mixture import kernels
 from shearbench.measurement.mixture.kernels import COL, ROW, VV, WINDOW_END
 
-_MOST = 16384  # stamps under way
-_MEMORY = 0.5  # of what the GPU has free
-_CPU_BYTES = 2**26
+_MOST = 16384  # largest number of stamps in a batch
+_MEMORY = 0.5  # fraction of the GPU's free memory to use
+_CPU_BYTES = 2**26  # memory to use on a CPU
 
 _UNDER_WAY = -1
 _GOOD = int(Flag.GOOD)
@@ -48,12 +50,12 @@ _quote_prior = kernels.quote_prior.py_func
 
 @dataclass
 class _Slots:
-    """Stamps under way, batch first; see `kernels._fit_galaxy`."""
+    """The states of the fits in the batch; the first dimension is b. See `kernels._fit_galaxy`."""
 
-    stamp: Tensor  # which of the images
+    stamp: Tensor  # index of the image
     attempt: Tensor
     evaluation: Tensor
-    evaluations: Tensor  # of the attempts before this one
+    evaluations: Tensor  # number in the attempts before this one
     stalled: Tensor
     damping: Tensor
     x: Tensor  # [b, 4 + p]
@@ -70,7 +72,7 @@ class _Slots:
 
 
 class _Fits:
-    """All stamps of a call, and what is found of them."""
+    """The stamps of a call and the model that is fitted to them."""
 
     def __init__(
         self,
@@ -102,15 +104,15 @@ class _Fits:
             room = int(_MEMORY * torch.cuda.mem_get_info(device)[0])
         else:
             room = _CPU_BYTES
-        # The images, their copy in the product, and as much again for what is on the way.
+        # Memory for the images, their copy in the product, and as much again for temporary tensors.
         self.most = max(1, min(_MOST, room // (4 * pixels)))
 
     def at(self, values: Tensor, stamp: Tensor) -> Tensor:
-        """Return what belongs to some stamps, of values of one for all or one for each."""
+        """Return the values of some stamps, from one value for all stamps or one for each."""
         return values[stamp if len(values) > 1 else torch.zeros_like(stamp)]
 
     def products(self, stamp: Tensor, centre: Tensor, means: Tensor, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `kernels.correlate` does, [b, 6 p, 6 p + 1], and whether it means anything.
+        """Return the matrix of `kernels.correlate`, [b, 6 p, 6 p + 1], and whether it is valid.
 
         Shapes: centre [b, 2], means [b, p, 3], tables [b, p, k, 5].
         """
@@ -122,7 +124,7 @@ class _Fits:
         weight = torch.where(within, tables[..., 0], 0.0)
         safe = torch.where(within[..., None], covariances, covariances.new_tensor([1.0, 0.0, 1.0]))
         centre = torch.where(within.flatten(1).any(1)[:, None], centre, 0.0)
-        draw = self.draw if len(stamp) > 1 else _draw  # one or none would be compiled by itself
+        draw = self.draw if len(stamp) > 1 else _draw  # torch would compile again for a batch of one or none
         images = draw(
             self.images[stamp], self.v, self.u, centre, weight, tables[..., 1].contiguous(), safe
         ).flatten(2)
@@ -167,7 +169,7 @@ class _Fits:
         return torch.cat([size.new_zeros(len(size), 4), size[:, None] * self.sizes], dim=1)
 
     def arrivals(self, stamp: Tensor) -> _Slots:
-        """Return slots of stamps that no model was drawn of yet."""
+        """Return the states of fits that begin."""
         count, like = torch.zeros_like(stamp), self.sizes.new_zeros(len(stamp))
         shape = (6 * self.parts, 6 * self.parts + 1)
         return _Slots(
@@ -185,7 +187,7 @@ class _Fits:
         )
 
     def evaluate(self, stamp: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the matrix of products, the best fluxes [b, p], and whether x and they are allowed."""
+        """Return the matrix of products, the best fluxes [b, p], and whether x and the fluxes are allowed."""
         low, high, least, most = self.bounds
         sizes = x[:, 4:]
         fine = (x[:, 2] ** 2 + x[:, 3] ** 2 < 1) & ((sizes >= low) & (sizes <= high)).all(1)
@@ -247,7 +249,14 @@ def fit_stamps(
     flags: NDArray[np.int64],
     device: torch.device,
 ) -> None:
-    """Do what `shearbench.measurement.mixture.kernels.fit_stamps` does, on a device."""
+    """Fit stamps as `shearbench.measurement.mixture.kernels.fit_stamps` does, with torch on a device.
+
+    Parameters
+    ----------
+    images, tables, psf, precision, prior, bounds, sizes, pars, covariances, quality, flags
+        As there.
+    device : torch.device
+    """
     with torch.no_grad():
         fits = _Fits(images, tables, psf, centres, precision, prior, bounds, sizes, device)
         square = torch.cat([part.double().square().sum((1, 2)) for part in fits.images.split(fits.most)])
@@ -289,14 +298,14 @@ def _restart(fits: _Fits, slots: _Slots, failed: Tensor) -> None:
 
 
 def _advance(fits: _Fits, slots: _Slots, square: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Take every stamp one evaluation further, or to its end; `kernels._fit_galaxy`.
+    """Advance each fit by one evaluation of the model, or end it; see `kernels._fit_galaxy`.
 
     Returns
     -------
     outcome : Tensor of int64, shape (b,)
-        `Flag` bits of an attempt that ended, -1 for one under way.
+        `Flag` bits of an attempt that has ended, -1 for one that continues.
     ends : tuple of Tensor
-        Parameters [b, P], covariances [b, P, P] and chi^2 per degree of freedom [b]: of good outcomes.
+        Parameters [b, P], covariances [b, P, P] and chi^2 per degree of freedom [b], valid for good outcomes.
     """
     free, new = 4 + fits.parts, slots.evaluation == 0
     gradient, hessian = fits.equations(slots)
@@ -355,7 +364,7 @@ def _advance(fits: _Fits, slots: _Slots, square: Tensor) -> tuple[Tensor, tuple[
 def _finish(
     fits: _Fits, slots: _Slots, hessian: Tensor, step: Tensor, decrement: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return flag, parameters, covariances and chi^2 per degree of freedom of fits that take a last step."""
+    """Return flag, parameters, covariances and chi^2 per degree of freedom of fits after a last step."""
     free = 4 + fits.parts
     pars = torch.cat([slots.x, slots.flux], dim=1) + step
     low, high, least, most = fits.bounds
@@ -371,7 +380,7 @@ def _finish(
     factor, regular = _cholesky(hessian)
     flag = torch.where(regular, _GOOD, int(Flag.SINGULAR))
     flag = torch.where(inside, flag, int(Flag.OUT_OF_RANGE))
-    # Not torch.cholesky_inverse, which takes the matrices of a batch one by one on a GPU.
+    # torch.cholesky_inverse would be slower on a GPU: it inverts the matrices of a batch one by one.
     half = torch.linalg.solve_triangular(factor, torch.eye(factor.shape[1]).to(factor), upper=False)
     return flag, pars, half.mT @ half * per_dof[:, None, None], per_dof
 
@@ -379,7 +388,7 @@ def _finish(
 def _draw(
     data: Tensor, v: Tensor, u: Tensor, centre: Tensor, weight: Tensor, scale: Tensor, covariance: Tensor
 ) -> Tensor:
-    """Return for each part its image of unit flux with five derivatives, and the data last.
+    """Return for each part the image of unit flux and its five derivatives, followed by the data.
 
     Shapes: data [b, ny, nx], v [ny], u [nx], centre [b, 2], weight and scale [b, p, k], covariance
     [b, p, k, 3]; returns [b, 6 p + 1, ny, nx].
@@ -406,7 +415,7 @@ def _draw(
 
 @functools.cache
 def _fused() -> Callable[..., Tensor]:
-    """Return `_draw` as one kernel, where there is the C compiler that torch needs for it."""
+    """Return `_draw` compiled by torch to one kernel, or as it is if there is no C compiler."""
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
         return _draw
     return torch.compile(_draw, dynamic=True)
@@ -417,7 +426,7 @@ def _ln_rest(x: Tensor) -> Tensor:
 
 
 def _cholesky(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower factors and whether each is good, as `kernels.cholesky`; a bad one is the unit matrix."""
+    """Return lower Cholesky factors, and whether each is valid; an invalid one is set to the unit matrix."""
     factor, info = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=1, dim2=2) ** 2
     good = (info == 0) & (pivots > 1e-14 * matrix.diagonal(dim1=1, dim2=2)).all(1)

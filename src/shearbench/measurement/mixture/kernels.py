@@ -1,15 +1,16 @@
-"""Compiled loops of the mixture fits. Lengths are in pixels here, and fluxes per pixel.
+"""The compiled loops of the mixture fits. In this module, lengths are in pixels.
 
 Every derivative of a Gaussian N of covariance S is N times a polynomial of q = S^-1 delta:
-dN/dcentre = N q and dN/dS = N (q q^T - S^-1)/2 (the heat equation). So one pass gives, for each pixel, the
-value and its derivatives by the centre and by the three elements of the mean covariance; the chain rule to
-(g1, g2, T) is applied to the 7 x 7 matrix of their sums over pixels, not to the pixels.
+dN/dcentre = N q and dN/dS = N (q q^T - S^-1)/2 (the heat equation). So one pass over the pixels gives the
+value and its derivatives by the centre and by the three elements of the mean covariance. The chain rule to
+(g1, g2, T) is applied to the 7 x 7 matrix of sums over pixels of their products, not to each pixel.
 
-The loops are written for the vectoriser: rows padded to whole vectors, no branch inside, an exponential made
-of multiplications, a stretch of the stamp at a time that stays in the first-level cache.
+The loops are written so that the compiler vectorises them: rows are padded to whole vectors, there are no
+branches, the exponential is a power of a polynomial, and a few rows are processed at a time (a block), so
+that they stay in the first-level cache.
 
-All compiled code of the fits is in this file: numba's cache looks at the age of a function's own file, not at
-that of the functions it calls.
+All compiled code of the fits is in this file, because numba's cache checks the age of a function's own file
+only, not of the files with the functions that it calls.
 """
 
 from __future__ import annotations
@@ -23,27 +24,27 @@ from numpy.polynomial import Chebyshev, Polynomial
 
 from shearbench.data.shapes import Flag
 
-# Beyond a squared Mahalanobis distance of 20 a Gaussian is rolled off smoothly, to zero at 25, as ngmix does.
-# It belongs to the likelihood: without it sizes differ from ngmix's by 5e-6.
+# As in ngmix, a Gaussian is cut off smoothly between squared Mahalanobis distances of 20 and 25. The cut-off
+# is part of ngmix's likelihood: without it, sizes differ from ngmix's by 5e-6.
 WINDOW_START = 20.0
 WINDOW_END = 25.0
 
-# NaN and infinity keep their meaning: only the order of sums, fused operations and signs of zero are free.
+# The compiler may reorder sums, fuse operations and ignore signs of zero, but must keep NaN and infinity.
 _COMPILE: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "arcp", "nsz"},
 }
-# Parts are inlined into what calls them. Otherwise a process that has just compiled runs each part as it was
-# compiled by itself, one that loads from the cache as compiled with its caller: last bits would differ.
+# Inner functions are inlined into their callers. Otherwise a process that compiles would run each function as
+# compiled alone, and a process that loads from the cache as compiled with its caller: last bits would differ.
 compile_loop = numba.njit(forceinline=True, **_COMPILE)
 compile_entry = numba.njit(cache=True, **_COMPILE)
 
-LANES = 8  # columns are taken in multiples of this
-SPAN = 512  # pixels of a stretch of rows, whole rows
-VALUE, ROW, COL, VV, VU, UU = range(6)  # of each part in the matrix of sums; the data come last
+LANES = 8  # columns are processed in multiples of this number
+SPAN = 512  # largest number of pixels of the block of rows that is processed together
+VALUE, ROW, COL, VV, VU, UU = range(6)  # rows of a part in the matrix of sums; the data are the last row
 ROLL = 1 / (WINDOW_END - WINDOW_START)
-# Of the roll-off W(s) = s^3 (10 - 15 s + 6 s^2): -2 dW/ddistance = _SLOPE s^2 (1 - s)^2.
+# The cut-off W(s) = s^3 (10 - 15 s + 6 s^2) has -2 dW/ddistance = _SLOPE s^2 (1 - s)^2.
 _SLOPE = 60 * ROLL
 
 # exp(-d/2) = p(d/64)^32 with p of degree 7: relative error below 2e-11 on [0, 25].
@@ -58,19 +59,19 @@ _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = (
 _GOOD, _BAD_PIXELS, _NOT_CONVERGED = int(Flag.GOOD), int(Flag.BAD_PIXELS), int(Flag.NOT_CONVERGED)
 _SINGULAR, _OUT_OF_RANGE, _FAILED = int(Flag.SINGULAR), int(Flag.OUT_OF_RANGE), int(Flag.FAILED)
 
-# Galaxies.
-EVALUATIONS = 100
-TOLERANCE = 1e-3  # of the quoted errors: the last step
-ROUNDING = 1e-14  # of the data's own square: what a sum of squares cannot resolve
-STALL = 1e-5  # ngmix's ftol and xtol, for fits that creep: towards |g| = 1, say, or along a valley
-PATIENCE = 20  # evaluations before a fit is taken to creep
-MOMENTS = 3  # passes of the moments that a fit starts from
-START_SIZES = (1.0, 1.0, 4.0)  # of each attempt, in the PSF's: of the first only where there are no moments
+# Fits of galaxies.
+EVALUATIONS = 100  # most evaluations of the model in an attempt
+TOLERANCE = 1e-3  # a fit has converged if the next step is smaller than this fraction of the errors
+ROUNDING = 1e-14  # rounding error of chi^2, as a fraction of the sum of the squared data
+STALL = 1e-5  # ngmix's ftol and xtol, for slow fits: towards |g| = 1, or along a valley of chi^2
+PATIENCE = 20  # evaluations before a fit may count as slow
+MOMENTS = 3  # iterations of the weighted moments from which a fit starts
+START_SIZES = (1.0, 1.0, 4.0)  # T that each attempt starts from, over the PSF's; the first if moments fail
 
-# PSFs.
+# Fits of PSFs.
 _PSF_EVALUATIONS = 300
-_PSF_TOLERANCE = 1e-6  # of the residual's square: what the next step would still remove
-# Sizes and fluxes that a mixture starts from, in those of the Gaussian that fits best.
+_PSF_TOLERANCE = 1e-6  # converged if the next step reduces the residual's square by a smaller fraction
+# Sizes and fluxes that a mixture starts from, over those of the best-fitting single Gaussian.
 _SIZES = (
     (1.0, 0.0, 0.0, 0.0, 0.0),
     (0.7, 2.5, 0.0, 0.0, 0.0),
@@ -89,16 +90,16 @@ _FLUXES = (
 
 @compile_loop
 def derivatives(e, s, half, y, x, qvv, qvu, quu):
-    """Return a Gaussian, rolled off, and its derivatives by the centre and by the mean covariance.
+    """Return a Gaussian with its smooth cut-off, and its derivatives by the centre and the mean covariance.
 
-    Arithmetic only, for numbers and tensors alike.
+    The function uses arithmetic only, so it works for numbers and for torch's tensors.
 
     Parameters
     ----------
     e : float
-        The Gaussian.
+        The Gaussian without cut-off.
     s : float
-        Where in the window: 1 inside `WINDOW_START`, 0 at `WINDOW_END`.
+        Position in the cut-off: 1 inside `WINDOW_START`, 0 at `WINDOW_END`.
     half : float
         Half the derivative of this Gaussian's covariance by the mean covariance.
     y, x : float
@@ -108,7 +109,7 @@ def derivatives(e, s, half, y, x, qvv, qvu, quu):
     """
     rise = s - s * s
     value = e * (s * s * s * (10.0 + s * (6.0 * s - 15.0)))
-    # What depends on the distance is also moved by the slope of the window.
+    # The derivatives by the distance include the slope of the cut-off.
     slope = value + _SLOPE * e * rise * rise
     a, sy, sx = half * value, slope * y, slope * x
     ay, ax = half * sy, half * sx
@@ -117,21 +118,21 @@ def derivatives(e, s, half, y, x, qvv, qvu, quu):
 
 @compile_loop
 def add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu, uu):
-    """Add one Gaussian and its derivatives to the sums of a stretch of rows.
+    """Add one Gaussian and its derivatives to the images of a block of rows.
 
     Parameters
     ----------
     sums : ndarray of float64, shape (6 * SPAN,)
-        Value, and derivatives by the centre's row and column and by the covariance's three elements, each
-        [rows, stride] from a multiple of SPAN on.
+        Six images [rows, stride], each beginning at a multiple of SPAN: the value, the derivatives by the
+        centre's row and column, and those by the three elements of the covariance.
     top, rows : int
-        First row and number of rows of the stretch.
+        First row and number of rows of the block.
     ny, nx, stride : int
         Rows and columns of the stamp, and columns with padding.
     v0, u0 : float
-        Centre (row, column) from the stamp's centre.
+        Centre (row, column) relative to the stamp's centre.
     weight : float
-        Integral.
+        Integral of the Gaussian.
     scale : float
         Derivative of this Gaussian's covariance by the mean covariance.
     vv, vu, uu : float
@@ -140,7 +141,7 @@ def add_gaussian(sums, top, rows, ny, nx, stride, v0, u0, weight, scale, vv, vu,
     Returns
     -------
     bool
-        Whether the stretch is touched.
+        Whether the Gaussian reaches the block.
     """
     det = vv * uu - vu * vu
     if not (det > 0 and vv > 0 and vv + uu < 1e12 and abs(v0) + abs(u0) < 1e6):
@@ -209,16 +210,17 @@ def correlate(image, ny, nx, stride, v0, u0, means, tables, sums, matrix):
     means : ndarray of float64, shape (p, 3)
         Mean covariance of each part: row-row, row-column, column-column.
     tables : ndarray of float64, shape (p, k, 5)
-        For each Gaussian of a part: share of the flux, scale of the part's covariance, covariance of the PSF.
+        For each Gaussian of a part: share of the flux, factor of the part's mean covariance, covariance of
+        the PSF.
     sums : ndarray of float64, shape (p * 6 * SPAN,)
         Work space.
     matrix : ndarray of float64, shape (6 p + 1, 6 p + 1)
-        Filled: the upper triangle, without the square of the data.
+        Output: the upper triangle, without the square of the data.
 
     Returns
     -------
     bool
-        Whether all covariances are positive definite; if not, nothing is filled.
+        Whether all covariances are positive definite; if not, `matrix` is not written.
     """
     parts, count = tables.shape[0], tables.shape[1]
     covariances = np.empty((parts, count, 3))
@@ -256,7 +258,7 @@ def correlate(image, ny, nx, stride, v0, u0, means, tables, sums, matrix):
 
 @compile_loop
 def _add_more_products(sums, data, count, matrix):
-    """Do what `_add_products` does, for any number of parts."""
+    """Add products as `_add_products` does, for any number of parts."""
     size = len(matrix) - 1
     for a in range(size):
         first = sums[a * SPAN :]
@@ -275,7 +277,7 @@ def _add_more_products(sums, data, count, matrix):
 def project(image, ny, nx, stride, v0, u0, vv, vu, uu, sums, totals):
     """Sum over pixels the products of the data with one normalised Gaussian and its derivatives.
 
-    Parameters are those of `correlate`; `totals`, shape (6,), is filled.
+    Parameters are those of `correlate`; the sums are written to `totals`, shape (6,).
     """
     totals[:] = 0.0
     height = SPAN // stride
@@ -295,11 +297,11 @@ def project(image, ny, nx, stride, v0, u0, vv, vu, uu, sums, totals):
 
 @compile_loop
 def reweighted(totals, v0, u0, wvv, wvu, wuu, ny, nx):
-    """Return the next centre and weight of `weighted_moments`, and whether they are those of an object.
+    """Return the next centre and weight of `weighted_moments`, and whether they are plausible.
 
-    `totals` are from `project`. Arithmetic only, as `derivatives`.
+    `totals` are from `project`. The function uses arithmetic only, as `derivatives` does.
     """
-    # The derivatives hold the moments: the mean is W q, the second moment W + W h W.
+    # The sums with the derivatives give the moments: the mean is W q, the second moment W + W h W.
     qv, qu = totals[1] / totals[0], totals[2] / totals[0]
     hvv, hvu, huu = 2 * totals[3] / totals[0], totals[4] / totals[0], 2 * totals[5] / totals[0]
     dv, du = wvv * qv + wvu * qu, wvu * qv + wuu * qu
@@ -322,27 +324,28 @@ def reweighted(totals, v0, u0, wvv, wvu, wuu, ny, nx):
 
 @compile_loop
 def weighted_moments(image, ny, nx, stride, variance, passes, sums, found):
-    """Find the Gaussian that an image looks like.
+    """Measure the centre and covariance of an image by weighted moments.
 
     For a Gaussian image of covariance S and a Gaussian weight of covariance W, the weighted covariance M
-    obeys 1/M = 1/S + 1/W, and the weighted mean is M/S times the centre: that gives both exactly. The next
-    pass is weighted with what the last one found (adaptive moments: Bernstein & Jarvis 2002, AJ 123, 583,
-    section 3).
+    obeys 1/M = 1/S + 1/W, and the weighted mean is M/S times the centre: so S and the centre follow exactly.
+    The weight of each iteration is the result of the one before (adaptive moments: Bernstein & Jarvis 2002,
+    AJ 123, 583, section 3).
 
     Parameters
     ----------
     image, ny, nx, stride, sums
         See `correlate`.
     variance : float
-        Of the first weight, which is round and central.
+        Variance of the first weight, which is round and at the stamp's centre.
     passes : int
+        Number of iterations.
     found : ndarray of float64, shape (5,)
-        Filled: row, column, covariance.
+        Output: row, column, covariance.
 
     Returns
     -------
     bool
-        Whether anything like a Gaussian was found.
+        Whether all iterations gave plausible results.
     """
     totals = np.empty(6)
     v0 = u0 = wvu = 0.0
@@ -358,7 +361,7 @@ def weighted_moments(image, ny, nx, stride, variance, passes, sums, found):
 
 @compile_loop
 def shape_of(vv, vu, uu):
-    """Return (g1, g2) of a covariance; |g| is kept below 0.63, so that a fit can start there."""
+    """Return (g1, g2) of a covariance, with |g| limited to 0.63, as the starting point of a fit."""
     e1, e2 = (uu - vv) / (uu + vv), 2 * vu / (uu + vv)
     e = math.sqrt(e1 * e1 + e2 * e2)
     kept = min(e, 0.9)
@@ -368,7 +371,7 @@ def shape_of(vv, vu, uu):
 
 @compile_loop
 def _add_products(sums, data, count, matrix):
-    # Spelled out, so that all 27 sums stay in registers.
+    # Written out instead of looped over, so that all 27 sums stay in registers.
     s00 = s01 = s02 = s03 = s04 = s05 = s06 = s11 = s12 = s13 = s14 = s15 = s16 = s22 = 0.0
     s23 = s24 = s25 = s26 = s33 = s34 = s35 = s36 = s44 = s45 = s46 = s55 = s56 = 0.0
     for n in range(count):
@@ -418,7 +421,7 @@ def _add_products(sums, data, count, matrix):
 
 @compile_loop
 def chain(g1, g2, size, jacobian):
-    """Fill the derivatives of the mean covariance (vv, vu, uu) by (g1, g2, T), shape (3, 3)."""
+    """Write the derivatives of the mean covariance (vv, vu, uu) by (g1, g2, T), shape (3, 3)."""
     fall = 2 / (1 + g1 * g1 + g2 * g2)
     e1, e2, half = fall * g1, fall * g2, 0.5 * size
     d11, d12, d22 = fall - e1 * e1, -e1 * e2, fall - e2 * e2
@@ -429,7 +432,7 @@ def chain(g1, g2, size, jacobian):
 
 @compile_loop
 def cholesky(matrix, factor):
-    """Fill the lower Cholesky factor; False if the matrix is not numerically positive definite."""
+    """Write the lower Cholesky factor; return whether the matrix is numerically positive definite."""
     n = len(matrix)
     for i in range(n):
         for j in range(i + 1):
@@ -461,7 +464,7 @@ def substitute(factor, vector):
 
 @compile_loop
 def _descend(factor, gradient, step):
-    """Fill the step that solves L L^T step = -gradient."""
+    """Write the step that solves L L^T step = -gradient."""
     for i in range(len(step)):
         step[i] = -gradient[i]
     substitute(factor, step)
@@ -485,18 +488,18 @@ def fit_coelliptical(images, count, threshold, mixtures, core, centre, residual,
     count : int
         Gaussians, 1 to 5.
     threshold : float
-        One Gaussian is kept where its residual is at most this share (rms) of the image.
+        A single Gaussian is used if its residual (rms) is at most this fraction of the image's rms.
     mixtures : ndarray of float64, shape (m, count, 4)
-        Filled: share of the flux and covariance (row-row, row-column, column-column). Where fewer Gaussians
-        were kept the others have no flux.
+        Output: share of the flux and covariance (row-row, row-column, column-column). If a single Gaussian is
+        used, the others have no flux.
     core : ndarray of float64, shape (m, 3)
-        Filled: covariance of the one Gaussian that fits best.
+        Output: covariance of the best-fitting single Gaussian.
     centre : ndarray of float64, shape (m, 2)
-        Filled: row and column of the mixture's centre, from that of the image.
+        Output: row and column of the mixture's centre, relative to the image's centre.
     residual : ndarray of float64, shape (m,)
-        Filled: rms of image minus mixture over rms of the image.
+        Output: rms of image minus mixture over rms of the image.
     good : ndarray of bool, shape (m,)
-        Filled: whether one Gaussian could be fitted, and the mixture is no worse.
+        Output: whether the fits succeeded: a single Gaussian was fitted, and the mixture is at least as good.
     """
     m, ny, nx = images.shape
     stride = (nx + LANES - 1) // LANES * LANES
@@ -538,7 +541,7 @@ def fit_coelliptical(images, count, threshold, mixtures, core, centre, residual,
             total += pars[4 + kept + k]
         centre[i, 0], centre[i, 1] = pars[0], pars[1]
         residual[i] = math.sqrt(cost / square)
-        # Several Gaussians may creep along a valley of mixtures as good as each other: any of them will do.
+        # Fits of several Gaussians may converge slowly along a valley of equally good mixtures; any is good.
         good[i] = converged and total > 0 and cost <= single
         mixtures[i] = 0.0
         for k in range(count):
@@ -548,14 +551,14 @@ def fit_coelliptical(images, count, threshold, mixtures, core, centre, residual,
 
 @compile_loop
 def covariance_of(g1, g2, size, out):
-    """Fill the covariance (vv, vu, uu) of shape (g1, g2) and size T."""
+    """Write the covariance (vv, vu, uu) of a profile of shape (g1, g2) and size T."""
     fall, half = 2 / (1 + g1 * g1 + g2 * g2), 0.5 * size
     out[0], out[1], out[2] = half * (1 - fall * g1), half * fall * g2, half * (1 + fall * g1)
 
 
 @compile_loop
 def _psf_products(image, ny, nx, stride, pars, sums, rows, matrix):
-    """Fill the products of the derivatives by the parameters, and of the residual (last)."""
+    """Write the products of the derivatives by the parameters and of the residual, which is the last."""
     count = (len(pars) - 4) // 2
     n = len(pars)
     jacobian, cov = np.empty((3, 3)), np.empty(3)
@@ -601,7 +604,7 @@ def _psf_products(image, ny, nx, stride, pars, sums, rows, matrix):
 
 @compile_loop
 def _fit_psf(image, ny, nx, stride, square, pars, sums):
-    """Fit in place by Levenberg-Marquardt steps; return the residual's square and whether it converged."""
+    """Fit the parameters, in place, by Levenberg-Marquardt; return the residual's square, and convergence."""
     n = len(pars)
     count = (n - 4) // 2
     rows = np.empty((n + 1, SPAN))
@@ -649,7 +652,7 @@ def _fit_psf(image, ny, nx, stride, square, pars, sums):
 def fit_stamps(
     images, tables, psf, centres, precision, prior, bounds, sizes, pars, covariances, quality, flags
 ):
-    """Fit every stamp by itself, with a profile of p parts that share centre and shape.
+    """Fit a profile of p parts, with the same centre and shape, to each stamp.
 
     Parameters
     ----------
@@ -657,25 +660,25 @@ def fit_stamps(
     tables : ndarray of float64, shape (1 or n, p, k, 5)
         The convolved Gaussians of each part, see `shearbench.measurement.mixture.kernels.correlate`.
     psf : ndarray of float64, shape (1 or n, 3)
-        Covariance of the PSF's core, which the fit starts from; NaN where the PSF could not be fitted.
+        Covariance of the PSF's core, from which the fit starts; NaN if the PSF could not be fitted.
     centres : ndarray of float64, shape (1 or n, 2)
-        Row and column of the PSF's centre, where the prior's is.
+        Row and column of the PSF's centre, about which the prior of the centre is.
     precision : float
         Inverse variance of a pixel.
     prior : ndarray of float64, shape (3,)
-        1 or 0 for a prior or none, the width of its centre, and of its shape.
+        1 with a prior, else 0; the prior's widths in the centre and in the shape.
     bounds : ndarray of float64, shape (4,)
-        Least and greatest T and flux allowed.
+        Smallest and largest T allowed, smallest and largest flux allowed.
     sizes : ndarray of float64, shape (p,)
-        T of each part over that of the Gaussian that fits the galaxy best, about.
+        T of each part over that of the best-fitting single Gaussian, approximately.
     pars : ndarray of float64, shape (n, 4 + 2 p)
-        Filled: row, col, g1, g2, every T, every flux; NaN where a fit fails.
+        Output: row, col, g1, g2, the T of all parts, the fluxes of all parts; NaN if the fit failed.
     covariances : ndarray of float64, shape (n, 4 + 2 p, 4 + 2 p)
-        Filled: their covariances.
+        Output: covariances of `pars`.
     quality : ndarray of float64, shape (n, 2)
-        Filled: chi^2 per degree of freedom, evaluations of the model.
+        Output: chi^2 per degree of freedom, and the number of evaluations of the model.
     flags : ndarray of int64, shape (n,)
-        Filled: `Flag` bits.
+        Output: `Flag` bits.
     """
     n, ny, nx = images.shape
     stride = (nx + LANES - 1) // LANES * LANES
@@ -709,7 +712,7 @@ def fit_stamps(
 
 @compile_loop
 def load(pixels, stride, image):
-    """Copy an image [ny, nx] into padded rows; return its square."""
+    """Copy an image [ny, nx] into padded rows; return the sum of its squared pixels."""
     square = 0.0
     for row in range(pixels.shape[0]):
         for col in range(pixels.shape[1]):
@@ -721,7 +724,7 @@ def load(pixels, stride, image):
 
 @compile_loop
 def allowed(pars, bounds):
-    """Return whether every T and flux is within its bounds, and |g| < 1."""
+    """Return whether all T and fluxes are within their bounds, and |g| < 1."""
     parts = (len(pars) - 4) // 2
     inside = pars[2] * pars[2] + pars[3] * pars[3] < 1
     for p in range(parts):
@@ -732,10 +735,10 @@ def allowed(pars, bounds):
 
 @compile_loop
 def _start(attempt, image, ny, nx, stride, psf, sizes, sums, x):
-    """Fill x with the parameters (row, col, g1, g2, every T) to start from.
+    """Write the starting point of an attempt to x: row, col, g1, g2 and the T of all parts.
 
-    First from weighted moments less the PSF's. Later attempts start from round galaxies at the centre, of the
-    PSF's size and of twice its size.
+    The first attempt starts from the weighted moments, minus those of the PSF. Later attempts start from
+    round galaxies at the centre, first of the PSF's size, then of twice its size.
     """
     round_size = psf[0] + psf[2]
     found = np.zeros(5)
@@ -753,16 +756,18 @@ def _start(attempt, image, ny, nx, stride, psf, sizes, sums, x):
 
 @compile_loop
 def _penalty(x, prior):
-    """Return -2 ln p."""
+    """Return -2 ln p of the prior."""
     return minus_two_ln(x, prior, math.log1p(-x[2] * x[2] - x[3] * x[3])) if prior[0] != 0 else 0.0
 
 
 @compile_loop
 def minus_two_ln(x, prior, ln_rest):
-    """Return -2 ln p, given ln(1 - g^2); the prior's row and column come after its widths.
+    """Return -2 ln p of the prior, given ln(1 - g^2).
 
-    Gaussian in the centre; Bernstein & Armstrong 2014, eq. 24, in the shape. Arithmetic only, as
-    `derivatives`.
+    `prior` ends with the row and column about which the prior of the centre is.
+
+    The prior is Gaussian in the centre, and that of Bernstein & Armstrong 2014, eq. 24, in the shape. The
+    function uses arithmetic only, as `derivatives` does.
     """
     row, col = x[0] - prior[3], x[1] - prior[4]
     centre = (row * row + col * col) / prior[1] ** 2
@@ -771,7 +776,7 @@ def minus_two_ln(x, prior, ln_rest):
 
 @compile_loop
 def _evaluate(image, ny, nx, stride, tables, bounds, sums, x, matrix, flux):
-    """Fill the matrix of products at x and the best fluxes; return whether x and they are allowed."""
+    """Write the matrix of products at x and the best fluxes; return whether x and the fluxes are allowed."""
     parts = len(flux)
     if not x[2] * x[2] + x[3] * x[3] < 1:
         return False
@@ -802,7 +807,7 @@ def _evaluate(image, ny, nx, stride, tables, bounds, sums, x, matrix, flux):
 
 @compile_loop
 def _equations(x, flux, matrix, precision, prior, basis, products, gradient, hessian):
-    """Fill half the gradient and half the Gauss-Newton Hessian of chi^2 + prior, shapes (P,) and (P, P)."""
+    """Write half the gradient (P,) and half the Gauss-Newton Hessian (P, P) of chi^2 plus prior."""
     parts, size = len(flux), len(matrix) - 1
     many = 4 + 2 * parts
     jacobian = np.empty((3, 3))
@@ -843,7 +848,7 @@ def _equations(x, flux, matrix, precision, prior, basis, products, gradient, hes
 
 @compile_loop
 def add_prior(x, prior, gradient, hessian):
-    """Add the prior's part to half the gradient and half the Hessian. Arithmetic only, as `derivatives`."""
+    """Add the prior's part to half the gradient and half the Hessian, with arithmetic only."""
     for i in range(2):
         gradient[i] += (x[i] - prior[3 + i]) / prior[1] ** 2
         hessian[i, i] += 1 / prior[1] ** 2
@@ -862,10 +867,11 @@ def _fit_galaxy(
 ):
     """Fit one stamp, starting from x.
 
-    The fluxes, in which the model is linear, are at their best for every x (variable projection, in Kaufman's
-    approximation: BIT 15, 49, 1975). The other parameters take damped Gauss-Newton steps (Marquardt 1963)
-    until the next one is below `TOLERANCE` of the quoted errors, or below what chi^2 resolves. That step is
-    taken, unevaluated: so the result is a step more precise than the test.
+    The model is linear in the fluxes, which have their best values for each x (variable projection, in
+    Kaufman's approximation: BIT 15, 49, 1975). The other parameters take damped Gauss-Newton steps (Marquardt
+    1963) until the next step is below `TOLERANCE` times the errors, or changes chi^2 by less than its
+    rounding error. That last step is still taken, without another evaluation, so the result is more accurate
+    than the test demands.
     """
     quality[0] = quality[1] = np.nan
     parts = len(tables)
@@ -959,7 +965,7 @@ def _fit_galaxy(
 
 @compile_loop
 def _unexplained(square, flux, matrix):
-    """Return the square of data minus model at the best fluxes; `square` is that of the data."""
+    """Return the sum of squares of data minus model at the best fluxes; `square` is that of the data."""
     for p in range(len(flux)):
         square -= flux[p] * matrix[6 * p, len(matrix) - 1]
     return square
@@ -967,10 +973,11 @@ def _unexplained(square, flux, matrix):
 
 @compile_loop
 def quote_prior(x, prior, ln_rest, hessian):
-    """Replace the prior's curvature in the shape by the one that errors are quoted with.
+    """Replace the prior's curvature in the shape by that from which errors are computed.
 
-    As in ngmix, the shape's prior counts as one residual sqrt(-2 ln p) beside the pixels', which curves along
-    the shape but not across it. ln(1 - g^2) is given. Arithmetic only, as `derivatives`.
+    As in ngmix, the prior of the shape counts as one more residual, sqrt(-2 ln p), beside those of the
+    pixels. It has a curvature along the shape but not across it. `ln_rest` is ln(1 - g^2). The function uses
+    arithmetic only, as `derivatives` does.
     """
     gg = x[2] * x[2] + x[3] * x[3]
     rest = 1 - gg
