@@ -1,4 +1,4 @@
-"""Training data on the device: noiseless stamps and true parameters, noise drawn where they lie."""
+"""Training data on the device: noiseless stamps with their true parameters, and the noise added to them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from shearbench.simulation.populations import Population
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
-# First number of the seeds of each use of random numbers.
+# Each use of random numbers has a seed that begins with one of these numbers.
 _ORDER, _STEP, _FIXED, _FRESH = range(4)
 
 # Of the flux, in a pixel: below the noise of any pixel that is trained on.
 _RENDERING_TOLERANCE = 1e-6
-_PSF_BANDWIDTH = 3.0  # a PSF's own image aliases more than a galaxy's
-_POINT = 1e-4  # arcsec: a galaxy so small is a point
+_PSF_BANDWIDTH = 3.0  # larger than for galaxies, because the image of a PSF is more strongly aliased
+_POINT = 1e-4  # half-light radius [arcsec] of a galaxy that serves as a point source
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Splits:
 
 
 class Source(Protocol):
-    """Where the noiseless stamps of a training step come from; those of several trainings at once."""
+    """The source of the noiseless stamps of training steps, for one or several trainings at once."""
 
     def start(self, epoch: int) -> None:
-        """Make ready for an epoch; all that follows depends on seeds and epoch alone."""
+        """Prepare an epoch; its stamps depend on the seeds and the epoch only."""
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of an epoch's part.
+        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of a part of the epoch.
 
-        Those of the first training, and after them those of the second, and so on.
+        The stamps of the first training come first, then those of the second, and so on.
         """
 
 
@@ -84,28 +84,32 @@ class Examples:
         return self.parameters[:, at : at + 2]
 
     def psf_of(self, index: Tensor | slice) -> Tensor:
-        """Return the PSF of some stamps: theirs, or the one of all."""
+        """Return the PSFs of some stamps, [n, ny, nx], or the PSF common to all, [ny, nx]."""
         return self.psf if self.psf.ndim == 2 else self.psf[index]
 
 
 def load_examples(
     stamps: StampSet, catalog: pd.DataFrame, targets: tuple[str, ...], device: torch.device
 ) -> Examples:
-    """Put a split on the device, once.
+    """Read the stamps of a split to the device, with their true parameters.
 
     Parameters
     ----------
     stamps : StampSet
     catalog : pandas.DataFrame
-        The catalog the stamps were drawn from; attribute ``digest``.
+        The catalog from which the stamps were drawn, with the attribute ``digest``.
     targets : tuple of str
-        Names of the parameters to know the truth of.
+        Names of the true parameters.
     device : torch.device
+
+    Returns
+    -------
+    `Examples`
 
     Raises
     ------
     ContractError
-        The catalog is not the stamps' own, or a stamp has pixels that are no numbers.
+        The stamps were drawn from another catalog, or have NaN or infinite pixels.
     """
     file = stamps.paths[0]
     if catalog.attrs.get("digest") != stamps.catalog_digest:
@@ -138,15 +142,15 @@ def _psf_shapes(catalog: pd.DataFrame) -> Tensor:
 
 
 class Stored:
-    """The training split's own stamps, in an order of its own in each epoch.
+    """The stamps of the training split, in another random order in each epoch.
 
     Parameters
     ----------
     examples : Examples
     count : int
-        Stamps of an epoch: each once before any comes again.
+        Number of stamps in an epoch. No stamp is repeated before all have been shown.
     seeds : sequence of int
-        One for each training.
+        The seed of each training.
     """
 
     def __init__(self, examples: Examples, count: int, seeds: Sequence[int]) -> None:
@@ -154,7 +158,7 @@ class Stored:
         self.order = torch.zeros(0, 0, dtype=torch.int64)
 
     def start(self, epoch: int) -> None:
-        """Shuffle."""
+        """Shuffle the stamps of each training for an epoch."""
         orders = torch.stack([self._shuffled(seed, epoch) for seed in self.seeds])
         self.order = orders.to(self.examples.images.device)
 
@@ -165,35 +169,37 @@ class Stored:
         return torch.cat(rounds)[: self.count]
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, PSFs and targets of a part of the epoch."""
+        """Return images, PSFs and targets of a part of the epoch; see `Source.take`."""
         index = self.order[:, part].flatten()
         return self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
 
 
 class Rendered:
-    """Galaxies drawn anew from the population in each epoch, and rendered as they are needed.
+    """New galaxies of the population in each epoch, rendered step by step.
 
     Parameters
     ----------
     population : Population
     name : str
-        The population's.
+        Name of the population.
     catalog : pandas.DataFrame
-        Of the training split: it says how far the population's parameters reach.
+        Catalog of the training split, from which the ranges of the parameters are taken.
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
-        GalSim's image of the PSF where all galaxies have one; only the shape counts otherwise.
+        Image of the PSF drawn by GalSim, if all galaxies have the same PSF; otherwise only the shape of this
+        array is used.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
     targets : tuple of str
+        Names of the true parameters to return.
     count : int
-        Stamps of an epoch.
+        Number of galaxies in an epoch.
     seeds : sequence of int
-        One for each training.
+        The seed of each training.
 
     Raises
     ------
     ConfigError
-        The population's galaxies or PSFs cannot be rendered from a formula.
+        The galaxies or the PSFs of the population are images, which cannot be rendered from a formula.
     """
 
     def __init__(
@@ -209,8 +215,8 @@ class Rendered:
     ) -> None:
         if population.profile == "cosmos-real" or population.psf.profile == "image":
             raise ConfigError(
-                f"training.data: 'rendered' needs galaxies and PSFs of a known profile, and population "
-                f"'{name}' has images; use 'stored'"
+                f"training.data: 'rendered' needs galaxies and PSFs with analytic profiles, but those of the "
+                f"population '{name}' are images; use 'stored'"
             )
         self.population, self.name, self.targets, self.count = population, name, targets, count
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
@@ -237,9 +243,10 @@ class Rendered:
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
 
     def _table(self, seed: int, epoch: int, count: int) -> pd.DataFrame:
-        """Draw galaxies of the training split beyond those that are stored."""
+        """Draw new galaxies, which are not among the stored ones of the training split."""
         block = seeded(torch.Generator(), _FRESH, seed, epoch).initial_seed()
-        # The run's own seed, by which a catalogue of real galaxies is dealt to the splits.
+        # With the seed of the run, because it decides which galaxies of a COSMOS catalogue are in which
+        # split.
         return sample_catalog(
             self.population, self.name, "train", count, self.run_seed, self.pixel_scale, first_block=block
         )
@@ -248,7 +255,7 @@ class Rendered:
         return renderer.psf(self.spec, *shapes.unbind(1))
 
     def start(self, epoch: int) -> None:
-        """Draw the epoch's galaxies, and put them on the device."""
+        """Draw the parameters of the galaxies of an epoch, and copy them to the device."""
         tables = [self._table(seed, epoch, self.count) for seed in self.seeds]
         self.parameters = torch.stack([_columns(table, self.renderer.names) for table in tables])
         self.truth = torch.stack([_columns(table, self.targets) for table in tables])
@@ -259,7 +266,7 @@ class Rendered:
 
     @torch.no_grad()
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, PSFs and targets of a part of the epoch."""
+        """Return images, PSFs and targets of a part of the epoch; see `Source.take`."""
         parameters, truth = self.parameters[:, part].flatten(0, 1), self.truth[:, part].flatten(0, 1)
         if self.psf is not None and self.constant is not None:
             return self.renderer(parameters, self.constant), self.psf, truth
@@ -280,34 +287,37 @@ def draw_batch(
     generator: torch.Generator,
     workers: Workers | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Make one step's stamps: turned and mirrored, with fresh noise of fresh levels.
+    """Return the stamps of one training step: rotated and mirrored, with new noise of random levels.
 
-    All random numbers follow from (seed, step) alone, so that training resumes at any step and has the same
-    stamps whatever others are trained with it, and are drawn for the whole batch, so that the shares of
-    several processes are together what one process has.
+    All random numbers depend on (seed, step) only. A training can therefore be resumed at any step, and its
+    stamps do not depend on other trainings that are computed with it. The numbers are drawn for the whole
+    batch, so that several processes together have the stamps that one process would have.
 
     Parameters
     ----------
     source : Source
-        At the step's epoch.
+        It must have been started for the epoch of the step.
     part : slice
-        Of the epoch's galaxies; each comes `recipe.realisations` times, one after the other.
+        Galaxies of the epoch; each gives `recipe.realisations` stamps, one after the other.
     recipe : Recipe
     targets : tuple of str
+        Names of the true parameters.
     seeds : sequence of int
-        One for each training; their stamps come one after the other.
+        The seed of each training; the stamps of the first training come first, and so on.
     step : int
     generator : torch.Generator
-        Of the device; seeded here.
+        A generator on the device; this function seeds it.
     workers : Workers, optional
-        The processes that share the batch.
+        The processes that share the batch. Only the share of this process is returned.
 
     Returns
     -------
     images : Tensor, shape (n, ny, nx)
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
     sigma : Tensor, shape (n,)
+        Standard deviation of the noise [flux per pixel].
     parameters : Tensor, shape (n, T)
+        The true targets.
     """
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
@@ -318,7 +328,7 @@ def draw_batch(
         seeded(generator, _STEP, seed, step)
         level[k].uniform_(generator=generator)
         noise[k].normal_(generator=generator)
-    # From here on each training's are in a dimension of its own.
+    # From here on, the first dimension numbers the trainings.
     images, parameters = (values.unflatten(0, (len(seeds), -1)) for values in (images, parameters))
     psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
     if recipe.d4:
@@ -338,6 +348,15 @@ def draw_batch(
 
 
 def fixed_noise(shape: torch.Size, level: int, block: int, generator: torch.Generator) -> Tensor:
-    """Return unit noise that is the same in all trainings, for block `block` of validation stamps."""
+    """Return noise of unit variance for a block of validation stamps, the same in all trainings.
+
+    Parameters
+    ----------
+    shape : torch.Size
+    level, block : int
+        Numbers of the noise level and of the block, which seed the noise.
+    generator : torch.Generator
+        A generator on the device; this function seeds it.
+    """
     seeded(generator, _FIXED, level, block)
     return torch.randn(shape, generator=generator, device=generator.device)

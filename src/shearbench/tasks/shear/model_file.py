@@ -1,4 +1,4 @@
-"""The model file: weights and everything needed to use them, and nothing that runs."""
+"""The model file: the weights of a network and everything needed to use them, as data without code."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ class TrainedNetwork:
     network : ShearNetwork
         In evaluation mode, on the CPU.
     about : dict
-        All of the model file but the weights: ``architecture, options, shape, per_galaxy_psf, pixel_scale,
-        population, variant, seed, fingerprint, training, epoch, diverged, parameters, versions``.
+        The content of the model file without the weights: ``architecture, options, shape, per_galaxy_psf,
+        pixel_scale`` [arcsec], ``population, variant, seed, fingerprint, training, epoch, diverged,
+        parameters`` (number of weights), ``versions``.
     """
 
     network: ShearNetwork
@@ -51,27 +52,28 @@ def model_content(
     epoch: int,
     diverged: bool = False,
 ) -> dict[str, Any]:
-    """Return what the model file holds, as plain values and tensors on the CPU.
+    """Return the content of a model file, as plain values and tensors on the CPU.
 
     Parameters
     ----------
     network : ShearNetwork
     variant : Variant
     name : str
-        The variant's.
+        Name of the variant.
     seed : int
-        Of the training.
+        Seed of the training.
     fingerprint : str
-        The caller's digest of what the training depended on.
+        A digest of everything that the training depended on.
     shape : (int, int)
         Rows and columns of a stamp.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
     population : str
+        Name of the population.
     epoch : int
-        The epoch that the weights are of: the best one, or that after which the training diverged.
+        The epoch of the weights: the best one, or the one after which the training diverged.
     diverged : bool
-        Whether the loss did not stay finite: the weights are of no use.
+        Whether the loss became infinite or NaN, so that the weights are of no use.
     """
     return {
         "format": FORMAT,
@@ -94,12 +96,15 @@ def model_content(
 
 
 def save_model(path: str | os.PathLike[str], content: dict[str, Any], origin: Origin | None = None) -> None:
-    """Write a model file whole or not at all; equal content gives equal bytes."""
+    """Write a model file, completely or not at all; equal content gives equal bytes."""
     save(path, content, origin)
 
 
 def fingerprint_of(path: str | os.PathLike[str]) -> str | None:
-    """Return what a model's training depended on, or None where there is no model to be read."""
+    """Return the digest of everything that a model's training depended on, or None if there is no such file.
+
+    A file that cannot be read gives None too.
+    """
     try:
         return load(path, RULE)["fingerprint"]
     except Exception:  # as in `load_model`
@@ -119,11 +124,11 @@ def load_model(
     ----------
     path : path-like
     expect_variant, expect_population : str, optional
-        What the model must be of.
+        Names of the variant and the population that the model must have.
     expect_seed : int, optional
-        The seed it must be trained with.
+        The seed that the model must have.
     expected : Origin, optional
-        What the file must be.
+        The origin that the file must have.
 
     Returns
     -------
@@ -132,7 +137,7 @@ def load_model(
     Raises
     ------
     ContractError
-        The file is damaged or of another origin, is no model, or is another model than expected.
+        The file is damaged, has another origin, is not a model file, or contains another model.
     """
     try:
         content = load(path, RULE, expected)

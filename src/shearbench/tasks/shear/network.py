@@ -1,15 +1,17 @@
 """A network as an estimator: from noisy stamps, PSF and noise level to shapes with errors.
 
-Around any architecture stands the same wrapper. It takes out what needs no learning, so that float32 is
-enough at a signal-to-noise of 2e4 and nothing overflows at one of 2:
+All architectures have the same wrapper. It does the steps that need no training, so that float32 is precise
+enough at a signal-to-noise ratio of 2e4, and no value overflows at a ratio of 2:
 
-1. Flux. With the mean galaxy m of unit flux as aperture, A = <m, I> / <m, m> has noise s_A = sigma / |m|.
-   The stamp is divided by a = sqrt(A^2 + s_A^2): the flux where there is one, the noise where there is none.
+1. Flux. The flux of a stamp I is estimated with the mean galaxy m (of unit flux) as aperture:
+   A = <m, I> / <m, m>, with the standard deviation s_A = sigma / |m|. The stamp is divided by
+   a = sqrt(A^2 + s_A^2), which is about the flux if the galaxy is brighter than the noise, else the noise.
 2. The mean galaxy is subtracted: d = (I - A m) / a is the input of the body (see
    `shearbench.networks.modules.bodies`).
-3. Level. The network is told log10(s_A / a) and log10(s_A / median flux).
-4. Targets. Its answers are multiplied by the spread of the true ones (the flux's are in units of a).
-5. Refinement by a forward model, where the architecture has one (`shearbench.networks.modules.refinement`).
+3. Noise level. log10(s_A / a) and log10(s_A / median flux) are inputs of the network.
+4. Targets. The outputs are multiplied by the standard deviation of the true targets (the flux is in units
+   of a).
+5. Refinement by a forward model, if the architecture has one (`shearbench.networks.modules.refinement`).
 """
 
 from __future__ import annotations
@@ -25,28 +27,28 @@ from shearbench.networks.modules import dihedral
 from shearbench.networks.modules.bodies import Normalised, symmetric, with_flux
 from shearbench.training.task import TrainedModule
 
-_FIT_STAMPS = 8192  # galaxies that the scaling is measured on
-_NO_SPREAD = 0.01  # spread of shapes or positions [arcsec] that are all the same
-_LEVEL_CENTRE, _LEVEL_SPREAD = -2.5, 1.5  # log10 of the noise over the flux, from 1e-5 to 1
+_FIT_STAMPS = 8192  # number of galaxies from which the scaling is measured
+_NO_SPREAD = 0.01  # scale of shapes or positions [arcsec] if they do not vary
+_LEVEL_CENTRE, _LEVEL_SPREAD = -2.5, 1.5  # of log10(noise / flux), for ratios from 1e-5 to 1
 
 
 class Answer(NamedTuple):
-    """What a network says of n stamps.
+    """The output of a network for n stamps.
 
     Attributes
     ----------
     shapes : Tensor, shape (n, 2)
         g1, g2.
     error : Tensor, shape (n, 2)
-        Of each component, as the network or its forward model has it: not yet calibrated; 1 where it says
-        nothing of its errors.
+        Error of each component before calibration, from a Gaussian head or a forward model; 1 if the network
+        has neither.
     snr : Tensor, shape (n,)
-        The observed signal-to-noise of the flux in the aperture of the mean galaxy, 1 where all is noise.
+        Observed signal-to-noise ratio of the flux in the aperture of the mean galaxy; 1 for pure noise.
     standard : Tensor, shape (n, T)
-        All targets before any refinement, of order one: what `ShearNetwork.standardise` makes of them.
+        All targets before any refinement, in the units of `ShearNetwork.standardise`, of order one.
     precision : Tensor or None, shape (n, 3)
-        Entries l11, l21, l22 of the lower triangular L that whitens the error of the shape, for a Gaussian
-        head: the covariance is (L' L)^-1.
+        Only for a Gaussian head: entries l11, l21, l22 of the lower triangular matrix L that whitens the
+        error of the shape. The covariance is (L' L)^-1.
     """
 
     shapes: Tensor
@@ -57,7 +59,7 @@ class Answer(NamedTuple):
 
 
 class ShearNetwork(TrainedModule):
-    """An architecture with its scaling of inputs and outputs, and its calibrated errors.
+    """A network with the scaling of its inputs and outputs, and the calibration of its errors.
 
     Parameters
     ----------
@@ -65,9 +67,9 @@ class ShearNetwork(TrainedModule):
     shape : (int, int)
         Rows and columns of a stamp.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
     per_galaxy_psf : bool
-        Whether the PSF differs from galaxy to galaxy: then its image is an input.
+        Whether the PSF differs from galaxy to galaxy; its image is then an input.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ShearNetwork(TrainedModule):
 
     @property
     def learned(self) -> tuple[str, ...]:
-        """Names of the submodules that hold all weights; the rest is measured on stamps, or has none."""
+        """Names of the submodules that contain all weights; see `TrainedModule.learned`."""
         return ("body.network", *(("refinement.damping", "refinement.correction") if self.refinement else ()))
 
     @property
@@ -111,10 +113,10 @@ class ShearNetwork(TrainedModule):
 
     @torch.no_grad()
     def fit_scaling(self, images: Tensor, psf: Tensor, parameters: Tensor) -> None:
-        """Measure the scaling of inputs and outputs on noiseless training stamps.
+        """Measure the scaling of inputs and outputs from noiseless training stamps.
 
-        The mean galaxy, the spreads and the centres are made symmetric under the dihedral group, so that
-        turned stamps are as good as new ones.
+        The mean galaxy, the standard deviations and the centres are averaged over the 8 rotations and
+        mirrors, so that the scaling of a rotated stamp is the same.
 
         Parameters
         ----------
@@ -131,10 +133,10 @@ class ShearNetwork(TrainedModule):
         relative = self._relative(parameters[:_FIT_STAMPS], stamps.scale)
         rms = relative.square().mean(0).sqrt()
         for k, name in enumerate(self.targets):
-            if name in ("x", "y", "g1", "g2"):  # vectors: no centre, and one spread for both components
+            if name in ("x", "y", "g1", "g2"):  # two components: their mean is zero, their spread the same
                 pair = [self.targets.index(one) for one in (("x", "y") if name in "xy" else ("g1", "g2"))]
                 spread = rms[pair].square().mean().sqrt()
-                # Round galaxies, or galaxies in the middle, have no spread: any unit will do.
+                # The spread is zero if all galaxies are round, or all are centred; then any unit will do.
                 self.target_spread[k] = torch.where(spread > 0, spread, spread.new_tensor(_NO_SPREAD))
             else:
                 self.target_centre[k] = relative[:, k].mean()
@@ -144,13 +146,13 @@ class ShearNetwork(TrainedModule):
             self.refinement.fit(self.target_spread, self.target_centre)
 
     def _relative(self, parameters: Tensor, scale: Tensor) -> Tensor:
-        """Return targets with the flux in units of the scale."""
+        """Return the targets with the flux divided by the scale of the stamp."""
         if self.targets[0] != "flux":
             return parameters
         return with_flux(parameters, parameters[:, FLUX] / scale)
 
     def normalise(self, images: Tensor, psf: Tensor, sigma: Tensor) -> Normalised:
-        """Find the flux of stamps roughly, and the noise relative to it.
+        """Estimate the flux of stamps, and the noise relative to it (steps 1 to 3 of the module's docstring).
 
         Parameters
         ----------
@@ -168,7 +170,19 @@ class ShearNetwork(TrainedModule):
         return Normalised(images, psf, self.mean, amplitude, scale, sigma / scale, level)
 
     def standardise(self, parameters: Tensor, images: Tensor, psf: Tensor, sigma: Tensor) -> Tensor:
-        """Return true targets as the network is to answer them, of order one."""
+        """Return true targets in the units of the network's outputs, of order one.
+
+        Parameters
+        ----------
+        parameters : Tensor, shape (n, T)
+            The true targets.
+        images, psf, sigma
+            As for `normalise`.
+
+        Returns
+        -------
+        Tensor, shape (n, T)
+        """
         scale = self.normalise(images, psf, sigma).scale
         return (self._relative(parameters, scale) - self.target_centre) / self.target_spread
 
@@ -180,8 +194,8 @@ class ShearNetwork(TrainedModule):
         images, psf, sigma
             As for `normalise`.
         refine : int, optional
-            How many of the stamps of each model, from the first, a forward model refines where there is
-            one; by default all, and in training a part.
+            Number of stamps of each network that the forward model refines, if there is one: the first ones.
+            By default all stamps; in training mode, the fraction `Architecture.refined_share`.
 
         Returns
         -------
@@ -222,15 +236,18 @@ class ShearNetwork(TrainedModule):
         return Answer(shapes, error, snr, raw[:, :count], precision)
 
     def _part(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """Return the values of some stamps of each model."""
+        """Return the values of the stamps from `start` to `stop` of each network."""
         return values.unflatten(0, (self.models, -1))[:, start:stop].flatten(0, 1)
 
     def _joined(self, *parts: Tensor) -> Tensor:
-        """Return values of stamps of which each part holds some of every model."""
+        """Join the values of parts that each contain some stamps of every network; undoes `_part`."""
         return torch.cat([part.unflatten(0, (self.models, -1)) for part in parts], 1).flatten(0, 1)
 
     def _precision(self, raw: Tensor, snr: Tensor) -> Tensor:
-        """Return l11, l21, l22 from raw answers: factors of a guess, 1/error^2 = 1/spread^2 + (S/N)^2."""
+        """Return l11, l21, l22: the raw outputs give factors of a first guess of 1 / error.
+
+        The guess is 1 / error^2 = 1 / spread^2 + snr^2, with the spread of the true shapes.
+        """
         guess = (self.shape_spread**-2 + snr.square()).sqrt()
         first, cross, second = raw.unbind(1)
         diagonal = torch.stack([first, second], 1).clamp(-8, 8).exp()
@@ -238,22 +255,23 @@ class ShearNetwork(TrainedModule):
 
     @torch.no_grad()
     def calibrate(self, sigmas: list[float], pulls: list[Tensor], snrs: list[Tensor], bins: int = 8) -> None:
-        """Measure the errors on validation stamps.
+        """Calibrate the errors with validation stamps.
 
-        At each noise level the stamps are sorted by observed signal-to-noise into bins of equal number;
-        a bin's factor is the 68.27% quantile of abs(estimate - truth) / error of both components: after it,
-        1 sigma covers 68% whatever the distribution. Where the network says nothing of its errors
-        (`Answer.error` is 1), the factor is the error.
+        At each noise level, the stamps are sorted by observed signal-to-noise ratio into bins of equal
+        number. The factor of a bin is the 68.27% quantile of abs(estimate - truth) / error of both
+        components. After multiplication by it, 68.27% of the deviations are smaller than the error, for any
+        distribution. If the network gives no errors (`Answer.error` is 1), the factor is the error itself.
 
         Parameters
         ----------
         sigmas : list of float
-            Noise levels.
+            Noise levels [flux per pixel].
         pulls : list of Tensor, shape (n, 2)
-            Estimates minus true shapes, over `Answer.error`, for each level.
+            For each level, (estimate - truth) / `Answer.error`.
         snrs : list of Tensor, shape (n,)
-            The observed signal-to-noise, as `forward` returns it.
+            For each level, `Answer.snr`.
         bins : int
+            Number of bins at each level.
         """
         order = sorted(range(len(sigmas)), key=lambda level: sigmas[level])
         centres, errors = [], []
@@ -270,9 +288,20 @@ class ShearNetwork(TrainedModule):
         self.error = torch.stack(errors).clamp_min(1e-12).to(device)
 
     def errors(self, answer: Answer, sigma: float) -> Tensor:
-        """Return the error of each component, shape (n, 2): `calibrate`'s factor, log-linear in both.
+        """Return the calibrated error of each component.
 
-        Beyond the calibrated range the nearest value holds.
+        The factor of `calibrate` is interpolated in log(noise) and log(signal-to-noise ratio). Outside the
+        calibrated range, the nearest value is used.
+
+        Parameters
+        ----------
+        answer : Answer
+        sigma : float
+            Standard deviation of the noise [flux per pixel].
+
+        Returns
+        -------
+        Tensor, shape (n, 2)
         """
         grid, position = self.error_sigma.log(), torch.log(self.error_sigma.new_tensor(sigma))
         at = [
@@ -288,7 +317,7 @@ class ShearNetwork(TrainedModule):
 
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
-    """Interpolate linearly; constant beyond the knots."""
+    """Interpolate linearly at x [n] between knots [m] of given values [m]; constant outside the knots."""
     if len(knots) == 1:
         return values.expand(len(x))
     high = torch.searchsorted(knots, x.contiguous()).clamp(1, len(knots) - 1)

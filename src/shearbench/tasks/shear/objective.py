@@ -1,4 +1,4 @@
-"""What a network of shapes is trained by: its batches, its loss per noise level, and its validation."""
+"""The objective of the training on shapes: batches, a loss scaled at each noise level, and validation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
 _LEVEL_BINS = 8
-_LEVEL_MEMORY = 0.02  # the part of a bin's mean square that one step replaces
-_BLOCK = 250  # validation stamps at once
-_REFINE_FROM = 0.5  # part of the steps after which a forward model refines: before, the guess is too far off
+_LEVEL_MEMORY = 0.02  # weight of one step in the running mean square of a bin of noise levels
+_BLOCK = 250  # number of validation stamps measured at once
+_REFINE_FROM = 0.5  # the forward model is used after this fraction of the steps; the guess is too poor before
 
 
 def _huber(scaled: Tensor) -> Tensor:
@@ -25,17 +25,17 @@ def _huber(scaled: Tensor) -> Tensor:
 
 
 class Loss(NamedTuple):
-    """A loss of residuals that are divided by their rms.
+    """A loss function of residuals that are divided by their rms.
 
     Attributes
     ----------
     size : callable
-        Of each residual; the loss is its mean.
+        A function of each residual, whose mean is the loss.
     of_means : bool
-        Whether residuals are averaged over the realisations of a galaxy first.
+        Whether the residuals are first averaged over the noise realisations of a galaxy.
     likelihood : bool
-        Whether the shape is judged by the likelihood of a normal distribution instead, where the network
-        answers with one.
+        Whether the loss of the shape is the negative log likelihood of a normal distribution, if the network
+        has a Gaussian head.
     """
 
     size: Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ LOSSES = {
     "nll": Loss(Tensor.square, likelihood=True),
     "msb": Loss(Tensor.square, of_means=True),
 }
-"""Those of `Recipe.loss`."""
+"""The loss functions, by the values of `Recipe.loss`."""
 
 
 class Batch(NamedTuple):
@@ -73,31 +73,31 @@ class Batch(NamedTuple):
 
 
 class ShearObjective:
-    """Networks of shapes in training, see `shearbench.training.task.Objective`.
+    """The training of networks on shapes, see `shearbench.training.task.Objective`.
 
-    The loss of each target at a noise level is divided by its running mean square error at that level, which
-    makes the sum over levels that of log RMSE: no level weighs more because its errors are larger. With a
-    forward model, the loss of the guess and that of the refined shape are added. The training and
-    validation loss reported are the geometric mean over levels of the RMSE, over the spread of true shapes:
-    1 is as good as predicting zero.
+    The residuals of each target are divided by their running rms at the noise level, so that levels with
+    larger errors do not have more weight; the gradient is that of the sum of log RMSE over the levels. With a
+    forward model, the losses of the guess and of the refined shape are added. The training and validation
+    losses in the history are the geometric mean of the RMSE over the levels, divided by the standard
+    deviation of the true shapes: a network that always answers zero has a loss of 1.
 
     Parameters
     ----------
     networks : sequence of ShearNetwork
-        With their scaling fitted, on the device of the examples.
+        Their scaling must be fitted; they must be on the device of the examples.
     source : Source
-        Of the training stamps.
+        Source of the training stamps.
     epoch_stamps : int
-        Galaxies that an epoch shows.
+        Number of galaxies in an epoch.
     validation : Examples
     recipe : Recipe
     seeds : sequence of int
-        One for each network.
+        The seed of each network.
     workers : Workers
-        The processes that share the work. Each has the same networks, sees its share of every batch, and
-        measures some of the validation's noise levels. Sums over a batch are sums over the processes, so
-        that they take the steps of one process, but for rounding, and for layers that normalise by the
-        batch, which see the own share.
+        The processes that share the work. Each has the same networks, computes its share of each batch, and
+        validates at some of the noise levels. Sums over a batch are sums over all processes, so that the
+        steps are those of one process, except for rounding errors and for batch normalisation, which uses
+        the share of each process.
     """
 
     def __init__(
@@ -115,10 +115,12 @@ class ShearObjective:
         self.epoch_items = epoch_stamps
         self.device = validation.images.device
         network = networks[0]
-        # In units of the spread; the last column is that of the answer's shape, refined or not.
+        # Running mean square of the residuals, in units of the spread of the true values. The columns are the
+        # targets and, last, the final shape, which a forward model may have refined.
         columns = len(network.targets) + 1
         self.mean_square = torch.ones(len(networks), _LEVEL_BINS, columns, device=self.device)
-        # Of a batch, so many stamps are judged by their refined shapes, and only from some step on.
+        # Number of stamps of a batch whose refined shapes are in the loss, and the first step with
+        # refinement.
         self.refined, self.refine_from = recipe.batch_size, 0
         if network.refinement is not None:
             self.refined = network.refinement.count(recipe.batch_size)
@@ -128,11 +130,11 @@ class ShearObjective:
 
     @property
     def comparable_after(self) -> int:
-        """Steps after which a forward model refines, if there is one: losses before are of other answers."""
+        """Number of steps before the forward model is used, if there is one; losses change there."""
         return self.refine_from
 
     def refined_by(self, workers: Workers) -> int:
-        """Return how many of the stamps to be refined are in a process's share."""
+        """Return the number of refined stamps in the share of a process."""
         each = self.recipe.realisations
         galaxies = range(self.recipe.batch_items)[workers.share]
         return sum(min(max(self.refined - galaxy * each, 0), each) for galaxy in galaxies)
@@ -148,7 +150,10 @@ class ShearObjective:
         return Batch(*drawn)
 
     def loss(self, network: ShearNetwork, batch: Batch, step: int) -> Tensor:
-        """Return the sum of the losses of all networks, of each the own part; `network` holds all of them."""
+        """Return the sum of the losses of all networks over this process's share of a batch, shape ().
+
+        `network` is the one that computes all networks, see `shearbench.training.together`.
+        """
         for one in (network, *self.networks):
             one.refining = step >= self.refine_from
         images, psf, sigma, parameters = batch
@@ -165,7 +170,7 @@ class ShearObjective:
         sigma: Tensor,
         step: int,
     ) -> Tensor:
-        """Return the loss of answers, whose true targets are `truth` as the network is to answer them."""
+        """Return the loss of answers; `truth` [n, T] is the true targets in the units of the outputs."""
         at = network.targets.index("g1")
         residual = answer.standard - truth
         shape = (answer.shapes - parameters[:, at : at + 2]) / network.shape_spread
@@ -173,24 +178,24 @@ class ShearObjective:
         place = (sigma / low).log() / max(math.log(high / low), 1e-9)
         bins = torch.arange(_LEVEL_BINS, device=self.device)
         member = ((place * _LEVEL_BINS).long().clamp(0, _LEVEL_BINS - 1)[:, None] == bins).float()
-        # From here on each network's are in a dimension of its own.
+        # From here on, the first dimension numbers the networks.
         residual, shape, member = (
             q.unflatten(0, (len(self.networks), -1)) for q in (residual, shape, member)
         )
-        # Those of this process, of all.
+        # Number of stamps whose shapes are in the loss: of this process, and of all processes.
         own, refined = shape.shape[1], self.recipe.batch_size
         if network.refining and network.refinement is not None:
             own, refined = self.own_refined, self.refined
         judged = shape[:, :own]
         with torch.no_grad():
-            # A product with the membership, because a scattered sum is not deterministic on a GPU.
+            # Sums over bins are matrix products, because scatter operations are not deterministic on a GPU.
             both = [member.mT @ residual.square(), member[:, :own].mT @ judged.square().mean(2, True)]
             counts = [member.sum(1)[:, :, None], member[:, :own].sum(1)[:, :, None]]
             self.workers.add(*both, *counts)
             found = torch.cat([square / n.clamp_min(1) for square, n in zip(both, counts)], 2)
             seen = torch.cat([counts[0].expand_as(both[0]), counts[1]], 2) > 0
             memory = torch.where(seen, _LEVEL_MEMORY, 0.0)
-            if step == self.refine_from:  # what was before says nothing of refined answers
+            if step == self.refine_from:  # earlier errors are not those of refined shapes
                 memory[..., -1] = seen[..., -1].float()
             self.mean_square += memory * (found - self.mean_square)
             rms = (member @ self.mean_square).sqrt()
@@ -206,10 +211,10 @@ class ShearObjective:
         return loss
 
     def _size(self, scaled: Tensor, count: int) -> Tensor:
-        """Return the loss of residuals [models, n, columns] over their rms, of `count` in all processes."""
+        """Return the loss of scaled residuals [networks, n, columns]; all processes have `count` stamps."""
         loss = LOSSES[self.recipe.loss]
         if loss.of_means:
-            # Those that a forward model refines may end within a galaxy's realisations.
+            # The refined stamps may include only some realisations of the last galaxy, which is left out.
             count //= self.recipe.realisations
             whole = scaled.shape[1] // self.recipe.realisations * self.recipe.realisations
             scaled = scaled[:, :whole].unflatten(1, (-1, self.recipe.realisations)).mean(2)
@@ -225,8 +230,8 @@ class ShearObjective:
         Returns
         -------
         dict
-            ``validation_loss``, the geometric mean over levels of the RMSE, over that of predicting zero; and
-            ``validation_rmse``, per component, at the lowest level.
+            ``validation_loss``: geometric mean of the RMSE over the noise levels, divided by the standard
+            deviation of the true shapes. ``validation_rmse``: RMSE of a component at the lowest noise level.
         """
         levels = self.recipe.validation_levels
         found = torch.zeros(len(levels), dtype=torch.float64)
@@ -239,7 +244,7 @@ class ShearObjective:
         return {"validation_loss": loss, "validation_rmse": rmse[0]}
 
     def calibrate(self, network: ShearNetwork) -> None:
-        """Measure the errors, with other noise than that by which the best epoch was chosen."""
+        """Calibrate the errors of a network, with other noise than that of the validation."""
         sigmas = self.recipe.validation_levels
         pulls, snrs = [], []
         for level, sigma in enumerate(sigmas):
@@ -249,16 +254,16 @@ class ShearObjective:
         network.calibrate(sigmas, pulls, snrs)
 
     def state(self, k: int) -> dict[str, Tensor]:
-        """Return the running mean square errors of a network, [levels, targets and shape]."""
+        """Return the running mean square errors of the k-th network, [bins of noise level, T + 1]."""
         return {"mean_square": self.mean_square[k].clone()}
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Take up the running mean square errors of all networks."""
+        """Continue with the running mean square errors of all networks, as `state` returned them."""
         self.mean_square = torch.stack([state["mean_square"] for state in states])
 
 
 def _negative_log_likelihood(residual: Tensor, precision: Tensor) -> Tensor:
-    """Return |L r|^2 / 2 - log det L of each stamp."""
+    """Return |L r|^2 / 2 - log det L for residuals r [n, 2] and L from `Answer.precision` [n, 3]: [n]."""
     first, cross, second = precision.unbind(1)
     whitened = torch.stack([first * residual[:, 0], cross * residual[:, 0] + second * residual[:, 1]], 1)
     return 0.5 * whitened.square().sum(1) - first.log() - second.log()
@@ -268,26 +273,26 @@ def _negative_log_likelihood(residual: Tensor, precision: Tensor) -> Tensor:
 def evaluate(
     network: ShearNetwork, examples: Examples, sigma: float, level: int, limit: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Measure stamps with the fixed noise of a level.
+    """Measure stamps at one noise level, with noise that is the same at each call.
 
     Parameters
     ----------
     network : ShearNetwork
-        Left in evaluation mode.
+        It is in evaluation mode afterwards.
     examples : Examples
     sigma : float
-        Noise per pixel.
+        Standard deviation of the noise [flux per pixel].
     level : int
-        Names the noise fields.
+        A number that seeds the noise.
     limit : int, optional
-        Only the first so many stamps.
+        Measure only this number of stamps, the first ones.
 
     Returns
     -------
     residuals, errors : Tensor, shape (n, 2)
-        Estimate minus truth; and the errors as the network has them, uncalibrated.
+        Estimate minus truth; and the errors before calibration.
     snr : Tensor, shape (n,)
-        The observed signal-to-noise.
+        `Answer.snr`.
     """
     network.eval()
     generator = torch.Generator(examples.images.device)

@@ -1,4 +1,4 @@
-"""Trained networks as estimators."""
+"""Measurement of stamps by a trained network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shearbench.jobs.torch_settings import pick_device, torch_settings
 from shearbench.tasks.shear.model_file import TrainedNetwork
 
 BATCH = {"cpu": 1000, "cuda": 4096}
-"""Stamps of 48 x 48 pixels at once: what keeps a device busy, and a CPU's cache in use."""
+"""Number of stamps of 48 by 48 pixels measured at once: many for a GPU, few for the cache of a CPU."""
 
 
 def predict(
@@ -34,29 +34,29 @@ def predict(
     model : TrainedNetwork
     stamps : StampSet
     sigma : float
-        Noise per pixel.
+        Standard deviation of the noise [flux per pixel].
     seed : int
-        The run's seed, which names the noise (not the network's).
+        Seed of the run, which determines the noise (not the seed of the network).
     batch : int, optional
-        Stamps at once; by default as many pixels as `BATCH` has.
+        Number of stamps measured at once; by default as many pixels as in `BATCH`.
     threads : int
-        CPU threads.
+        Number of CPU threads.
     device : torch.device, optional
-        The GPU that is visible, or the CPU, by default.
+        By default a GPU if one is visible, else the CPU.
 
     Returns
     -------
     shapes : Shapes
-        Stamps with NaN or infinite pixels, in themselves or in their PSF, are flagged ``BAD_PIXELS``, and
-        answers with ``|g| >= 1`` ``OUT_OF_RANGE``; all are ``DIVERGED`` where the training did.
+        Flags: ``BAD_PIXELS`` if the stamp or its PSF has NaN or infinite pixels; ``OUT_OF_RANGE`` if
+        ``|g| >= 1``; ``DIVERGED`` for all stamps if the training diverged.
     seconds : float
-        Time spent measuring, copies to the device included; reading, noise and the first batch's warming
-        up are not.
+        Time of the measurement with copies to the device [s], without reading, noise and a first batch that
+        is measured once more to warm up.
 
     Raises
     ------
     ContractError
-        The stamps are not of the size, scale or population that the network was trained on.
+        The network was trained on stamps of another size, pixel scale or population.
     """
     _check(model, stamps)
     if model.about["diverged"]:
@@ -84,7 +84,7 @@ def _measure(
     # A sum is finite if and only if all its terms are.
     good = torch.isfinite(images.sum((1, 2)) + psf.sum((-2, -1)))
     if not good.all():
-        # Zeros in place of what is no number: the others get the same answer as without such neighbours.
+        # Bad stamps are replaced by zeros, so that the other stamps of the batch have the same result.
         images = images.where(good[:, None, None], 0.0)
         psf = psf.nan_to_num(0.0, 0.0, 0.0)
     network = model.network

@@ -1,4 +1,4 @@
-"""Training of a network of shapes, from stamps to the content of its model file."""
+"""Training of a network that measures shapes, from stamps to the content of its model file."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from shearbench.training.workers import Workers
 def train(
     splits: Splits, variant: Variant, population: Population, name: str, job: Job
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Train a network of shapes, see `shearbench.training.train.train`.
+    """Train a network that measures shapes, see `shearbench.training.train.train`.
 
     Parameters
     ----------
     splits : Splits
     variant : Variant
     population : Population
-        Of the stamps; where the recipe's data are `rendered`, more galaxies are drawn from it.
+        Population of the stamps. With the option ``data: rendered``, new galaxies are drawn from it.
     name : str
-        The variant's, for the model file and the progress line.
+        Name of the variant, for the model file and the progress line.
     job : Job
 
     Returns
@@ -43,16 +43,17 @@ def train(
     model : dict
         See `shearbench.tasks.shear.model_file`.
     history : pandas.DataFrame
-        A row for each epoch: ``epoch, views`` (stamps shown so far), ``seconds, learning_rate``,
-        ``train_loss`` and ``validation_loss`` (geometric mean over noise levels of the RMSE, over that of
-        predicting zero), and ``validation_rmse`` (per component, at the lowest noise level).
+        A row for each epoch: ``epoch``, ``views`` (number of stamps shown so far), ``seconds`` (time of
+        training so far [s]), ``learning_rate``, ``train_loss`` and ``validation_loss`` (geometric mean of the
+        RMSE over the noise levels, divided by the standard deviation of the true shapes), and
+        ``validation_rmse`` (RMSE of a component at the lowest noise level).
 
     Raises
     ------
     ContractError
-        Stamps and catalog do not belong together, or have bad pixels.
+        The stamps were drawn from another catalog, or have NaN or infinite pixels.
     ConfigError
-        See `architecture_for`; or PSFs are not what the forward model takes.
+        See `architecture_for`; or the forward model cannot describe the PSFs.
     ShearbenchError, Terminated, ChildProcessError
         See `shearbench.training.train.train`.
     """
@@ -61,17 +62,17 @@ def train(
 
 @dataclass(frozen=True)
 class ShearTask:
-    """A network of shapes to be trained, see `shearbench.training.task.Task`.
+    """The training of a network that measures shapes, see `shearbench.training.task.Task`.
 
     Attributes
     ----------
     splits : Splits
     variant : Variant
     architecture : Architecture
-        The variant's, adapted to the population.
+        Architecture of the variant, adapted to the population.
     population : Population
     name : str
-        The variant's.
+        Name of the variant.
     """
 
     splits: Splits
@@ -95,7 +96,7 @@ class ShearTask:
 
     @property
     def recipe(self) -> Recipe:
-        """The variant's."""
+        """Options of the training of the variant."""
         return self.variant.training
 
     @property
@@ -109,19 +110,19 @@ class ShearTask:
         return ShearNetwork(self.architecture, stamps.shape, stamps.pixel_scale, not stamps.constant_psf)
 
     def drops_out(self) -> bool:
-        """Return whether its training steps draw random masks."""
+        """Return whether the network has dropout, so that its training steps draw random masks."""
         with torch.random.fork_rng([]):
             return self.network().drops_out
 
     def start(self, seeds: Sequence[int], device: torch.device, workers: Workers) -> ShearObjective:
-        """Make the networks of some seeds and put the stamps on a device.
+        """Make a network for each seed, and put the stamps on a device.
 
         Raises
         ------
         ContractError
-            Stamps and catalog do not belong together, or have bad pixels.
+            The stamps were drawn from another catalog, or have NaN or infinite pixels.
         ConfigError
-            PSFs are not what the forward model takes, or galaxies cannot be rendered.
+            The forward model cannot describe the PSFs, or the galaxies cannot be rendered.
         """
         splits, recipe, targets = self.splits, self.recipe, self.architecture.targets
         examples = load_examples(splits.train, splits.train_catalog, targets, device)
@@ -135,8 +136,8 @@ class ShearTask:
             networks.append(network)
         if network.refinement is not None and not network.refinement.draws(examples.psf):
             raise ConfigError(
-                f"variants.{self.name}: options.forward_model: 'mixture' is for PSFs that are Gaussians, and "
-                "on these stamps they are not (or are cut off); use fourier"
+                f"variants.{self.name}: options.forward_model: 'mixture' needs Gaussian PSFs that fit into "
+                "the stamp, and those of these stamps are not of this kind; use fourier"
             )
         count = recipe.epoch_stamps or len(examples)
         source: Source = Stored(examples, count, seeds)
@@ -154,7 +155,7 @@ class ShearTask:
         return ShearObjective(networks, source, count, validation, recipe, seeds, workers)
 
     def content(self, objective: ShearObjective, result: Result) -> dict[str, Any]:
-        """Return what the model file of the first network holds; its errors are calibrated here."""
+        """Calibrate the errors of the first network, and return the content of its model file."""
         network = objective.networks[0]
         network.refining = True
         if not result.diverged:
