@@ -138,6 +138,22 @@ def needs_ngmix(estimator):
     return WITH_CONDA and not HAS_NGMIX and "shearbench.estimators.ngmix" in modules
 
 
+def gpus_per_training():
+    """Return how many GPUs a training asks for: by its rule, a profile or --set-resources."""
+    return rules.train.rule.resources["gpu"].value
+
+
+def reason_of(study):
+    """Return a function of a rule's inputs, which raises the reason that a study cannot be made."""
+
+    def refuse(_):
+        raise WorkflowError(
+            f"study_{study} cannot be made.\n{RUN.studies.wrong[study]}"
+        ) from None
+
+    return refuse
+
+
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
     try:

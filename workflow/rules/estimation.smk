@@ -1,11 +1,6 @@
 """Measurements by classical estimators, training of networks, and measurements by networks."""
 
 
-def gpus_per_training():
-    """Return how many GPUs a training asks for: by its rule, a profile or --set-resources."""
-    return rules.train.rule.resources["gpu"].value
-
-
 rule measure:
     input:
         stamps=f"{FOLDER}/stamps/{{population}}/{{split}}/index.json",

@@ -1,17 +1,6 @@
 """Studies. Each file in config/studies is a target `study_<name>`: networks, table, figure and verdict."""
 
 
-def reason_of(study):
-    """Return a function of a rule's inputs, which raises the reason that a study cannot be made."""
-
-    def refuse(_):
-        raise WorkflowError(
-            f"study_{study} cannot be made.\n{RUN.studies.wrong[study]}"
-        ) from None
-
-    return refuse
-
-
 rule evaluate_study:
     input:
         estimates=lambda w: RUN.study_estimates(w.study),
