@@ -1,1 +1,1 @@
-"""Trained and untrained networks from inside."""
+"""Properties of trained and untrained networks: layers, size, cost, receptive field."""

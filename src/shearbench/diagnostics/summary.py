@@ -1,4 +1,4 @@
-"""What a network is before any training: its layers, its size, what it costs, and how far it sees."""
+"""Properties of a network that do not depend on training: layers, size, cost and receptive field."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _WHOLE = (
     attention.SelfAttention,
     attention.Cbam,
     equivariant.LevelField,
-)  # one layer each, whatever they are made of
+)  # each is listed as one layer, with all its submodules
 _PARTS = {"features": "features", "galaxy": "features", "psf": "psf"}
-_VIEWS = 8  # random images over which the receptive field is gathered: a maximum hides pixels
+_VIEWS = 8  # number of random images for the receptive field; in one image, max pooling hides pixels
 
 
 def summarise_networks(
@@ -69,14 +69,15 @@ def summarise_networks(
     shape : (int, int)
         Rows and columns of a stamp.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
 
     Returns
     -------
     networks : pandas.DataFrame
-        A row for each population and variant: see `summarise`; ``side`` is the stamp's longer one, pixels.
+        A row for each population and variant, see `summarise`; ``side`` is the longer side of a stamp
+        [pixels].
     layers : pandas.DataFrame
-        A row for each of their layers: see `trace`.
+        A row for each layer of each network, see `trace`.
     """
     made = {
         (name, count): summarise(architecture, count, shape, pixel_scale)
@@ -106,24 +107,26 @@ def summarise_networks(
 def summarise(
     architecture: Architecture, channels: int, shape: tuple[int, int], pixel_scale: float
 ) -> tuple[dict[str, float], pd.DataFrame]:
-    """Measure one network, with random weights.
+    """Measure the properties of one network with random weights.
 
     Parameters
     ----------
     architecture : Architecture
     channels : int
-        1, or 2 with the PSF.
+        1, or 2 if the image of the PSF is an input.
     shape : (int, int)
+        Rows and columns of a stamp.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
 
     Returns
     -------
     numbers : dict
-        ``parameters``; ``flops`` per stamp whose shape is measured (a multiplication and an addition are
-        two; convolutions and matrix products only; all orientations where the answer is symmetrised);
-        ``receptive_field`` in pixels, see `receptive_field`; ``training_kb``, see `kept_for_gradient`;
-        ``refined``, whether a forward model follows, of which only the parameters are counted.
+        ``parameters``: number of weights. ``flops``: floating-point operations per measured stamp, of
+        convolutions and matrix products, with a multiplication and an addition counted as two, and over all
+        orientations if the output is symmetrised. ``receptive_field`` [pixels]: see `receptive_field`.
+        ``training_kb`` [kB]: see `kept_for_gradient`. ``refined``: whether a forward model follows, of which
+        only the weights are counted.
     layers : pandas.DataFrame
         See `trace`.
     """
@@ -131,7 +134,7 @@ def summarise(
         torch.manual_seed(1)
         outputs = len(architecture.targets) + (3 if architecture.head == "gaussian" else 0)
         body = architecture.body(shape, channels == 2, architecture.targets, outputs)
-        for buffer in body.buffers():  # what is measured on galaxies, and zero before
+        for buffer in body.buffers():  # the scaling, which is zero before it is measured on galaxies
             if buffer.is_floating_point() and not buffer.any():
                 buffer.copy_(0.5 + torch.rand_like(buffer))
         refinement = architecture.refinement(shape, pixel_scale)
@@ -156,18 +159,20 @@ def trace(body: nn.Module, shape: tuple[int, int]) -> tuple[pd.DataFrame, int]:
     Parameters
     ----------
     body : torch.nn.Module
-        As `Architecture.body` makes it.
+        As `Architecture.body` returns it.
     shape : (int, int)
+        Rows and columns of a stamp.
 
     Returns
     -------
     layers : pandas.DataFrame
-        ``layer`` (path of the module), ``kind`` (its class), ``part`` (``features``, ``psf``, ``head``),
-        ``shape`` of its output, and of that ``channels`` and ``positions`` (pixels or tokens),
-        ``parameters``, ``flops`` per stamp, and the blocks it is in whose input is ``added`` to their output
-        or put ``beside`` it: their paths, separated by blanks.
+        Columns: ``layer`` (path of the module), ``kind`` (its class), ``part`` (``features``, ``psf`` or
+        ``head``), ``shape``, ``channels`` and ``positions`` (number of pixels or tokens) of its output,
+        ``parameters`` (number of weights), ``flops`` per stamp; ``added`` and ``beside``: paths of the blocks
+        around the layer whose input is added to their output, or appended to it as channels, separated by
+        blanks.
     flops : int
-        Of all layers and what is between them, per stamp.
+        Floating-point operations per stamp, of all layers and of operations between them.
     """
     rows: list[dict[str, Any]] = []
     blocks = {
@@ -224,23 +229,25 @@ def trace(body: nn.Module, shape: tuple[int, int]) -> tuple[pd.DataFrame, int]:
 
 
 def receptive_field(body: nn.Module, shape: tuple[int, int]) -> int:
-    """Measure how many pixels across the square is that one feature can depend on.
+    """Measure the receptive field: the side of the square of pixels on which one feature can depend.
 
-    A feature is a pixel in the middle of the last image before the dense layers (of the galaxy's branch,
-    where there are two): what the network knows of a place before it knows of all. It is measured, by
-    where its gradient is not exactly zero for random weights and images, and so ends at the stamp's edges.
-    Of a network that makes no image, a feature is the answer.
+    The feature is the pixel in the middle of the last image before the dense layers (of the galaxy's branch,
+    if there are two). The pixels are those for which its gradient is not exactly zero, for random weights and
+    images; the receptive field can therefore not be larger than the stamp. In a network without images, the
+    feature is the output.
 
     Parameters
     ----------
     body : torch.nn.Module
-        As `Architecture.body` makes it. A module ``features`` of its network is what is before the dense
-        layers.
+        As `Architecture.body` returns it. If its network has a submodule ``features``, this computes the last
+        image before the dense layers.
     shape : (int, int)
+        Rows and columns of a stamp.
 
     Returns
     -------
     int
+        [pixels]
     """
     seen: list[Tensor] = []
     features = getattr(getattr(body, "network", body), "features", body)
@@ -254,7 +261,7 @@ def receptive_field(body: nn.Module, shape: tuple[int, int]) -> int:
     found = seen[0]
     if found.ndim == 4:
         found = found[:, :, found.shape[2] // 2, found.shape[3] // 2]
-    # Random coefficients, so that nothing cancels between the channels.
+    # Random coefficients, so that gradients of different channels do not cancel.
     (gradient,) = torch.autograd.grad((found * torch.randn_like(found)).sum(), stamps.images)
     support = (gradient != 0).any(0)
     sides = (support.any(axis).nonzero().flatten() for axis in (0, 1))
@@ -262,11 +269,11 @@ def receptive_field(body: nn.Module, shape: tuple[int, int]) -> int:
 
 
 def kept_for_gradient(body: nn.Module, shape: tuple[int, int]) -> float:
-    """Return how many bytes a stamp in a batch makes training keep, from one pass to the other."""
+    """Return the memory [bytes] per stamp that training keeps from the forward to the backward pass."""
 
     def kept(count: int) -> int:
         sizes: dict[int, int] = {}
-        alive: list[Tensor] = []  # an address is not used again while its tensor lives
+        alive: list[Tensor] = []  # keeps the tensors, so that no memory address is used twice
 
         def pack(tensor: Tensor) -> Tensor:
             alive.append(tensor)
@@ -278,18 +285,18 @@ def kept_for_gradient(body: nn.Module, shape: tuple[int, int]) -> float:
             body.train()(_stamps(count, shape))
         return sum(sizes.values())
 
-    # What does not grow with the batch (the weights) is not a stamp's.
+    # The difference of two batch sizes, so that the weights do not count.
     return (kept(4) - kept(2)) / 2
 
 
 def _stamps(count: int, shape: tuple[int, int]) -> Normalised:
-    """Return noise, as stamps whose flux is known: a pixel has no part in that of another."""
+    """Return stamps of pure noise with given flux, so that no pixel depends on another by the scaling."""
     images, psf, one = torch.randn(count, *shape), torch.randn(count, *shape), torch.ones(count)
     return Normalised(images, psf, torch.ones(shape), one, one, one, torch.randn(count, LEVELS))
 
 
 def listing(networks: pd.DataFrame, table: pd.DataFrame) -> str:
-    """Return the layers and numbers of all networks as text, for people.
+    """Return a text for readers with the layers and properties of all networks.
 
     Parameters
     ----------

@@ -1,11 +1,13 @@
-"""How near training steps come to what the machine could do.
+"""Speed of training steps, compared with a limit from the peak rates of the device.
 
-The limit is that of the roofline model (Williams et al. 2009, doi:10.1145/1498765.1498785), operation by
-operation: each takes at least as long as its floating-point operations at the rate of large matrix products,
-and as long as reading its inputs and writing its outputs once at the rate of large copies. Both rates are
-measured on the same device. What is above the limit is the launching of operations, and operations that are
-too small to fill the device; fusing them (``compile``) can even go below it, and so can a CPU, where what
-an operation has written may still be in the cache when the next one reads it.
+The limit is that of the roofline model (Williams et al. 2009, doi:10.1145/1498765.1498785), summed over all
+operations. An operation takes at least as long as its floating-point operations take at the rate of large
+matrix products, and as long as reading its inputs and writing its outputs take at the rate of large copies.
+Both rates are measured on the same device.
+
+Steps are slower than the limit because operations have to be launched, and because small operations do not
+use the whole device. Steps can be faster than the limit if operations are fused (``compile``), or if a CPU
+finds the result of the last operation in its cache.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from torch.utils.flop_counter import flop_registry
 from shearbench.training.arithmetic import multiplication
 from shearbench.training.recipe import Precision, Recipe
 
-_SHORTEST = 0.2  # seconds that one timing takes at least
-_SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices
-_COPIED = {"cpu": 2**26, "cuda": 2**30}  # bytes: more than any cache holds
+_SHORTEST = 0.2  # shortest duration of a timing [s]
+_SIDE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices
+_COPIED = {"cpu": 2**26, "cuda": 2**30}  # size of the copies [bytes], larger than any cache
 
-# Views that are not marked as such, and memory that is only allocated.
+# Operations that cost nothing: views that torch does not mark as views, and allocations.
 _FREE = {
     torch.ops.aten._unsafe_view,
     torch.ops.aten.empty,
@@ -39,14 +41,14 @@ _FREE = {
 
 
 class Rates(NamedTuple):
-    """What a device can do.
+    """Peak rates of a device.
 
     Attributes
     ----------
     flops : float
-        Floating-point operations a second in products of large matrices.
+        Floating-point operations per second in products of large matrices [1/s].
     bytes : float
-        Bytes a second that a large copy reads and writes.
+        Bytes read and written per second by large copies [1/s].
     """
 
     flops: float
@@ -54,13 +56,17 @@ class Rates(NamedTuple):
 
 
 def peak_rates(device: torch.device, precision: Precision = "float32") -> Rates:
-    """Measure what a device can do.
+    """Measure the peak rates of a device.
 
     Parameters
     ----------
     device : torch.device
     precision : {"float32", "tf32", "bfloat16"}
-        Of the products; see `Recipe`.
+        Precision of the matrix products; see `Recipe`.
+
+    Returns
+    -------
+    Rates
     """
     side, dtype = _SIDE[device.type], torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -73,7 +79,7 @@ def peak_rates(device: torch.device, precision: Precision = "float32") -> Rates:
 
 
 def seconds_each(work: Callable[[], Any], device: torch.device) -> float:
-    """Return how long one of many calls takes, by the clock, after one to warm up [s]."""
+    """Return the mean wall time of a call [s], after a first call that is not timed."""
 
     def clock() -> float:
         if device.type == "cuda":
@@ -93,13 +99,13 @@ def seconds_each(work: Callable[[], Any], device: torch.device) -> float:
 
 
 class Cost(TorchDispatchMode):
-    """Counts what is computed inside the block.
+    """Count the operations inside the block.
 
     Attributes
     ----------
     operations : list of (float, float)
         Floating-point operations of matrix products and convolutions, and bytes read and written, of each
-        operation that is more than a view or an allocation.
+        operation except views and allocations.
     """
 
     def __init__(self) -> None:
@@ -121,16 +127,16 @@ class Cost(TorchDispatchMode):
 
     @property
     def flops(self) -> float:
-        """Of all operations."""
+        """Floating-point operations of all operations together."""
         return sum(flops for flops, _ in self.operations)
 
     def limit(self, rates: Rates) -> float:
-        """Return the least time that all of it can take [s]."""
+        """Return the shortest time that all operations together can take on a device of these rates [s]."""
         return sum(max(flops / rates.flops, size / rates.bytes) for flops, size in self.operations)
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Return the bytes of a tensor's elements that lie apart in memory: an expanded one is read once."""
+    """Return the memory that a tensor's elements occupy [bytes]; elements that share memory count once."""
     apart = 1
     for size, stride in zip(tensor.shape, tensor.stride()):
         apart *= size if stride else 1
@@ -143,16 +149,16 @@ def step_efficiency(step: Callable[[], Any], recipe: Recipe, device: torch.devic
     Parameters
     ----------
     step : callable
-        Takes one step; the first two are not measured.
+        It takes one training step. The first two calls are not measured.
     recipe : Recipe
-        Of the training.
+        Options of the training.
     device : torch.device
 
     Returns
     -------
     dict
-        ``stamps_per_second``, and ``limit``, what the roofline allows; ``flops_per_stamp``;
-        ``peak_flops`` and ``peak_bytes`` a second, as measured.
+        ``stamps_per_second`` [1/s]; ``limit``, the same rate at the limit [1/s]; ``flops_per_stamp``;
+        ``peak_flops`` and ``peak_bytes``, the measured peak rates [1/s].
     """
     step()
     step()

@@ -1,7 +1,7 @@
-"""What stands between a stamp of known flux and a network's answer: its scaling, and the network.
+"""Bodies: the scaling of a stamp of known flux, and the network that takes the scaled stamp.
 
-Two kinds: images go to a network pixel by pixel (`ImageBody`), or as whitened principal components of the
-whole stamp (`ComponentBody`).
+There are two kinds. The input of the network is an image (`ImageBody`), or whitened principal components of
+the stamp (`ComponentBody`).
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ from shearbench.networks.modules import dihedral
 
 
 class Normalised(NamedTuple):
-    """Stamps of which flux and noise are roughly known.
+    """Stamps with estimates of their flux and noise.
 
     Attributes
     ----------
     images : Tensor, shape (n, ny, nx)
-        As they are.
+        The stamps, not scaled.
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
+        Image of the PSF, of all stamps or of each.
     mean : Tensor, shape (ny, nx)
-        The mean galaxy of unit flux.
+        The mean galaxy, of unit flux.
     amplitude : Tensor, shape (n,)
-        Of the mean galaxy in each stamp.
+        Amplitude of the mean galaxy in each stamp, an estimate of the flux.
     scale : Tensor, shape (n,)
-        The amplitude, or the noise of it where that is larger.
+        sqrt(amplitude^2 + its variance), by which the stamps are divided.
     noise : Tensor, shape (n,)
-        Of a pixel, over the scale.
+        Standard deviation of the noise of a pixel, divided by the scale.
     level : Tensor, shape (n, LEVELS)
-        How a network is told the noise.
+        The numbers that tell a network the noise level.
     """
 
     images: Tensor
@@ -44,7 +45,7 @@ class Normalised(NamedTuple):
     level: Tensor
 
     def rest(self) -> Tensor:
-        """Return what is left without the mean galaxy, over the scale, [n, ny, nx]."""
+        """Return the stamps minus the mean galaxy, divided by the scale, [n, ny, nx]."""
         return (self.images - self.amplitude[:, None, None] * self.mean) / self.scale[:, None, None]
 
 
@@ -54,19 +55,21 @@ def with_flux(parameters: Tensor, flux: Tensor) -> Tensor:
 
 
 class ImageBody(nn.Module):
-    """A network that sees images.
+    """A network whose input is an image.
 
-    What is left of a stamp without the mean galaxy is divided by sqrt(spread^2 + noise^2): the spread over
-    noiseless galaxies of each pixel, or one number for all, and the noise of a pixel.
+    The mean galaxy is subtracted from the stamp, and the rest is divided by sqrt(spread^2 + noise^2). The
+    spread is the standard deviation of a pixel over noiseless galaxies, or its rms over all pixels.
 
     Parameters
     ----------
     network : torch.nn.Module
         See `Architecture.build`.
     shape : (int, int)
+        Rows and columns of a stamp.
     per_galaxy_psf : bool
-        Whether the PSF's image is a second channel.
+        Whether the image of the PSF is a second channel.
     per_pixel : bool
+        Whether each pixel has its own spread.
     """
 
     def __init__(
@@ -84,21 +87,21 @@ class ImageBody(nn.Module):
 
     @torch.no_grad()
     def fit(self, stamps: Normalised) -> None:
-        """Measure the scaling on noiseless stamps; it is symmetric under the dihedral group."""
+        """Measure the scaling from noiseless stamps, averaged over the 8 rotations and mirrors."""
         square = symmetric(stamps.rest().square().mean(0))
         typical = square.mean().sqrt()
-        # The floor keeps pixels that hardly vary from being blown up beyond what float32 can tell.
+        # The lower limit prevents that rounding errors of pixels that hardly vary are amplified.
         self.spread.copy_(
             square.sqrt().clamp_min(1e-3 * typical) if self.per_pixel else typical.expand_as(square)
         )
         if stamps.psf.ndim == 3:
             self.psf_mean.copy_(symmetric(stamps.psf.mean(0)))
-            # PSFs may all be alike.
+            # A lower limit, because all PSFs may be equal.
             least = 1e-6 * self.psf_mean.square().mean().sqrt()
             self.psf_spread.copy_((stamps.psf - self.psf_mean).square().mean().sqrt().clamp_min(least))
 
     def scaled(self, stamps: Normalised) -> Tensor:
-        """Return what the network sees, [n, channels, ny, nx]."""
+        """Return the input of the network, [n, channels, ny, nx]."""
         if self.per_pixel:
             factor = (self.spread.square() + stamps.noise.square()[:, None, None]).rsqrt()
         else:
@@ -109,32 +112,35 @@ class ImageBody(nn.Module):
         return torch.stack(channels, 1).contiguous(memory_format=torch.channels_last)
 
     def forward(self, stamps: Normalised) -> Tensor:
-        """Return the network's answer, [n, outputs]."""
+        """Return the outputs of the network, [n, outputs]."""
         return self.network(self.scaled(stamps), stamps.level)
 
 
-# Of the components, those of the symmetries A1, B1, B2 and A2; the partners of E have the rest. Galaxies: as
-# the largest components of the default population are shared. PSFs are centred and hardly odd.
+# Fractions of the components that have the symmetries A1, B1, B2 and A2; the rest has the symmetry E. Those
+# of galaxies are the fractions among the largest components of the default population. PSFs are centred and
+# have few odd components.
 GALAXY_SHARES = (30 / 192, 27 / 192, 27 / 192, 22 / 192)
 PSF_SHARES = (5 / 16, 4 / 16, 4 / 16, 1 / 16)
-_LEAST_SPREAD = 1e-7  # of a component, over that of the largest: what float32 can tell
+_LEAST_SPREAD = 1e-7  # smallest spread of a component relative to the largest, the precision of float32
 
 
 class Components(nn.Module):
-    """Principal components of images, sorted by how they change when the image is turned or mirrored.
+    """Principal components of images, sorted by their symmetry.
 
-    Each component is even or odd under mirrors in x and y, and (but for those odd in one of them alone, which
-    the diagonal mirror exchanges) under the diagonal mirror: the irreducible representations A1, B1, B2, A2
-    and E of the dihedral group. To turn an image is then to change signs and to exchange the two halves of E.
+    Each component is even or odd under a mirror in x and under a mirror in y. Those that are even under both
+    or odd under both are also even or odd under the diagonal mirror (symmetries A1, B1, B2 and A2); the
+    diagonal mirror exchanges those odd in x only with those odd in y only (symmetry E). These are the
+    irreducible representations of the dihedral group. If an image is rotated or mirrored, its coefficients
+    change sign, and the two halves of E may be exchanged.
 
     Parameters
     ----------
     shape : (int, int)
-        A square.
+        Rows and columns of an image, which must be equal.
     count : int
-        About how many.
+        Approximate number of components.
     shares : tuple of float
-        The parts of them that are of the symmetries A1, B1, B2 and A2.
+        Fractions of the components with the symmetries A1, B1, B2 and A2.
     """
 
     def __init__(self, shape: tuple[int, int], count: int, shares: tuple[float, ...] = GALAXY_SHARES) -> None:
@@ -160,7 +166,14 @@ class Components(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor, without: Tensor | None = None) -> None:
-        """Find the components of images [n, ny, nx], orthogonal to one image if it is given."""
+        """Compute the components of images.
+
+        Parameters
+        ----------
+        images : Tensor, shape (n, ny, nx)
+        without : Tensor, shape (ny, nx), optional
+            All components are made orthogonal to this image.
+        """
         images = images.double()
         self.mean.copy_(symmetric(images.mean(0)))
         rest = images - self.mean.double()
@@ -176,7 +189,7 @@ class Components(nn.Module):
             (odd - odd.mT) / 2,  # A2
             torch.cat([odd_x, odd_y.mT]),  # E: odd in x; its partners are transposed
         ]
-        # Under mirrors in y, in x, and in the diagonal.
+        # Parity under mirrors in y, in x, and in the diagonal.
         parity = ((1, 1, 1), (1, 1, -1), (-1, -1, 1), (-1, -1, -1), (1, -1, 0))
         found = [_axes(part, count, *signs) for part, count, signs in zip(parts, self.counts, parity)]
         axes, spreads = (list(column) for column in zip(*found))
@@ -184,19 +197,23 @@ class Components(nn.Module):
         self.spread.copy_(torch.cat([*spreads, spreads[-1]]).clamp_min(_LEAST_SPREAD * spreads[0][0]))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the coefficients of images [n, ny, nx], without the mean's: [n, total]."""
+        """Return the coefficients [n, total] of images [n, ny, nx]; the mean image is not subtracted."""
         return images.flatten(1) @ self.basis
 
     def orientation(self, coefficients: Tensor) -> Tensor:
-        """Return signs (x, y, diagonal) [n, 3] by which an image is brought to a standard orientation.
+        """Return the signs (x, y, diagonal) [n, 3] that bring images to a standard orientation.
 
-        In it the leading components odd in x, odd in y, and of the symmetry B1 are positive.
+        In the standard orientation, the coefficients of three components are positive: the first ones that
+        are odd in x, odd in y, and of the symmetry B1.
         """
         leading = torch.stack([coefficients[:, k] for k in (-2 * self.counts[-1], -self.counts[-1])], 1)
         return torch.where(torch.cat([leading, coefficients[:, self.counts[0], None]], 1) < 0, -1.0, 1.0)
 
     def oriented(self, coefficients: Tensor, signs: Tensor) -> Tensor:
-        """Return the coefficients [n, total] of the images mirrored by signs [n, 3], x and y first."""
+        """Return the coefficients [n, total] of images mirrored where signs [n, 3] are negative.
+
+        The images are mirrored in x and y first, and in the diagonal last.
+        """
         x, y, diagonal = signs.split(1, 1)
         e = self.counts[-1]
         rest, odd_x, odd_y = coefficients.split([self.total - 2 * e, e, e], 1)
@@ -208,10 +225,10 @@ class Components(nn.Module):
 
 
 def _axes(images: Tensor, count: int, in_y: int, in_x: int, in_diagonal: int) -> tuple[Tensor, Tensor]:
-    """Return the principal axes [count, n, n] of images that mirrors multiply by a sign, and their spreads.
+    """Return the principal components [count, n, n] of images with given parities, and their spreads [count].
 
-    One quadrant holds all there is to know; a pixel counts as often as it has mirror images. The sign of the
-    diagonal mirror is 0 where it makes something else of the images.
+    The images are even (1) or odd (-1) under each mirror; for the diagonal mirror, 0 means neither. The
+    components are computed from one quadrant, whose pixels are weighted by their number of mirror images.
     """
     side = images.shape[-1]
     half = -(-side // 2)
@@ -220,9 +237,10 @@ def _axes(images: Tensor, count: int, in_y: int, in_x: int, in_diagonal: int) ->
     weight = torch.outer(mirrored, mirrored).sqrt()
     flat = (images[:, :half, :half] * weight).flatten(1)
     gram = flat.mT @ flat / len(flat)
-    # All axes of the right symmetry come before any other, also those along which the images do not vary.
+    # Components with these parities get larger eigenvalues than all others, even if the images do not vary
+    # along them.
     free = torch.ones_like(weight)
-    if side % 2:  # what is odd has nothing in the middle
+    if side % 2:  # an odd image is zero in the middle
         free[-1] *= in_y > 0
         free[:, -1] *= in_x > 0
     right = free.flatten().diag()
@@ -238,27 +256,30 @@ def _axes(images: Tensor, count: int, in_y: int, in_x: int, in_diagonal: int) ->
 
 
 class ComponentBody(nn.Module):
-    """A network that sees a stamp's whitened principal components, in a standard orientation.
+    """A network whose input is the whitened principal components of a stamp in a standard orientation.
 
-    The components of what is left without the mean galaxy are divided by sqrt(spread^2 + noise^2), so that
-    all have unit variance at any noise level; where noise hides a component, it goes to pure noise of order
-    one. With less whitening, the spread is the geometric mean, so weighted, of its own and of the rms of all:
-    the smallest components then count for less where there is no noise. Stamps are brought to one of eight
-    orientations by the signs of three of their own components and the answer is turned back: it follows every
-    turn and mirror of the stamp, to rounding, at no cost.
+    The mean galaxy is subtracted from the stamp, and each component of the rest is divided by
+    sqrt(spread^2 + noise^2). All components then have unit variance at any noise level. The spread is
+    s^whitening times r^(1 - whitening), with the standard deviation s of the component over noiseless
+    galaxies and the rms r of s over all components. With whitening below 1, the smallest components have
+    less weight at low noise.
+
+    The signs of three components determine which of the 8 rotations and mirrors brings the stamp to the
+    standard orientation, and the output is transformed back. The network is then equivariant under rotations
+    and mirrors, up to rounding errors.
 
     Parameters
     ----------
     network : torch.nn.Module
-        From [n, inputs] to [n, outputs], with ``inputs = total + psf_total + LEVELS``.
+        It maps [n, inputs] to [n, outputs], with ``inputs = total + psf_total + LEVELS``.
     galaxy, psf : Components
-        The PSF's are None where there is one PSF for all.
+        `psf` is None if all galaxies have the same PSF.
     targets : tuple of str
-        What the first outputs are.
+        Names of the first outputs.
     oriented : bool
-        Whether stamps are brought to a standard orientation.
+        Whether stamps are brought to the standard orientation.
     whitening : float
-        How much each component has a scale of its own: from 0, one for all, to 1.
+        From 0 to 1.
     """
 
     def __init__(
@@ -276,16 +297,16 @@ class ComponentBody(nn.Module):
 
     @torch.no_grad()
     def fit(self, stamps: Normalised) -> None:
-        """Find the components of noiseless stamps, and of their PSFs."""
+        """Compute the components of noiseless stamps, and those of their PSFs."""
         self.galaxy.fit(stamps.rest(), without=stamps.mean)
         if self.psf is not None:
             self.psf.fit(stamps.psf)
-            # Where PSFs do not vary, rounding must not be blown up to order one.
+            # If PSFs do not vary, their rounding errors must not be scaled to order one.
             self.psf.spread.clamp_min_(1e-4 * self.psf.spread.max() + 1e-6 * self.psf.mean.norm())
 
     def forward(self, stamps: Normalised) -> Tensor:
-        """Return the network's answer, [n, outputs]."""
-        # The basis is orthogonal to the mean galaxy, which need not be taken out.
+        """Return the outputs of the network, [n, outputs]."""
+        # The basis is orthogonal to the mean galaxy, so that subtracting it is not necessary.
         found = self.galaxy(stamps.images) / stamps.scale[:, None]
         square = self.galaxy.spread.square()
         square = square.pow(self.whitening) * square.mean().pow(1 - self.whitening)
@@ -300,6 +321,6 @@ class ComponentBody(nn.Module):
 
 
 def symmetric(image: Tensor) -> Tensor:
-    """Return the mean of an image over the dihedral group."""
+    """Return the mean [n, n] of an image [n, n] over its 8 rotations and mirrors."""
     turned = [dihedral.transform_images(image, element) for element in range(dihedral.ORDER)]
     return torch.stack(turned).mean(0)

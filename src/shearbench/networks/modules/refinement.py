@@ -1,16 +1,19 @@
-r"""Gauss-Newton steps through a forward model, damped and corrected by what was learned.
+r"""Gauss-Newton steps through a forward model, with a learned damping and a learned correction.
 
 From a network's guess :math:`\theta` of all parameters, the image :math:`I` and its derivatives :math:`J`
 give the normal equations of the pixels' likelihood,
 
 .. math:: F = J J^T / \sigma^2 , \qquad b = J (d - I) / \sigma^2 ,
 
-and a step :math:`\delta = (F + \Lambda)^{-1} b`. Were the guess a prior's mean and :math:`\Lambda` its
-precision, this would be the posterior's mean; but the guess has seen the same pixels, the more of them the
-more noise there is. So the diagonal of :math:`\Lambda` is learned, as a function of the noise level.
+with the pixels :math:`d` and their noise :math:`\sigma`, and the step
+:math:`\delta = (F + \Lambda)^{-1} b`. If the guess were the mean of a prior with the precision matrix
+:math:`\Lambda`, the step would lead to the mean of the posterior. But the guess was made from the same
+pixels, so that its errors are correlated with theirs. The diagonal of :math:`\Lambda` is therefore learned
+by a small network, as a function of the noise level.
 
-A small network then shrinks the shape towards the posterior's mean: it multiplies by numbers that depend on
-what does not change when the stamp is turned, so that no direction is preferred.
+A second small network shrinks the shape towards the mean of the posterior. It multiplies shapes by factors
+that depend only on quantities which do not change when the stamp is rotated or mirrored, so that no
+direction is preferred.
 """
 
 from __future__ import annotations
@@ -41,30 +44,33 @@ if TYPE_CHECKING:
 
 _WIDTH = 24
 _SHEAR_MAX = 0.95
-_SIZE_MIN = 0.02  # arcsec
-_STEP_MAX = 5.0  # in units of the spread of a parameter over the population
-_LEAST_VARIANCE = 1e-12  # of a shape, in those units squared: less is rounding
+_SIZE_MIN = 0.02  # smallest half-light radius of the forward model [arcsec]
+_STEP_MAX = 5.0  # largest step, in units of the spread of a parameter over the population
+_LEAST_VARIANCE = 1e-12  # of a shape, in these units squared; smaller values are rounding errors
 
 
 class Refinement(nn.Module):
-    """The learned Gauss-Newton steps.
+    """Gauss-Newton steps with learned damping and correction; see the docstring of the module.
 
-    Gradients reach the guess by the linear dependence of :math:`b` on it, as Gauss and Newton have it:
-    second derivatives of the image are left out, as they are in the step itself.
+    For the gradients of the loss, :math:`b` is taken as a linear function of the guess. Second derivatives of
+    the image are left out, as in the Gauss-Newton step itself.
 
     Parameters
     ----------
     profile : {"gaussian", "exponential", "sersic"}
-        The forward model's.
+        Galaxy profile of the forward model.
     shape : (int, int)
+        Rows and columns of a stamp.
     pixel_scale : float
-        Arcsec.
+        Pixel scale [arcsec].
     steps : int
+        Number of Gauss-Newton steps.
     share : float
-        Part of the stamps of a training step that is refined: little is learned, and by few numbers.
+        Fraction of the stamps of a training step that is refined. A part is enough to train the few weights.
     grid : Grid
+        Grid of the Fourier sums.
     mixture : MixtureModel, optional
-        What takes the place of the Fourier sums on a CPU.
+        It replaces the Fourier sums on a CPU.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class Refinement(nn.Module):
         self.mixture = mixture
         self.steps, self.share = steps, share
         count = len(self.names)
-        # The two of a position, and of a shape, share theirs: no direction is preferred.
+        # Both components of the position have the same damping, and both of the shape.
         self.damping = _from_zero(LEVELS, count - 2)
         self.correction = _from_zero(LEVELS + 7, 2)
         self.register_buffer("spread", torch.ones(count))
@@ -93,16 +99,19 @@ class Refinement(nn.Module):
     centre: Tensor
 
     def fit(self, spread: Tensor, centre: Tensor) -> None:
-        """Take the spread and the centre of the parameters over the population, the flux over the scale."""
+        """Set the spread [P] and the centre [P] of the parameters over the population.
+
+        The flux is in units of `Normalised.scale`.
+        """
         self.spread.copy_(spread)
         self.centre.copy_(centre)
 
     def draws(self, psf: Tensor) -> bool:
-        """Return whether all PSFs [ny, nx] or [m, ny, nx] are what its forward model takes."""
+        """Return whether the forward model can describe all PSFs [ny, nx] or [m, ny, nx]."""
         return self.mixture is None or bool(np.isfinite(self.mixture.psf_image(psf.cpu()).covariance).all())
 
     def count(self, stamps: int) -> int:
-        """Return how many of a training step's stamps are refined."""
+        """Return how many of the `stamps` stamps of a training step are refined."""
         return max(1, round(self.share * stamps))
 
     def forward(self, guess: Tensor, stamps: Normalised) -> tuple[Tensor, Tensor]:
@@ -111,13 +120,14 @@ class Refinement(nn.Module):
         Parameters
         ----------
         guess : Tensor, shape (n, P)
+            Parameters of the galaxies, in the order of `parameter_names`.
         stamps : Normalised
 
         Returns
         -------
         shapes : Tensor, shape (n, 2)
         error : Tensor, shape (n, 2)
-            From the inverse of F + Lambda.
+            Square roots of the diagonal of the inverse of F + Lambda.
         """
         # Parameters in units of the population's spread, the flux in those of the stamp's scale as well.
         unit = self.spread.expand(len(guess), -1)
@@ -137,10 +147,11 @@ class Refinement(nn.Module):
                 # Of the parameters over their units.
                 information = information * slope[:, :, None] * slope[:, None, :]
                 force = (force * slope / sigma)[:, :, None]
-            # What the force is at the guess, to first order; this carries the gradient as well.
+            # b at the guess, to first order in the distance from the drawn parameters. The gradient of the
+            # loss passes through this term.
             away = ((drawn - at) / unit)[:, :, None]
             damped = information + torch.diag_embed(damping)
-            # A stamp that has no answer must not take the answers of others away: no exception, no check.
+            # `solve_ex` raises no error for a singular matrix, so that one stamp does not stop the others.
             step = torch.linalg.solve_ex(damped, force + information @ away)[0][:, :, 0]
             at = at + unit * step.clamp(-_STEP_MAX, _STEP_MAX)
         variance = torch.linalg.inv_ex(damped)[0].diagonal(dim1=1, dim2=2)[:, G]
@@ -172,7 +183,7 @@ class Refinement(nn.Module):
 
 
 def _from_zero(inputs: int, outputs: int) -> nn.Sequential:
-    """Return a small network that at first answers zero."""
+    """Return a small network whose output is zero before training."""
     hidden, last = nn.Linear(inputs, _WIDTH), nn.Linear(_WIDTH, outputs)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -180,7 +191,7 @@ def _from_zero(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _drawable(at: Tensor) -> Tensor:
-    """Return the nearest parameters [n, P] of a galaxy that can be drawn."""
+    """Return the parameters [n, P], limited to the ranges in which the forward model can draw a galaxy."""
     shape = at[:, G]
     shape = shape * (_SHEAR_MAX / shape.norm(dim=1, keepdim=True).clamp_min(_SHEAR_MAX))
     size, index = at[:, HLR, None].clamp_min(_SIZE_MIN), at[:, SERSIC_N:].clamp(*SERSIC_RANGE)
