@@ -1,8 +1,8 @@
-"""What this project's own code costs beside its peers': the table of ``make bench``.
+"""Speed and memory of this project's code compared with other packages: the table of ``make bench``.
 
-Every comparison gives both sides the same inputs, in the same process, in turn, several times over; its ratio
-is the median of the ratios of single rounds, so that a machine that slows down for a while slows both. Rates
-are for one core and count processor time, not time on the clock: only ratios compare across machines.
+In each comparison, the two sides process the same inputs in the same process, in turn and several times. The
+ratio is the median of the ratios of single rounds, so that it changes little if the machine is slower for a
+while. Rates are for one core and per second of processor time. Only ratios can be compared between machines.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ OUTPUT = "results/bench/bench.csv"
 
 SHAPE, PIXEL_SCALE, SEED = (48, 48), 0.2, 1
 NOISE_LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-_SIGMA = 1e-3  # where a comparison does not hang on the noise
+_SIGMA = 1e-3  # noise per pixel in comparisons that hardly depend on it
 _SPLIT = "test"
-_SHORTEST = 0.2  # seconds that one timing takes at least
-_SAMPLING = 0.005  # seconds between two looks at a process's memory
+_SHORTEST = 0.2  # shortest duration of a timing [s]
+_SAMPLING = 0.005  # time between two readings of a process's memory [s]
 
-# Rates are of cores, on a machine with a GPU too.
+# Rates are those of a core, also on a machine with a GPU.
 _ON_CPU = {"device": "cpu"}
 _FIT = {"kind": "mixture", "model": "exp", **_ON_CPU}
 
@@ -62,25 +62,25 @@ Work = Callable[[T], Any]
 
 @dataclass(frozen=True)
 class Comparison(Generic[T]):
-    """Something that this project and a peer both do.
+    """A comparison of this project's code with a peer: another package, or the same work done another way.
 
     Attributes
     ----------
     name : str
     unit : str
-        Of what is measured.
+        Unit of the measured number.
     n : int
-        Stamps (galaxies, PSFs) among the inputs.
+        Number of stamps, galaxies or PSFs in the inputs.
     inputs : object
-        Given to both.
+        The inputs of both sides.
     ours, peer : callable
-        What each side does with the inputs; the peer is another code, or the same work done another way.
+        The two sides; each takes the inputs.
     measure : callable
-        Takes a side and the inputs, and returns a number in `unit`.
+        It takes a side and the inputs, and returns a number in `unit`.
     rounds : int
-        How often the two take turns.
+        Number of times that each side is measured.
     warm_up : bool
-        Whether each side runs once before that: to compile, and to fill caches.
+        Whether each side runs once before the first round, to compile code and to fill caches.
     """
 
     name: str
@@ -108,7 +108,7 @@ def compare(comparison: Comparison[T]) -> dict[str, Any]:
             side(comparison.inputs)
     found = np.empty((comparison.rounds, 2))
     for index in range(comparison.rounds):
-        # The first to run changes from round to round, so that neither always finds the other's leavings.
+        # The order changes from round to round, so that neither side always runs after the other.
         for column in (0, 1) if index % 2 == 0 else (1, 0):
             found[index, column] = comparison.measure(sides[column], comparison.inputs)
     ours, peer = np.median(found, axis=0)
@@ -123,7 +123,7 @@ def compare(comparison: Comparison[T]) -> dict[str, Any]:
 
 
 def cpu_rate(n: int) -> Callable[[Work[T], T], float]:
-    """Return what measures how many of n inputs a side treats in a second of processor time."""
+    """Return a function that measures how many of n inputs a side processes per second of processor time."""
 
     def measure(work: Work[T], inputs: T) -> float:
         calls, start = 0, time.process_time()
@@ -138,9 +138,9 @@ def cpu_rate(n: int) -> Callable[[Work[T], T], float]:
 
 
 def wall_rate(work: Work[StampSet], stamps: StampSet) -> float:
-    """Return how many stamps a side treats in a second on the clock, once its processes have started.
+    """Return how many stamps a side processes per second of wall time, without the start of its processes.
 
-    That is the time for all stamps less the time for those of the first file.
+    The time for the stamps of the first file is subtracted from the time for all stamps.
     """
     seconds = []
     few = StampSet(stamps.paths[:1])
@@ -152,9 +152,10 @@ def wall_rate(work: Work[StampSet], stamps: StampSet) -> float:
 
 
 def peak_memory(command: list[str]) -> float:
-    """Run a program and return the most memory it had (resident set) [MB].
+    """Run a program and return the peak of its memory (resident set) [MB].
 
-    It is looked at from outside: on Linux, a process's own count starts with the memory of its parent.
+    The memory is read from outside, because the value that Linux gives to the process itself includes the
+    memory of its parent at the start.
     """
     peak = 0
     with subprocess.Popen(command) as process:
@@ -221,7 +222,7 @@ def finite_difference_bounds(rows: pd.DataFrame, population: Population) -> NDAr
     """
     steps = {"dx": 0.01, "dy": 0.01, "hlr": 0.01, "g1": 0.01, "g2": 0.01}
     if population.profile == "sersic":
-        # GalSim makes a table for each index; this step leads to indices that other galaxies have.
+        # GalSim makes a table for each index. With this step, the indices are those of other galaxies.
         steps["sersic_n"] = population.sersic_n_step
     images, _ = bare_galsim(rows, population)
     derivatives = [images / rows["flux"].to_numpy(np.float32)[:, None, None]]
@@ -378,7 +379,7 @@ def psf_fits(psfs: int) -> Comparison[Images]:
 
 
 def inference(variant: str, stamps: int) -> Comparison[StampBatch]:
-    """Compare a network, untrained because the weights cost nothing, with fits by ngmix."""
+    """Compare a network with fits by ngmix; it is untrained, because its speed does not depend on weights."""
     import torch
 
     from shearbench.tasks.shear.prediction import BATCH
@@ -445,10 +446,11 @@ def training(variant: str) -> Comparison[Any]:
 def trainings_together(
     folder: str | os.PathLike[str], variant: str, seeds: int, galaxies: int
 ) -> Iterator[Comparison[Any]]:
-    """Compare the steps of the trainings of several seeds, computed as one and one after the other.
+    """Compare training steps of several seeds computed at once with the same steps one after the other.
 
-    With all that belongs to a step: the stamps are drawn, rendered and turned, and the weights changed. First
-    the operations that are launched, of which a GPU can launch so many a second and no more; then the rate.
+    The steps are complete: they draw, render and rotate stamps, and change the weights. The first comparison
+    counts the operations launched, because a GPU launches only a limited number per second; the second
+    compares the rates.
 
     Parameters
     ----------
@@ -483,7 +485,7 @@ def trainings_together(
         objective = task.start(seeds, device, Workers())
         training = Training(objective, task.recipe, seeds)
         objective.start_epoch(0)
-        training.step = start = objective.comparable_after  # the costlier part, where there are two
+        training.step = start = objective.comparable_after  # with the forward model, if there is one
         return lambda: training._step(0, 2 * start + 1000)
 
     together = steps(*range(seeds))
@@ -524,7 +526,7 @@ def _untrained(variant: Variant, batch: StampBatch) -> ShearNetwork:
 
 
 def two_cores(folder: str | os.PathLike[str], stamps: int) -> Comparison[StampSet]:
-    """Compare the mixture fit in two processes with itself in one, by the clock, reading and noise included.
+    """Compare the mixture fit in two processes with one process: wall time, including reading and noise.
 
     Parameters
     ----------
@@ -558,7 +560,7 @@ def two_cores(folder: str | os.PathLike[str], stamps: int) -> Comparison[StampSe
 
 
 def memory(folder: str | os.PathLike[str], stamps: int) -> Comparison[int]:
-    """Compare the peak memory of a simulation of 4 n stamps with that of n: a process each."""
+    """Compare the peak memory of a simulation of 4 n stamps with that of n stamps, each in a new process."""
 
     def program(times: int) -> Callable[[int], list[str]]:
         path = str(Path(folder, "memory.h5"))
@@ -607,14 +609,14 @@ def noisy_batch(name: str, sigma: float, stamps: int) -> StampBatch:
 
 
 def comparisons(folder: str | os.PathLike[str], size: float = 1.0) -> Iterator[Comparison[Any]]:
-    """Yield every comparison that this machine allows, each made when it is asked for.
+    """Yield all comparisons that this machine allows; each is prepared when it is yielded.
 
     Parameters
     ----------
     folder : path-like
-        For temporary files.
+        Folder for temporary files.
     size : float
-        By what the numbers of stamps are multiplied.
+        Factor that multiplies the numbers of stamps.
     """
 
     def count(full: int) -> int:
@@ -665,9 +667,12 @@ def benchmark(output: str | os.PathLike[str], size: float = 1.0) -> pd.DataFrame
     start, rows = time.perf_counter(), []
     print(f"== bench: {here['cpu']}, {here['cores']} cores; ratio = ours / peer, medians over rounds")
     if os.getloadavg()[0] > 0.5:
-        print(f"   other work runs here (load {os.getloadavg()[0]:.1f}): ratios hold, 'two cores' may not")
+        print(
+            f"   other programs are running (load {os.getloadavg()[0]:.1f}): ratios are valid, except "
+            "perhaps that of two cores"
+        )
     if missing := Ngmix().unavailable():
-        print(f"   without its rows for fits, PSF fits, metacal and inference: {missing}")
+        print(f"   no rows for fits, PSF fits, metacal and inference: {missing}")
     print(f"{'':54s}{'ours':>10s}{'peer':>10s}{'ratio':>9s}  unit")
     with torch_settings(1, SEED, torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
         for comparison in comparisons(folder, size):

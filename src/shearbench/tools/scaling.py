@@ -1,7 +1,7 @@
-"""What a run will need in core-hours, GPU-hours and disk, from the rates that another run measured.
+"""Estimate the core-hours, GPU-hours and disk space of a run from the rates that another run measured.
 
 ``python -m shearbench.tools.scaling results/quick docs/scaling.md config/paper.yaml config/large.yaml``
-writes the tables of a page anew.
+renews the tables of the page ``docs/scaling.md``.
 """
 
 from __future__ import annotations
@@ -28,21 +28,24 @@ _SHAPE_COLUMNS = 6  # of 8 bytes, in a table of estimates
 def rate(
     throughput: pd.DataFrame, stage: str, name: str, population: str, network: bool = False
 ) -> tuple[float, bool]:
-    """Return stamps a second and whether a GPU did them (one core otherwise), from a run's table.
+    """Return the measured rate of a stage [stamps/s], and whether it is that of a GPU or of one core.
 
     Parameters
     ----------
     throughput : pandas.DataFrame
         ``metrics/throughput.csv``.
     stage, name, population : str
-        Of the table. For a population that was not measured, the slowest of those that were stands in.
+        Values of the columns of the table. If the population was not measured, the rate is the lowest of the
+        other populations.
     network : bool
-        Whether it is a network: for one that was not measured, the slowest of those that were stands in.
+        Whether `name` is a network. If this network was not measured, the rate is the lowest of the other
+        networks.
 
     Returns
     -------
-    (float, bool)
-        NaN where nothing like it was measured.
+    per_second : float
+        NaN if no such rate was measured.
+    on_gpu : bool
     """
     rows = throughput[throughput["stage"] == stage]
     named = rows[rows["name"] == name]
@@ -57,7 +60,7 @@ def rate(
 
 
 def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studies") -> pd.DataFrame:
-    """Return what each stage of a run needs.
+    """Return the computing time and disk space that each stage of a run needs.
 
     Parameters
     ----------
@@ -65,14 +68,14 @@ def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studi
     throughput : pandas.DataFrame
         ``metrics/throughput.csv`` of a run of stamps of the same size.
     studies : str
-        The folder of the studies.
+        Folder with the files of the studies.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each stage: ``stamps`` (counted once for each time that one is treated), ``core_hours``,
-        ``gpu_hours`` (each NaN where no such rate was measured), ``disk_gb``, and ``unknown``, the names
-        without any rate, whose time is in neither.
+        A row for each stage: ``stage``; ``stamps``, number of stamps, each counted as often as it is
+        processed; ``core_hours`` [h]; ``gpu_hours`` [h]; ``disk_gb`` [GB]; ``unknown``, names of estimators
+        and networks without a measured rate, whose time is not included.
     """
     rows = []
     for stage, tasks in _stages(Run(config, plan_studies(studies, config))).items():
@@ -137,7 +140,7 @@ def rates_table(throughput: pd.DataFrame) -> str:
 
 
 def needs_table(config: Config, throughput: pd.DataFrame) -> str:
-    """Return what a run needs as Markdown, with what is not known."""
+    """Return a Markdown table of the computing time and disk space of a run, and the names without a rate."""
     table = needs(config, throughput)
     lines = [
         f"### {config.run}\n",
@@ -160,7 +163,7 @@ def needs_table(config: Config, throughput: pd.DataFrame) -> str:
 
 
 def main(run: str, page: str, *configs: str) -> None:
-    """Write the tables of a page anew.
+    """Renew the generated tables of a page.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
-"""The rooms of the package and the directions of its imports, read from the source.
+"""The packages (rooms) of shearbench and the imports between them, read from the source code.
 
-`tests/house` asserts the directions; `shearbench.tools.docs` draws them in ``docs/architecture.md``.
+`tests/house` checks the directions of the imports; `shearbench.tools.docs` draws them in
+``docs/architecture.md``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from shearbench.jobs.provenance import modules_used
 SOURCE = Path(__file__).parents[1]
 
 GROUND = ("errors", "options", "files", "studies")
-"""The modules beside the packages. Every room may use them."""
+"""The modules and packages that every room may import."""
 
 FLOORS: tuple[Mapping[str, str], ...] = (
     {"forward_model": "images from parameters"},
@@ -33,7 +34,7 @@ FLOORS: tuple[Mapping[str, str], ...] = (
     {"config": "schema, reading, labels"},
     {"plan": "what the workflow asks", "tools": "benchmarks, documentation"},
 )
-"""The rooms on each floor, from the ground up. A room uses those on its own floor and below."""
+"""The rooms on each floor, from the lowest up. A room may import from its own floor and from lower ones."""
 
 
 def floor_of(module: str) -> int:
@@ -42,7 +43,7 @@ def floor_of(module: str) -> int:
     Parameters
     ----------
     module : str
-        Dotted name without the package's own.
+        Dotted name, without ``shearbench.``.
 
     Raises
     ------
@@ -60,7 +61,7 @@ def floor_of(module: str) -> int:
 
 @cache
 def modules() -> dict[str, Path]:
-    """Return the file of each module, by its dotted name without the package's own."""
+    """Return the file of each module, by its dotted name without ``shearbench.``."""
     found = {}
     for path in sorted(SOURCE.rglob("*.py")):
         parts = path.relative_to(SOURCE).with_suffix("").parts
@@ -72,13 +73,16 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports(module: str) -> frozenset[str]:
-    """Return the modules of the package that a module imports when it runs, inside functions too."""
+    """Return the modules of the package that a module imports, at its top or inside functions.
+
+    Imports for type checkers only are left out.
+    """
     names = (name.removeprefix(f"{SOURCE.name}.") for name in modules_used(modules()[module]))
     return frozenset(name for name in names if name not in (module, SOURCE.name))
 
 
 def upward_imports() -> list[tuple[str, str]]:
-    """Return the imports of a module on a higher floor, as (module, what it imports)."""
+    """Return the imports from higher floors, as pairs (importing module, imported module)."""
     return [
         (module, other)
         for module in modules()
@@ -119,7 +123,7 @@ def circles() -> list[list[str]]:
 
 
 def room_imports() -> dict[str, set[str]]:
-    """Return the rooms whose modules each room uses; the ground is left out."""
+    """Return the rooms from which each room imports; the modules of `GROUND` are left out."""
     used: dict[str, set[str]] = {room: set() for rooms in FLOORS for room in rooms}
     for module in modules():
         room = module.split(".")[0]
@@ -129,9 +133,9 @@ def room_imports() -> dict[str, set[str]]:
 
 
 def diagram() -> str:
-    """Return the rooms and what they use, as a Mermaid diagram.
+    """Return a Mermaid diagram of the rooms, with an arrow to each room that a room imports from.
 
-    Of a room's arrows, those to rooms that it reaches through another room as well are left out.
+    Arrows to rooms that are also reached through another room are left out.
     """
     used = room_imports()
 
