@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from shearbench.data import external
 from shearbench.data.external import contents, external_files, text_columns
 from shearbench.errors import ConfigError
+from shearbench.simulation.catalog import cosmos_galaxies
 from shearbench.simulation.galsim_stamps import psf_images
 from shearbench.simulation.populations import PRESETS, Population
 
@@ -170,7 +172,7 @@ def test_many_bytes_are_announced(tmp_path, monkeypatch):
     said = []
     contents([str(path)], tmp_path / "cache", said.append)
     assert len(said) == 1
-    assert "1 files" in said[0]
+    assert "1 new files" in said[0]
 
 
 PSFEX = [("EXTNAME", "PSF_DATA"), ("POLNAXIS", 2), ("POLGRP1", 1), ("PSF_FWHM", 3.2), ("PSF_SAMP", 0.5)]
@@ -188,6 +190,34 @@ def table(path, cards=()):
 
 def image_population(path):
     return Population(psf={"profile": "image", "image_file": str(path)})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16])
+def test_a_psf_of_few_pixels_is_seen_while_planning(tmp_path, dtype):
+    for width in (0.7, 0.4):
+        profile = galsim.Moffat(beta=3.5, fwhm=width, flux=10000)
+        image = profile.drawImage(nx=24, ny=25, scale=0.2).array.astype(dtype)
+        path = str(tmp_path / f"{width}.fits")
+        galsim.fits.writeCube([galsim.Image(image)] * 3, path)
+        total, squares = image.sum(dtype=float), (image.astype(float) ** 2).sum()
+        found = external.narrowest_psf(path)
+        assert found == pytest.approx(external.gaussian_fwhm(total, squares))
+        assert (external.narrow_psf(path, found) is None) == (found >= external.LEAST_FWHM)
+
+
+def test_a_catalogue_with_too_few_galaxies_in_range_is_refused_while_planning():
+    path = str(DATA / "real_galaxy_catalog_23.5_example.fits")
+    given = {"profile": "cosmos-parametric", "catalogue_file": path}
+    source = cosmos_galaxies(path, "cosmos-parametric")
+    sizes = np.sort(source["hlr"][np.abs(source["e"]) < population(**given).shape_max])
+    for count, refused in ((3, True), (4, False)):
+        some = population(**given, half_light_radius_arcsec=[sizes[0] - 1e-6, sizes[count - 1] + 1e-6])
+        with (
+            pytest.raises(ConfigError, match=f"populations.c: only {count} of") if refused else nullcontext()
+        ):
+            external.check_enough_galaxies("populations.c", some)
+    with pytest.raises(ConfigError, match="no GalSim catalogue with Sersic fits"):
+        external.check_enough_galaxies("c", population(catalogue_file=str(DATA / "AEGIS_F606w_catalog.fits")))
 
 
 def test_a_psfex_model_and_other_tables_are_no_images(tmp_path):

@@ -10,7 +10,13 @@ from snakemake.persistence import RECORD_FORMAT_VERSION
 
 from shearbench.config.reading import DEFAULT, load, resolve
 from shearbench.config.studies import plan_studies
-from shearbench.data.external import contents, external_files
+from shearbench.data.external import (
+    check_enough_galaxies,
+    contents,
+    external_files,
+    narrow_psf,
+    narrowest_psf,
+)
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.evaluation.failures import sentences_of_run
 from shearbench.files.leftovers import remove_leftovers, remove_states
@@ -85,7 +91,13 @@ config["left_out"] = ", ".join(RUN.left_out)  # for the report
 def inputs_of(population):
     """Return the external files that a population is drawn from: path, bytes and SHA-256 of each."""
     try:
-        files = external_files(population, CONFIG.populations[population])
+        options = CONFIG.populations[population]
+        files = external_files(population, options)
+        if workflow.is_main_process:
+            check_enough_galaxies(f"populations.{population}", options)
+            path = options.psf.image_file
+            if path and (warning := narrow_psf(path, narrowest_psf(path))):
+                logger.warning(f"populations.{population}.{warning}")
         return contents(files, ".snakemake/shearbench/inputs.json", logger.warning)
     except (ConfigError, OSError) as error:
         raise wrong_configuration(error) from None

@@ -9,8 +9,10 @@ import contextlib
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
+import struct
 import tempfile
 import time
 import zlib
@@ -29,6 +31,14 @@ _BYTES = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8
 # A file that changed more recently than this may change again without a new modification time.
 _SETTLED_NS = 2 * 10**9
 _LARGE = 10**9  # bytes: reading more takes seconds, and is announced
+LEAST_FWHM = 2.2
+"""Pixels of a PSF image; `narrow_psf` says what a lower one means."""
+COSMOS_PIXEL = 0.03
+"""Arcsec; of the HST images that GalSim's Sersic fits were made to."""
+LEAST_GALAXIES = 4
+"""Of a catalogue in a population's range: one for each split."""
+_MOST_PIXELS = 10**6  # of PSF images that are looked at while planning: a second
+_NUMBERS = {"8": "B", "16": "h", "32": "i", "64": "q", "-32": "f", "-64": "d"}  # FITS's BITPIX in `struct`
 
 
 def external_files(name: str, population: Population) -> list[str]:
@@ -106,6 +116,103 @@ def check_images(key: str, path: str) -> None:
     raise ConfigError(f"{key}: {path} has no image, only {', '.join(kinds)}; expected images of PSFs")
 
 
+def narrow_psf(path: str, width: float) -> str | None:
+    """Return the sentence that warns of a PSF of few pixels, or None where there is no need.
+
+    Parameters
+    ----------
+    path : str
+        Of the PSF images.
+    width : float
+        FWHM of the narrowest of them [pixels].
+    """
+    if not width < LEAST_FWHM:
+        return None
+    return (
+        f"psf.image_file: {path}: the FWHM of a PSF is about {width:.1f} pixels of its image. Below "
+        f"{LEAST_FWHM:g} pixels the PSF is undersampled: adaptive moments (HSM, AnaCal, metacalibration) may "
+        "fail, and mixture fits have a bias m of -1e-2 for small galaxies; use images with smaller pixels"
+    )
+
+
+def gaussian_fwhm(total: Any, squares: Any) -> Any:
+    """Return the FWHM of the Gaussian with the sum and the sum of squares of an image [pixels].
+
+    Adaptive moments do not converge for so few pixels.
+    """
+    return 2.355 * total / (4 * math.pi * squares) ** 0.5
+
+
+def narrowest_psf(path: str) -> float:
+    """Return the FWHM of the narrowest image of a file of PSFs, of the first million pixels [pixels].
+
+    Infinity where the images have no plain numbers, or no flux; the job that reads them is exact.
+    """
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, struct.error, zlib.error):
+        return _narrowest(path)
+    return math.inf
+
+
+def _narrowest(path: str) -> float:
+    width, left = math.inf, _MOST_PIXELS
+    with _opened(path) as file:
+        while file.peek(1) and left > 0:
+            header = _header(file)
+            start, size = file.tell(), _data_bytes(header)
+            axes = [int(header[f"NAXIS{axis}"]) for axis in range(1, int(header["NAXIS"]) + 1)]
+            if header.get("XTENSION", "IMAGE") == "IMAGE" and len(axes) >= 2 and size:
+                pixels, number = axes[0] * axes[1], struct.Struct(">" + _NUMBERS[header["BITPIX"]])
+                zero, scale = float(header.get("BZERO", 0)), float(header.get("BSCALE", 1))
+                for _ in range(min(math.prod(axes[2:]), -(-left // pixels))):
+                    plane = [zero + scale * v for (v,) in number.iter_unpack(file.read(pixels * number.size))]
+                    total, squares = sum(plane), sum(value * value for value in plane)
+                    left -= pixels
+                    if total > 0:  # NaN is refused by the job
+                        width = min(width, gaussian_fwhm(total, squares))
+            file.seek(start + -(-size // _BLOCK) * _BLOCK)
+    return width
+
+
+def check_enough_galaxies(key: str, population: Population) -> None:
+    """Raise a ConfigError where a catalogue of Sersic fits has too few galaxies in the population's range.
+
+    Real galaxies, whose images have to be measured first, are counted by the job.
+
+    Parameters
+    ----------
+    key : str
+        The population's key in the configuration.
+    population : Population
+    """
+    if population.profile != "cosmos-parametric" or population.catalogue_file is None:
+        return
+    path = population.catalogue_file
+    try:
+        if "fit_status" not in _columns(path)[1]:  # as GalSim decides whether it is the table of fits
+            path = path.replace(".fits", "_fits.fits")
+        table, columns, width = _columns(path)
+        form, _, start = columns["sersicfit"]
+        fit = struct.Struct({"D": ">8d", "E": ">8f"}[form])
+        fits = [fit.unpack_from(table, at) for at in range(start, len(table), width)]
+    except (OSError, ValueError, KeyError, struct.error) as error:
+        raise ConfigError(
+            f"{key}.catalogue_file: {population.catalogue_file} is no GalSim catalogue with "
+            f"Sersic fits ({error!r})"
+        ) from None
+    low, high = population.half_light_radius_arcsec
+    kept = 0
+    for values in fits:
+        q = min(max(values[3], 0.05), 1.0)
+        size = values[1] * COSMOS_PIXEL * q**0.5
+        kept += low <= size <= high and (1 - q) / (1 + q) < population.shape_max
+    if kept < LEAST_GALAXIES:
+        raise ConfigError(
+            f"{key}: only {kept} of the {len(fits)} galaxies of {population.catalogue_file} have a "
+            f"half-light radius within {[low, high]} arcsec and |g| < {population.shape_max}, and "
+            f"{LEAST_GALAXIES} are needed; widen half_light_radius_arcsec"
+        )
+
+
 def _opened(path: str | os.PathLike[str]) -> Any:
     return gzip.open(path) if os.fspath(path).endswith(".gz") else open(path, "rb")
 
@@ -158,6 +265,17 @@ def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     ValueError
         The file is not FITS, is cut short, or its first extension is no binary table.
     """
+    table, found, width = _columns(path)
+    texts = {}
+    for name, (form, length, start) in found.items():
+        if form == "A":
+            cells = [table[at : at + length] for at in range(start, len(table), width)]
+            texts[name] = [cell.split(b"\0")[0].decode("ascii").strip() for cell in cells]
+    return texts
+
+
+def _columns(path: str | os.PathLike[str]) -> tuple[bytes, dict[str, tuple[str, int, int]], int]:
+    """Return the first table of a FITS file, form, bytes and place of each column, and the bytes of a row."""
     with _opened(path) as file:
         header = _header(file)
         file.seek(file.tell() + -(-_data_bytes(header) // _BLOCK) * _BLOCK)
@@ -168,19 +286,17 @@ def text_columns(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         table = file.read(width * rows)
     if len(table) < width * rows:
         raise ValueError("the file is cut short")
-    columns, start = {}, 0
+    columns: dict[str, tuple[str, int, int]] = {}
+    start = 0
     for index in range(1, int(header["TFIELDS"]) + 1):
         form = re.fullmatch(r"(\d*)([A-Z]).*", header[f"TFORM{index}"])
         if form is None or form[2] not in {*_BYTES, "X"}:
             raise ValueError(f"column {index} has the unknown form {header[f'TFORM{index}']}")
         repeat = int(form[1] or 1)
         length = -(-repeat // 8) if form[2] == "X" else repeat * _BYTES[form[2]]
-        if form[2] == "A":
-            cells = [table[at : at + length] for at in range(start, width * rows, width)]
-            texts = [cell.split(b"\0")[0].decode("ascii").strip() for cell in cells]
-            columns[header.get(f"TTYPE{index}", "").lower()] = texts
+        columns[header.get(f"TTYPE{index}", "").lower()] = (form[2], length, start)
         start += length
-    return columns
+    return table, columns, width
 
 
 def _header(file: IO[bytes]) -> dict[str, str]:

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from shearbench.data.catalogs import COLUMNS, content_digest
+from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES
 from shearbench.errors import ConfigError
 from shearbench.simulation.populations import SPLITS, Population
 
@@ -188,7 +189,7 @@ def _cosmos_columns(
     kept = np.flatnonzero(
         (source["hlr"] >= low) & (source["hlr"] <= high) & (np.abs(source["e"]) < population.shape_max)
     )
-    if len(kept) < len(SPLITS):
+    if len(kept) < LEAST_GALAXIES:
         raise ConfigError(
             f"{population.catalogue_file}: only {len(kept)} galaxies have a half-light radius within "
             f"{[low, high]} arcsec and |g| < {population.shape_max}; widen half_light_radius_arcsec"
@@ -239,11 +240,11 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
         if profile == "cosmos-parametric":
             catalog = galsim.COSMOSCatalog(name, dir=folder, use_real=False, exclusion_level="none")
             fit = np.array([catalog.getParametricRecord(i)["sersicfit"] for i in range(len(catalog))])
-            pixel = 0.03  # arcsec; the fits give the hlr along the major axis in HST pixels
             q = np.clip(fit[:, 3], 0.05, 1.0)
             return {
                 "e": (1 - q) / (1 + q) * np.exp(2j * fit[:, 7]),
-                "hlr": fit[:, 1] * pixel * np.sqrt(q),
+                # The fits are in pixels, along the major axis.
+                "hlr": fit[:, 1] * COSMOS_PIXEL * np.sqrt(q),
                 # GalSim rounds the index in the same way, and limits it to the range that it can draw.
                 "sersic_n": np.clip(np.round(fit[:, 2] / 0.05) * 0.05, 0.3, 6.2).round(6),
             }

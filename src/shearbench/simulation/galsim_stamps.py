@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shearbench.data.external import check_images
+from shearbench.data.external import check_images, gaussian_fwhm, narrow_psf
 from shearbench.errors import ConfigError
 from shearbench.simulation.populations import Population, Psf
 
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 # 1% too much power beyond the image's Nyquist frequency and 0.6% too little at half of it, so that m is
 # -1.4e-2 for half-light radii of 1.5 to 3 pixels.
 _BAND_LIMITED = galsim.Lanczos(15)
-_LEAST_FWHM = 2.2  # pixels; PSF images with a smaller FWHM get a warning
 
 
 def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
@@ -205,17 +204,9 @@ def psf_images(path: str) -> NDArray[np.float32]:
     sums = images.sum(axis=(1, 2))
     if not np.isfinite(images).all() or (sums <= 0).any():
         raise ConfigError(f"psf.image_file: {path}: every PSF image must be finite, of positive flux")
-    # FWHM of the Gaussian with the same sum of squares; adaptive moments do not converge for so few pixels.
-    width = float((2.355 * sums / np.sqrt(4 * np.pi * (images**2).sum(axis=(1, 2)))).min())
-    if width < _LEAST_FWHM:
-        log.warning(
-            "psf.image_file: %s: the FWHM of a PSF is about %.1f pixels of its image. Below %g pixels the "
-            "PSF is undersampled: adaptive moments (HSM, AnaCal, metacalibration) may fail, and mixture fits "
-            "have a bias m of -1e-2 for small galaxies; use images with smaller pixels",
-            path,
-            width,
-            _LEAST_FWHM,
-        )
+    width = float(gaussian_fwhm(sums, (images**2).sum(axis=(1, 2))).min())
+    if said := narrow_psf(path, width):
+        log.warning(said)
     return (images / sums[:, None, None]).astype(np.float32)
 
 
