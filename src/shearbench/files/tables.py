@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,6 @@ import pyarrow.parquet as pq
 
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin, parse_record, record
-
-if TYPE_CHECKING:
-    pass
 from shearbench.files.writing import DAMAGED, atomic, unreadable
 
 _METADATA_KEY = b"shearbench"

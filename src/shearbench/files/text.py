@@ -10,15 +10,12 @@ import io
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin, parse_record, record, side_file
-
-if TYPE_CHECKING:
-    pass
 from shearbench.files.writing import atomic, unreadable
 
 

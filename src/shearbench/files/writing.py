@@ -10,16 +10,11 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from shearbench.errors import ContractError, DiskFullError, ShearbenchError
 from shearbench.files.leftovers import temporary_name
-
-if TYPE_CHECKING:
-    pass
-
 
 _NOTHING = 65536  # bytes: a disk with less free space than this counts as full
 _NO_LOCK = {errno.EAGAIN, errno.EDEADLK, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
