@@ -28,9 +28,8 @@ from torch import Tensor
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.data.stamps import StampSet
-from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
-from shearbench.files.tables import read_table
+from shearbench.files.tables import read_table, require_possible
 from shearbench.forward_model.accuracy import renderer_for
 from shearbench.forward_model.fourier import FLUX, G, Psfs, Renderer, parameter_names
 from shearbench.simulation.catalog import shear_shape
@@ -417,16 +416,13 @@ def read_posterior(path: str | os.PathLike[str], expected: Origin | None = None)
     """
     table = read_table(path, POSTERIOR, RULE, expected=expected)
     good = {
-        "g1, g2": np.hypot(table["g1"], table["g2"]) < 1,
-        "sd_g1, sd_g2": (table["sd_g1"] >= 0)
+        ("g1, g2", "|g| < 1"): np.hypot(table["g1"], table["g2"]) < 1,
+        ("sd_g1, sd_g2", "finite numbers >= 0"): (table["sd_g1"] >= 0)
         & (table["sd_g2"] >= 0)
         & np.isfinite(table["sd_g1"] + table["sd_g2"]),
-        "ess": table["ess"] > 0,
+        ("ess", "a number > 0"): table["ess"] > 0,
     }
-    for name, possible in good.items():
-        if not possible.all():
-            first = table.loc[~possible, "galaxy_id"].iloc[0]
-            raise ContractError.of(path, name, f"an impossible value (galaxy_id {first})", "none", RULE)
+    require_possible(path, table, good, RULE)
     return table
 
 

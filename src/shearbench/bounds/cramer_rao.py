@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
-from shearbench.files.tables import read_table
+from shearbench.files.tables import read_table, require_possible
 
 RULE = "cramer_rao"
 
@@ -111,14 +111,10 @@ def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) ->
         if name not in table:
             raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)
     # NaN marks an unknown bound, of a singular matrix.
-    impossible = {"snr": ~(np.isfinite(table["snr"]) & (table["snr"] >= 0))}
-    impossible |= {name: (table[name] <= 0) | np.isinf(table[name]) for name in ("crb_g1", "crb_g2")}
-    for name, bad in impossible.items():
-        if bad.any():
-            first = table.loc[bad, "galaxy_id"].iloc[0]
-            found = f"an impossible value (galaxy_id {first})"
-            allowed = "a finite number >= 0" if name == "snr" else "a finite number > 0, or NaN"
-            raise ContractError.of(path, name, found, allowed, RULE)
+    good = {("snr", "a finite number >= 0"): np.isfinite(table["snr"]) & (table["snr"] >= 0)}
+    for name in ("crb_g1", "crb_g2"):
+        good[name, "a finite number > 0, or NaN"] = ~((table[name] <= 0) | np.isinf(table[name]))
+    require_possible(path, table, good, RULE)
     return table
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
-from shearbench.files.tables import read_table
+from shearbench.files.tables import read_table, require_possible
 
 RULE = "sample_catalog"
 COLUMNS = (
@@ -101,10 +101,7 @@ def _check_plausible(path: str | os.PathLike[str], table: pd.DataFrame) -> None:
         ("flux", "a finite flux > 0"): (table["flux"] > 0) & np.isfinite(table["flux"]),
         ("dx, dy", "finite offsets"): np.isfinite(table["dx"] + table["dy"]),
     }
-    for (name, allowed), possible in good.items():
-        if not possible.all():
-            first = table.loc[~possible, "galaxy_id"].iloc[0]
-            raise ContractError.of(path, name, f"an impossible value (galaxy_id {first})", allowed, RULE)
+    require_possible(path, table, good, RULE)
 
 
 def content_digest(table: pd.DataFrame) -> str:

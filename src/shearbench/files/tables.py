@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from shearbench.errors import ContractError
 from shearbench.files.origin import Origin, parse_record, record
@@ -175,3 +176,33 @@ def _rows_digests(table: pd.DataFrame) -> list[str]:
             sha.update(np.ascontiguousarray(values).tobytes())
         digests.append(sha.hexdigest())
     return digests
+
+
+def require_possible(
+    path: str | os.PathLike[str],
+    table: pd.DataFrame,
+    possible: Mapping[tuple[str, str], pd.Series[bool] | NDArray[np.bool_]],
+    rule: str,
+) -> None:
+    """Refuse a table with an impossible value, and name the first galaxy that has one.
+
+    Parameters
+    ----------
+    path : path-like
+        File of the table.
+    table : pandas.DataFrame
+        It has a column ``galaxy_id``.
+    possible : mapping of (str, str) to Series or ndarray of bool
+        For the name of a quantity and its allowed values, whether the value of each row is possible.
+    rule : str
+        The rule that makes the file, for the message.
+
+    Raises
+    ------
+    ContractError
+        A row has an impossible value.
+    """
+    for (name, allowed), good in possible.items():
+        if not good.all():
+            first = table.loc[~good, "galaxy_id"].iloc[0]
+            raise ContractError.of(path, name, f"an impossible value (galaxy_id {first})", allowed, rule)
