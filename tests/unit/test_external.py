@@ -172,7 +172,7 @@ def test_many_bytes_are_announced(tmp_path, monkeypatch):
     said = []
     contents([str(path)], tmp_path / "cache", said.append)
     assert len(said) == 1
-    assert "1 new files" in said[0]
+    assert "1 files" in said[0]
 
 
 PSFEX = [("EXTNAME", "PSF_DATA"), ("POLNAXIS", 2), ("POLGRP1", 1), ("PSF_FWHM", 3.2), ("PSF_SAMP", 0.5)]
