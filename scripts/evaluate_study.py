@@ -18,7 +18,7 @@ with logged(snakemake.log[0]):
     rows, diverged = [], set()
     for path in snakemake.input.estimates:
         estimates = read_estimates(path, origins[path])
-        if (estimates["flag"] == Flag.DIVERGED).all():
+        if (estimates["flag"] == int(Flag.DIVERGED)).all():
             diverged.add((estimates.attrs["estimator"], estimates.attrs["seed"]))
         prior = prior_limited(bounds, catalog, estimates.attrs["sigma"])
         rows.append(

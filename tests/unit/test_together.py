@@ -40,9 +40,13 @@ KINDS = {
     "rendered": (WHITENED, {"data": "rendered", "optimiser": "muon"}),
     "bfloat16": (DILATED, {"precision": "bfloat16"}),
 }
-# AdamW steps as far for small gradients as for large ones: of what a forward model learns, and of weights
-# before batch normalisation, much is rounding; of biases before it, all.
-TOLERANCES = {"refined": 0.04, "batch norm": 0.04}
+# AdamW steps as far for small gradients as for large ones: these weights, and means that follow from them, are
+# rounding to a part or as a whole. How they act on answers is compared by the validation.
+ROUNDING = {
+    "refined": lambda name, state: name.startswith("refinement."),
+    "batch norm": lambda name, state: name.endswith("running_mean") or before_normalisation(name, state),
+}
+TOLERANCE = 1e-3  # a hundred times the largest difference seen with three kinds of kernels
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +80,7 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
     together.objective.refine_from = 2
     take_steps(together, 5, whole=16)
     together._validate()
-    tolerance = TOLERANCES.get(kind, 1e-4)
+    rounding = ROUNDING.get(kind, lambda name, state: False)
     for k, seed in enumerate(SEEDS):
         alone = make_training(splits, chosen, seeds=[seed])
         alone.objective.refine_from = 2
@@ -87,14 +91,11 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
         with pytest.raises(AssertionError):  # the weights went far
             same(start, alone.networks[0].state_dict(), 0.05)
         found = together.networks[k].state_dict()
-        if kind == "batch norm":
-            found = {name: value for name, value in found.items() if not before_normalisation(name, found)}
-        same(found, alone.networks[0].state_dict(), tolerance)
-        torch.testing.assert_close(
-            mean_square(together, k), mean_square(alone, 0), rtol=10 * tolerance, atol=0
-        )
+        found = {name: value for name, value in found.items() if not rounding(name, found)}
+        same(found, alone.networks[0].state_dict(), TOLERANCE)
+        torch.testing.assert_close(mean_square(together, k), mean_square(alone, 0), rtol=TOLERANCE, atol=0)
         for name, value in alone.history[0][0].items():
-            assert together.history[k][0][name] == pytest.approx(value, rel=10 * tolerance)
+            assert together.history[k][0][name] == pytest.approx(value, rel=TOLERANCE)
 
 
 def test_a_psf_for_every_galaxy(tmp_path):
