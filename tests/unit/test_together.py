@@ -40,8 +40,8 @@ KINDS = {
     "rendered": (WHITENED, {"data": "rendered", "optimiser": "muon"}),
     "bfloat16": (DILATED, {"precision": "bfloat16"}),
 }
-# AdamW steps as far for small gradients as for large ones: these weights, and means that follow from them, are
-# rounding to a part or as a whole. How they act on answers is compared by the validation.
+# AdamW steps as far for small gradients as for large ones: these weights, and means that follow from them,
+# are mostly rounding. Their effect on the answers is compared by the validation.
 ROUNDING = {
     "refined": lambda name, state: name.startswith("refinement."),
     "batch norm": lambda name, state: name.endswith("running_mean") or before_normalisation(name, state),
