@@ -84,12 +84,7 @@ for study in STUDIES:
             RUN.study_outputs(study),
 
 
-ASKED_FOR = workflow.dag_settings.targets if workflow.dag_settings else ()
-
 for study in filter(is_name, RUN.studies.wrong):
-    # To an error of an input function Snakemake adds a line of traceback.
-    if f"study_{study}" in ASKED_FOR:
-        reason_of(study)(None)
 
     rule:
         name:
