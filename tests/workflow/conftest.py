@@ -18,7 +18,7 @@ FOLDERS = ("workflow", "scripts", "config", "envs", "src")
 
 
 def snakemake(
-    folder: Path, *options: str, targets: Sequence[str] = (), check: bool = True, timeout: float = 600
+    folder: Path, *options: str, targets: Sequence[str] = (), check: bool = True, timeout: float = 1500
 ) -> str:
     """Run snakemake on the tiny configuration in a folder, and return all that it printed."""
     done = subprocess.run(

@@ -20,19 +20,19 @@ GROUND = ("errors", "options", "files", "studies")
 FLOORS: tuple[Mapping[str, str], ...] = (
     {"forward_model": "images from parameters"},
     {"jobs": "log, locks, devices, digests", "data": "catalogs, stamps, estimates"},
-    {"simulation": "populations, GalSim", "evaluation": "tables in, tables out"},
+    {"simulation": "populations, GalSim", "evaluation": "estimates against the truth"},
     {
         "networks": "architectures",
         "bounds": "Cramer-Rao, Bayes floor",
-        "figures": "tables in, figures out",
+        "figures": "drawn from tables",
         "paper": "tables, numbers, manifest",
     },
     {"training": "loop, recipe, checkpoints"},
-    {"tasks": "what is learned: shear"},
-    {"measurement": "fits, moments, networks at work", "diagnostics": "networks from inside"},
+    {"tasks": "shear, the first task of networks"},
+    {"measurement": "fits, moments, trained networks", "diagnostics": "layers, size and cost of networks"},
     {"estimators": "options of estimators"},
     {"config": "schema, reading, labels"},
-    {"plan": "what the workflow asks", "tools": "benchmarks, documentation"},
+    {"plan": "names, counts, digests of a run", "tools": "benchmarks, documentation"},
 )
 """The rooms on each floor, from the lowest up. A room may import from its own floor and from lower ones."""
 
