@@ -259,7 +259,15 @@ _LIMITS = {
 
 
 def _limit(found: Mapping[str, Any]) -> str | None:
-    """Return the limit that a number exceeds, in words, or None where another check failed."""
+    """Return the limit that a number or a length exceeds, in words, or None where another check failed."""
+    if found["type"].endswith(("too_short", "too_long")):
+        words, key = (
+            ("at least", "min_length") if found["type"].endswith("short") else ("at most", "max_length")
+        )
+        noun = "character" if found["type"].startswith("string") else "entry"
+        count = found["ctx"][key]
+        plural = {"character": "characters", "entry": "entries"}[noun]
+        return f"{words} {count} {noun if count == 1 else plural}"
     if found["type"] not in _LIMITS:
         return None
     key, words = _LIMITS[found["type"]]

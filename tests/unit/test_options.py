@@ -12,6 +12,8 @@ from shearbench.config.reading import load
 from shearbench.errors import ConfigError
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.networks import architecture_kinds
+from shearbench.options import validated
+from shearbench.studies import Study
 from shearbench.training.variants import variant_presets
 
 ROOT = Path(__file__).parents[2]
@@ -100,3 +102,17 @@ def test_an_estimator_without_presets_has_the_name_of_its_kind(added):
 def test_every_kind_is_a_name():
     assert estimator_kinds().keys() <= estimator_presets().keys()
     assert architecture_kinds().keys() <= variant_presets().keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"values": {"x": 1}}, "values: found {'x': 1}, expected at least 2 entries"),
+        ({"question": ""}, "question: found '', expected at least 1 character"),
+        ({"seeds": []}, r"seeds: found \[\], expected at least 1 entry"),
+    ],
+)
+def test_a_length_beyond_its_limit_is_told_in_plain_words(changes, said):
+    study = {"name": "a", "question": "Why?", "base": "mlp", "values": {"x": 1, "y": 2}, **changes}
+    with pytest.raises(ConfigError, match=said):
+        validated(Study, study, ("file",))
