@@ -43,7 +43,7 @@ report: checked  ## write Snakemake's report of the default run: results/quick/r
 
 test: .venv/ready  ## run the tests (SLOW=1: the slow ones too; ONLY=trains: those with a marker)
 	@echo "== test"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(if $(SLOW),--slow) $(if $(ONLY),-m $(ONLY))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(SLOW),--slow) $(if $(ONLY),-m $(ONLY))
 
 test-slurm: .venv/ready  ## test the SLURM profile on a temporary SLURM (needs root, installs Debian packages)
 	@echo "== test-slurm"

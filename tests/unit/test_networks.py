@@ -249,9 +249,9 @@ def test_a_new_architecture_is_one_file(tmp_path, monkeypatch):
 
             def build(self, channels, shape, outputs):
                 from torch import nn
-                from shearbench import layers
+                from shearbench.networks.modules.heads import WithHead
 
-                return layers.WithHead(nn.Identity(), channels, shape, [], outputs, "relu")
+                return WithHead(nn.Identity(), channels, shape, [], outputs, "relu")
         ''')
     )
     monkeypatch.setattr(shearbench.networks, "__path__", [*shearbench.networks.__path__, str(tmp_path)])
