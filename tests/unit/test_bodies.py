@@ -210,4 +210,4 @@ def test_psfs_that_are_all_alike_do_no_harm(auxiliary):
 def test_more_components_than_there_can_be_are_refused(options, said):
     assert said in Whitened(**options).objection((16, 16))
     assert Whitened().objection((24, 24)) is None
-    assert "diagonal" in Whitened().objection((24, 32))
+    assert "not square" in Whitened().objection((24, 32))

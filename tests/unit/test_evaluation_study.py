@@ -83,14 +83,14 @@ class TestStudy:
         ("changes", "message"),
         [
             ({"values": {"one": 1}}, "at least 2"),
-            ({"values": {"a b": 1, "A-b": 2}}, "both be the variant 'downsampling-a-b'"),
+            ({"values": {"a b": 1, "A-b": 2}}, "the same variant name 'downsampling-a-b'"),
             ({"axis": "options..x"}, "pattern"),
             ({"axis": None}, "a mapping of options"),
             ({"seeds": []}, "at least 1"),
             ({"seeds": [1, 1]}, "twice"),
             ({"seeds": [-1]}, "greater than or equal to 0"),
             ({"noise": -1e-5}, "greater than or equal to"),
-            ({"name": "../up"}, "file names"),
+            ({"name": "../up"}, "part of a file name"),
             ({"axes": "x"}, "Extra"),
         ],
     )
