@@ -865,7 +865,7 @@ def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
         (lambda: another("refined", {"head": "gaussian"}), ["options.head", "point"]),
         (
             lambda: another("refined", {"share": 0.1}, loss="msb", realisations=4, batch_size=32),
-            ["options.share: 3 of a batch of 32", "4 realisations"],
+            ["options.share: 3 of the 32 stamps of a step", "at least 4"],
         ),
         (
             lambda: another("refined", {"profile": "sersic", "forward_model": "mixture"}),
