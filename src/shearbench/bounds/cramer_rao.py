@@ -101,12 +101,9 @@ def read_bounds(path: str | os.PathLike[str], expected: Origin | None = None) ->
         The file is damaged or has another origin, a column or an attribute is missing, or a bound is not
         positive.
     """
-    table = read_table(path, ("galaxy_id", "snr", "crb_g1", "crb_g2"), RULE, expected=expected)
-    for name in ("parameters", "population", "split", "digest"):
-        if name not in table.attrs:
-            raise ContractError.of(
-                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
-            )
+    columns = ("galaxy_id", "snr", "crb_g1", "crb_g2")
+    attributes = ("parameters", "population", "split", "digest")
+    table = read_table(path, columns, RULE, expected=expected, attributes=attributes)
     for name in _upper_triangle(table.attrs["parameters"]):
         if name not in table:
             raise ContractError.of(path, f"column '{name}'", f"only {list(table)}", "the column", RULE)

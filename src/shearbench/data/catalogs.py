@@ -50,12 +50,8 @@ def read_catalog(path: str | os.PathLike[str], expected: Origin | None = None) -
         The file is damaged or has another origin, a column or attribute is missing, a ``galaxy_id`` appears
         twice, the rows changed since they were written, or a galaxy has impossible parameters.
     """
-    table = read_table(path, COLUMNS, RULE, expected=expected)
-    for name in ("population", "split", "psf", "digest"):
-        if name not in table.attrs:
-            raise ContractError.of(
-                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", RULE
-            )
+    attributes = ("population", "split", "psf", "digest")
+    table = read_table(path, COLUMNS, RULE, expected=expected, attributes=attributes)
     if not table["galaxy_id"].is_unique:
         raise ContractError.of(path, "galaxy_id", "repeated numbers", "unique numbers", RULE)
     if content_digest(table) != table.attrs["digest"]:

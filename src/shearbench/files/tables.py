@@ -59,6 +59,7 @@ def read_table(
     rule: str,
     rows: bool | tuple[int, int] = True,
     expected: Origin | None = None,
+    attributes: Iterable[str] = (),
 ) -> pd.DataFrame:
     """Read a Parquet table written by `write_table`; check that it is unchanged and has the wanted columns.
 
@@ -74,6 +75,8 @@ def read_table(
         these rows, and holds little more than these in memory.
     expected : Origin, optional
         The origin that the file must carry.
+    attributes : iterable of str
+        The attributes that must exist.
 
     Returns
     -------
@@ -83,8 +86,8 @@ def read_table(
     Raises
     ------
     ContractError
-        The file is not Parquet, was changed since it was written, has another origin, lacks a column or rows,
-        or would take far more memory than its size explains.
+        The file is not Parquet, was changed since it was written, has another origin, lacks a column, an
+        attribute or rows, or would take far more memory than its size explains.
     OSError
         The file cannot be read.
     """
@@ -111,6 +114,11 @@ def read_table(
     except (*DAMAGED, MemoryError) as error:
         raise unreadable(path, error, "a Parquet table", rule) from error
     table.attrs = found["attributes"]
+    for name in attributes:
+        if name not in table.attrs:
+            raise ContractError.of(
+                path, f"attribute '{name}'", f"only {list(table.attrs)}", "the attribute", rule
+            )
     return table
 
 
