@@ -28,6 +28,12 @@ class ConvNet(DenseHead):
         "strided": {"options": {"downsampling": "strided"}},
         "dilated": {"options": _DILATED},
         "cbam": {"options": {**_DILATED, "cbam": True}},
+        # A textbook network, from which the networks of studies differ by one property each. It is small, so
+        # that a study with many values and seeds is affordable.
+        "baseline": {
+            "options": {"downsampling": "max", "activation": "relu", "fold": 2},
+            "training": {"data": "rendered"},
+        },
     }
 
     downsampling: Literal["max", "average", "strided", "dilated"] = Field(
