@@ -19,7 +19,7 @@ from shearbench.options import validated
 from shearbench.studies import Study
 from shearbench.tools import docs
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEFAULT = ROOT / "config/config.yaml"
 
 

@@ -812,7 +812,7 @@ def test_rendered_galaxies_are_in_no_split():
 def test_rendered_galaxies_of_a_catalogue_are_those_dealt_to_the_training_split():
     from pathlib import Path
 
-    file = Path(__file__).parents[1] / "data/galsim/real_galaxy_catalog_23.5_example.fits"
+    file = Path(__file__).parents[2] / "data/galsim/real_galaxy_catalog_23.5_example.fits"
     population = Population(**{**PRESETS["cosmos"], "catalogue_file": str(file)})
     source, *_ = rendered(population, "cosmos", count=400)
     kept = {

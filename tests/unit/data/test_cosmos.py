@@ -11,7 +11,7 @@ from shearbench.simulation.catalog import cosmos_galaxies, sample_catalog
 from shearbench.simulation.galsim_stamps import draw_stamps, galaxy_object, psf_object
 from shearbench.simulation.populations import PRESETS, SPLITS, Population
 
-DATA = Path(__file__).parents[1] / "data/galsim"
+DATA = Path(__file__).parents[2] / "data/galsim"
 PARAMETRIC = DATA / "real_galaxy_catalog_23.5_example.fits"
 REAL = DATA / "AEGIS_F606w_catalog.fits"
 

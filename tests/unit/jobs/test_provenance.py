@@ -181,7 +181,7 @@ for model in models:
 
 
 def test_moving_and_renaming_modules_changes_no_digest(tmp_path):
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for name in ("src", "scripts", "config"):
         shutil.copytree(root / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
 

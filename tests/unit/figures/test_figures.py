@@ -683,7 +683,7 @@ class TestGallery:
             read_gallery(path, "exp_gauss")
 
 
-REPORT = Path(__file__).parents[2] / "workflow" / "report"
+REPORT = Path(__file__).parents[3] / "workflow" / "report"
 
 
 @pytest.mark.parametrize("name", [*catalogue.entries(), "workflow"])

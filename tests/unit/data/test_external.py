@@ -20,7 +20,7 @@ from shearbench.simulation.catalog import cosmos_galaxies
 from shearbench.simulation.galsim_stamps import psf_images
 from shearbench.simulation.populations import PRESETS, Population
 
-DATA = Path(__file__).parents[1] / "data/galsim"
+DATA = Path(__file__).parents[2] / "data/galsim"
 
 
 def population(**changes):

@@ -14,7 +14,7 @@ from shearbench.config import plain_yaml
 from shearbench.config.plain_yaml import dump, parse, read_arguments, read_file
 from shearbench.errors import ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 PLAIN_TEXT = st.text(
     st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\x7f\ufeff\ufffe\uffff"), max_size=12

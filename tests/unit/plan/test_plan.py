@@ -16,7 +16,7 @@ from shearbench.plan.digests import Digests
 from shearbench.plan.run import Run, unavailable
 from shearbench.simulation.populations import SPLITS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DEFAULT, TINY, STUDIES = (ROOT / "config" / name for name in ("config.yaml", "tiny.yaml", "studies"))
 SMALL = {"base": "exp_gauss", "half_light_radius_arcsec": [0.4, 0.8]}
 GIVEN = merge(read_file(DEFAULT), read_file(TINY))

@@ -298,7 +298,7 @@ def test_heads_divide_the_width():
 
 
 def test_the_readmes_architecture_is_one_file_and_one_entry(tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
     section = readme.split("**An architecture**")[1].split("**An estimator**")[0]
     name = re.search(r"src/shearbench/networks/(\w+)\.py", section).group(1)
     (tmp_path / f"{name}.py").write_text(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1))
