@@ -80,3 +80,11 @@ def test_another_workflow_uses_it_as_a_module(checkout, tmp_path, prefix):
         assert status == 0, words[-4000:]
         assert (tmp_path / "results/tiny/config.yaml").is_file()
         assert (tmp_path / "results/tiny/.lock").is_file()
+
+
+def test_a_folder_without_a_configuration_gets_that_of_the_checkout(checkout, tmp_path):
+    start = ["-n", "--quiet", "rules", "-s", str(checkout / "workflow/Snakefile")]
+    target = "results/quick/config.yaml"
+    status, words = run_in(tmp_path, checkout, *start, "--", target)
+    assert status == 0, words[-4000:]
+    assert f"{checkout}/config/config.yaml" in words

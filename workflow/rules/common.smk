@@ -29,6 +29,11 @@ from shearbench.plan.run import Run, unavailable
 from shearbench.simulation.populations import SPLITS
 
 
+def here_or_in_the_checkout(path):
+    """Return a path in the folder that the run is started from or, if there is none, that in the checkout."""
+    return path if os.path.exists(path) else str(CHECKOUT / path)
+
+
 def read_config():
     """Return the configuration, read by the project's own reader: Snakemake's has no limits, and runs code."""
     # Another workflow, which has this one as a module, gives the values.
@@ -39,8 +44,9 @@ def read_config():
     given = workflow.config_settings
     files = list(given.configfiles)
     if not given.replace_workflow_config or not given.overwrite_config:
-        files.insert(0, DEFAULT)
-        workflow.configfiles.append(DEFAULT)  # for the report, which shows it
+        default = here_or_in_the_checkout(DEFAULT)
+        files.insert(0, default)
+        workflow.configfiles.append(default)  # for the report, which shows it
     return load(*files, arguments=given.config_args)
 
 
@@ -61,7 +67,7 @@ NGMIX_ENVIRONMENT = "../../envs/ngmix.yaml"
 def wrong_configuration(error):
     """Return the error of a configuration with which nothing can be started."""
     return WorkflowError(
-        f"The configuration is wrong, and nothing was started.\n{error}"
+        f"The configuration has errors, and nothing was started.\n{error}"
     )
 
 
@@ -69,13 +75,7 @@ try:
     CONFIG = read_config()
     RUN = Run(
         CONFIG,
-        # Those of the folder that the run is started from, as its configuration; else those of the checkout.
-        plan_studies(
-            next(
-                filter(os.path.isdir, ["config/studies", CHECKOUT / "config/studies"])
-            ),
-            CONFIG,
-        ),
+        plan_studies(here_or_in_the_checkout("config/studies"), CONFIG),
         # An estimator that cannot run here, and that no environment will provide, is left out: said once.
         {} if WITH_CONDA else unavailable(CONFIG),
     )
