@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from shearbench.errors import nearest
 from shearbench.options import MAX_NAME, Distinct, Label, Name, Options, Seed, Sigma, is_name, merge
 
+Sentences = Annotated[str, Field(min_length=1, max_length=1000)]
 _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
@@ -17,7 +19,13 @@ class Study(Options):
     """A file of ``config/studies``: the question, the option varied, and the data to compare variants on."""
 
     name: Name = Field(description="Name of the study: its file's name without .yaml.")
-    question: str = Field(min_length=1, max_length=1000, description="The question, in one sentence.")
+    question: Sentences = Field(description="The question, in one sentence.")
+    belief: Sentences | None = Field(
+        None, description="What people say about it, in one or two sentences, which the study tests."
+    )
+    source: Sentences | None = Field(
+        None, description="Where they say it: a reference, such as Krizhevsky et al. 2012, NeurIPS 25, 1097."
+    )
     base: Name = Field(description="The variant that is varied.")
     axis: str | None = Field(
         None,
@@ -31,8 +39,17 @@ class Study(Options):
         max_length=100,
         description="The values compared: for each a label for figures, and the option's value.",
     )
+    reference: Label | None = Field(
+        None,
+        description="The label of the value that the others are compared with in the summary of all studies; "
+        "null: the first.",
+    )
     population: Name = Field("exp_gauss", description="Population for training and comparison.")
-    noise: Sigma = Field(1e-5, description="Noise level at which the variants are compared.")
+    noise: Sigma | Annotated[tuple[Sigma, ...], Distinct, Field(min_length=1)] = Field(
+        (1e-5, 1e-2),
+        description="Noise level at which the values are judged, or a list of levels, each with a verdict "
+        "of its own. Each must be one of `noise_levels` of the run.",
+    )
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
         (1, 2, 3), min_length=1, max_length=100, description="Seeds that each value is trained with."
     )
@@ -42,6 +59,10 @@ class Study(Options):
 
     @model_validator(mode="after")
     def _distinct_variants(self) -> Study:
+        if self.reference is not None and self.reference not in self.values:
+            raise ValueError(
+                f"reference: '{self.reference}' is not one of the values{nearest(self.reference, self.values)}"
+            )
         names: dict[str, str] = {}
         for label, value in self.values.items():
             name = self.variant_name(label)
@@ -61,6 +82,16 @@ class Study(Options):
                     f"values.{label}: without an axis, each value must be a mapping of options, not {value!r}"
                 )
         return self
+
+    @property
+    def levels(self) -> list[float]:
+        """The noise levels of the verdicts, from the lowest up."""
+        return sorted(self.noise) if isinstance(self.noise, tuple) else [self.noise]
+
+    @property
+    def compared_with(self) -> str:
+        """The label of the value that the others are compared with."""
+        return self.reference or next(iter(self.values))
 
     def variant_name(self, label: str) -> str:
         """Return the name of the variant for a label, with characters that file names allow."""

@@ -112,6 +112,9 @@ def test_study(path, monkeypatch):
     study = read_study(path)
     assert len(study_variants(study, config)) == len(study.values)
     assert study.question.endswith("?")
+    assert study.belief is not None, "what people say about it: belief"
+    assert study.belief.endswith((".", "!"))
+    assert study.source is not None, "where they say it: source"
     assert f"\n- `{study.name}`: {study.question}\n" in CONFIGURATIONS
 
 

@@ -138,10 +138,11 @@ def study_variants(study: Study, config: Config) -> dict[str, Variant]:
             f"{where}.population: '{study.population}' is not in this run{nearest(study.population, known)}; "
             f"its populations are {', '.join(known)}"
         )
-    if study.noise not in config.noise_levels:
-        raise ConfigError(
-            f"{where}.noise: {study.noise:g} is not one of noise_levels {list(config.noise_levels)}"
-        )
+    for noise in study.levels:
+        if noise not in config.noise_levels:
+            raise ConfigError(
+                f"{where}.noise: {noise:g} is not one of the run's noise_levels {list(config.noise_levels)}"
+            )
     variants = {}
     for name, entry in study.variants().items():
         if entry["base"] in config.variants:

@@ -42,7 +42,7 @@ def study_table(
         number of seeds with a result; if it is 0, the result is NaN. ``n`` and ``n_failed`` are sums over
         seeds. ``rmse_over_crb`` is the mean over seeds. Its error is the scatter of the seeds
         (``seed_scatter``, NaN for one seed) over sqrt(n_seeds) and the bootstrap error over galaxies
-        (``bootstrap_err``), in quadrature. ``judged`` marks the noise level of the verdict, ``best`` the
+        (``bootstrap_err``), in quadrature. ``judged`` marks the noise levels of the verdict, ``best`` the
         lowest ratio at each level. ``factor`` is the ratio divided by the best one. ``n_sigma`` is the
         significance of ln(factor): the normal deviate with the same probability as Welch's t for the number
         of seeds (Welch 1947, Biometrika 34, 28). All values have the same test galaxies, so adding both
@@ -53,7 +53,7 @@ def study_table(
     names = {study.variant_name(label): label for label in study.values}
     ours = ours[ours["estimator"].isin(names)]
     rows = []
-    for noise in sorted({study.noise, *ours["noise"].unique()}):
+    for noise in sorted({*study.levels, *ours["noise"].unique()}):
         level = [_value(study, label, variant, noise, ours) for variant, label in names.items()]
         for row in level:
             row["n_diverged"] = sum(variant == row["variant"] for variant, _ in diverged)
@@ -80,7 +80,7 @@ def _value(study: Study, label: str, variant: str, noise: float, accuracy: pd.Da
         "rmse_over_crb_err": total,
         "bootstrap_err": float(error.mean()) if usable.any() else math.nan,
         "seed_scatter": float(ratio[usable].std(ddof=1)) if usable.sum() > 1 else math.nan,
-        "judged": math.isclose(noise, study.noise, rel_tol=1e-9),
+        "judged": any(math.isclose(noise, level, rel_tol=1e-9) for level in study.levels),
     }
 
 
@@ -148,16 +148,38 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
     Returns
     -------
     str
-        Sentences on the best value at the judged noise level, the values that are significantly worse and by
-        which factor, the values that are not, missing results, trainings that diverged, flagged estimates and
-        the limits of the errors.
+        For each judged noise level, sentences on the best value, the values that are significantly worse and
+        by which factor, the values that are not, missing results and flagged estimates. Then trainings that
+        diverged, and the limits of the errors.
     """
     judged = table[table["judged"]].assign(value=labels(study, table))
-    where = f"at sigma = {study.noise:g} on {study.population}"
+    sentences = []
+    for level in study.levels:
+        sentences += _at_level(study, level, judged[np.isclose(judged["noise"], level, rtol=1e-9)])
+    done = judged[judged["n_seeds"] > 0]
+    if done.groupby("noise").size().max() > 1 and (done["n_seeds"] > 1).any():
+        sentences.append("Significances take the small number of seeds into account (Welch's t).")
+    single = done[done["n_seeds"] == 1].drop_duplicates("value")["value"].tolist()
+    if single:
+        whose = "" if len(single) == done["value"].nunique() else f" for {_and(single)}"
+        sentences.append(
+            f"With one seed{whose}, the error is from the test galaxies only: it does not include the "
+            "scatter between trainings."
+        )
+    partly = done[done["n_diverged"] > 0].drop_duplicates("value")
+    if len(partly):
+        parts = [f"{row['n_diverged']} of {row['value']}" for _, row in partly.iterrows()]
+        sentences.append(f"Trainings that diverged and are left out: {_and(parts)}.")
+    return " ".join(sentences)
+
+
+def _at_level(study: Study, level: float, judged: pd.DataFrame) -> list[str]:
+    """Return the sentences of a verdict on one noise level."""
+    where = f"at sigma = {level:g} on {study.population}"
     done = judged[judged["n_seeds"] > 0].sort_values("rmse_over_crb", kind="stable")
     if done.empty:
         sentence = f"No value of {study.name} has a result {where}: there is no verdict."
-        return " ".join([sentence, *_without_result(judged)])
+        return [sentence, *_without_result(judged)]
     best = done.iloc[0]
     ratio = shown(best["rmse_over_crb"], best["rmse_over_crb_err"])
     counts = sorted(set(done["n_seeds"]))
@@ -179,24 +201,11 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
         sentences.append(f"It is better than {_listed(others[clear])}.")
     if (~clear).any():
         sentences.append(f"The difference is below {SIGNIFICANT:g} sigma for {_listed(others[~clear])}.")
-    if len(others) and (done["n_seeds"] > 1).any():
-        sentences.append("Significances take the small number of seeds into account (Welch's t).")
-    single = done[done["n_seeds"] == 1]["value"].tolist()
-    if single:
-        whose = "" if len(single) == len(done) else f" for {_and(single)}"
-        sentences.append(
-            f"With one seed{whose}, the error is from the test galaxies only: it does not include the "
-            "scatter between trainings."
-        )
-    partly = done[done["n_diverged"] > 0]
-    if len(partly):
-        parts = [f"{row['n_diverged']} of {row['value']}" for _, row in partly.iterrows()]
-        sentences.append(f"Trainings that diverged and are left out: {_and(parts)}.")
     failed = done[done["n_failed"] > 0]
     if len(failed):
         parts = [f"{row['n_failed']} of {row['n']} for {row['value']}" for _, row in failed.iterrows()]
         sentences.append(f"Estimates that are flagged and left out: {_and(parts)}.")
-    return " ".join([*sentences, *_without_result(judged)])
+    return [*sentences, *_without_result(judged)]
 
 
 def _without_result(judged: pd.DataFrame) -> list[str]:

@@ -22,7 +22,7 @@ ENTRY = Entry(
 RMSE of g divided by the Cramér–Rao bound (grey) for each setting that the study compares, one line and
 one symbol per noise level σ (per pixel, flux units). Large symbols: mean over training seeds; error
 bars: scatter of the seeds over the square root of their number and bootstrap over the test galaxies, in
-quadrature. Small points beside them: single seeds. Filled symbols: the noise level at which the settings
+quadrature. Small points beside them: single seeds. Filled symbols: the noise levels at which the settings
 are judged. At high noise a network can go below the bound because it has learned the distribution of
 shapes and is biased towards it.""",
     reads=("studies/{study}.csv", "studies/{study}_accuracy.csv"),
@@ -37,7 +37,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     """Draw RMSE over the Cramer-Rao bound for each value of a study, a line for each noise level.
 
     If there are more than five values and they are not numbers, they are listed from top to bottom, at the
-    judged noise level only.
+    judged noise levels only.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     -------
     matplotlib.figure.Figure
         Large symbols are means over seeds, small points beside them single seeds. The noise level of the
-        verdict has a solid line and filled symbols.
+        verdict has a solid line and filled symbols; there may be several.
     """
     values = [str(value) for value in table["value"].drop_duplicates()]
     numbers = _numbers(values)

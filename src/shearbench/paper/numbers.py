@@ -210,14 +210,14 @@ def _study_numbers(study: Study, table: pd.DataFrame) -> list[Number]:
     words = verdict(study, table)
     found = [Number(("Verdict", study.name), words, None, escape(words), "", {"table": path})]
     for row in table[table["judged"]].assign(value=labels(study, table)).to_dict("records"):
-        source = {"table": path, "value": row["value"], "noise": study.noise}
+        source = {"table": path, "value": row["value"], "noise": row["noise"]}
         for quantity, column, error_column in (
             ("StudyRatio", "rmse_over_crb", "rmse_over_crb_err"),
             ("StudyFactor", "factor", "factor_err"),
         ):
             value, error = float(row[column]), float(row[error_column])
             text = shown(value, error, latex=True)
-            key = (quantity, study.name, row["value"])
+            key = (quantity, study.name, row["value"], float(row["noise"]))
             found.append(Number(key, _finite(value), _finite(error), text, "", {**source, "column": column}))
     return found
 
@@ -251,7 +251,8 @@ def macros_tex(numbers: Iterable[Number]) -> str:
         r"% 1e-5 is SigmaOneEMinusFive. Quantities: Rmse, RmseOverBound, Scatter, MedianAbs, Coverage,",
         r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo}. Of a population at a noise",
         r"% level: Snr, Bound, PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a",
-        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}. A missing value prints as --.",
+        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}{Noise}. A missing value prints",
+        r"% as --.",
         "% If two names would be equal (of mlp1 and mlp-1), both are Exact, then each character spelled out.",
     ]
     numbers = list(numbers)

@@ -219,31 +219,27 @@ def networks_tex(networks: pd.DataFrame) -> str:
 def study_tex(study: Study, table: pd.DataFrame) -> str:
     """Return ``tables/study_{name}.tex``: RMSE over the bound of each value; the caption has the verdict."""
     table = table.assign(value=labels(study, table))
-    levels = sorted(table["noise"].unique())
-    judged = {row["value"]: row for row in table[table["judged"]].to_dict("records")}
-    head = [
-        ["", "seeds", *[rf"$\sigma$ = {power_of_ten(noise)}" for noise in levels], "factor", r"signif."],
-    ]
+    head = [["", "seeds", "RMSE / bound", "factor", r"signif."]]
     body: list[Sequence[str] | str | None] = []
-    for value, own in table.sort_values("noise", kind="stable").groupby("value", sort=False):
-        row = judged[str(value)]
-        cells = [number(*pair) for pair in own[["rmse_over_crb", "rmse_over_crb_err"]].to_numpy(float)]
-        significance = row["n_sigma"]
-        body.append(
-            [
-                escape(value),
-                str(int(row["n_seeds"])),
-                *cells,
-                _factor(row),
-                rf"${significance:.1f}\,\sigma$" if math.isfinite(significance) else MISSING,
-            ]
-        )
+    for noise, level in table.groupby("noise"):
+        body.append(rf"$\sigma$ = {power_of_ten(noise)}")
+        for row in level.to_dict("records"):
+            significance = row["n_sigma"]
+            body.append(
+                [
+                    escape(row["value"]),
+                    str(int(row["n_seeds"])),
+                    number(row["rmse_over_crb"], row["rmse_over_crb_err"]),
+                    _factor(row),
+                    rf"${significance:.1f}\,\sigma$" if math.isfinite(significance) else MISSING,
+                ]
+            )
     caption = (
         rf"{escape(study.question)} RMSE over the Cram\'er--Rao bound on "
         rf"\texttt{{{escape(study.population)}}}. The last two columns give the ratio to the best value at "
-        rf"$\sigma$ = {power_of_ten(study.noise)}, and its significance. {escape(verdict(study, table))}"
+        rf"each noise level $\sigma$, and its significance. {escape(verdict(study, table))}"
     )
-    return longtable("lr" + "r" * (len(levels) + 2), head, body, caption, f"tab:study-{study.name}")
+    return longtable("lrrrr", head, body, caption, f"tab:study-{study.name}")
 
 
 def _failures(table: pd.DataFrame, population: object) -> str:

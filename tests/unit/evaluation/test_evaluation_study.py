@@ -19,6 +19,7 @@ def make_study(**changes):
             "base": "pooled",
             "axis": "options.downsampling",
             "values": {"Max pooling": "max", "Average pooling": "average", "Dilated": "dilated"},
+            "noise": 1e-5,
             **changes,
         }
     )
@@ -90,6 +91,12 @@ class TestStudy:
             ({"seeds": [1, 1]}, "twice"),
             ({"seeds": [-1]}, "greater than or equal to 0"),
             ({"noise": -1e-5}, "greater than or equal to"),
+            ({"noise": [-1e-5]}, "greater than or equal to"),
+            ({"noise": []}, "at least 1"),
+            ({"noise": [1e-5, 1e-5]}, "twice"),
+            ({"belief": ""}, "at least 1"),
+            ({"source": "x" * 1001}, "at most 1000"),
+            ({"reference": "max pooling"}, "is not one of the values"),
             ({"name": "../up"}, "part of a file name"),
             ({"axes": "x"}, "Extra"),
         ],
@@ -160,6 +167,25 @@ class TestVerdict:
             "difference is below 3 sigma for Average pooling (a factor 1.040 ± 0.033, 1.2 sigma). "
             "Significances take the small number of seeds into account (Welch's t)."
         )
+
+    def test_each_judged_level_has_a_verdict(self):
+        study = make_study(noise=[1e-2, 1e-5])
+        low = make_accuracy({MAX: [10, 10.2], AVERAGE: [5.1, 5.2], DILATED: [5, 5.1]})
+        high = make_accuracy({MAX: [1.0, 1.01], AVERAGE: [2.1, 2.2], DILATED: [math.nan] * 2}, 1e-2, 0.01)
+        between = make_accuracy({MAX: [3, 3.1], DILATED: [2, 2.1]}, noise=1e-3)
+        lost = {(DILATED, 1), (DILATED, 2)}
+        table = study_table(study, pd.concat([low, high, between]))
+        assert table.groupby("noise")["judged"].all().to_dict() == {1e-5: True, 1e-3: False, 1e-2: True}
+        text = verdict(study, table)
+        first, second = text.split("Max pooling has the lowest RMSE at sigma = 0.01 on exp_gauss")
+        assert first.startswith("Dilated has the lowest RMSE at sigma = 1e-05 on exp_gauss")
+        assert "Without a result: Dilated" in second
+        assert text.count("Welch") == 1
+        assert "0.001" not in text
+        assert "(diverged)" in verdict(study, study_table(study, pd.concat([low, high]), lost))
+        # A number instead of a list is one level.
+        assert make_study(noise=1e-5).levels == [1e-5]
+        assert make_study(noise=[1e-2, 1e-5]).levels == [1e-5, 1e-2]
 
     def test_one_seed_is_said(self):
         study = make_study()
