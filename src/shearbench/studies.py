@@ -60,9 +60,8 @@ class Study(Options):
     @model_validator(mode="after")
     def _distinct_variants(self) -> Study:
         if self.reference is not None and self.reference not in self.values:
-            raise ValueError(
-                f"reference: '{self.reference}' is not one of the values{nearest(self.reference, self.values)}"
-            )
+            close = nearest(self.reference, self.values)
+            raise ValueError(f"reference: '{self.reference}' is not one of the values{close}")
         names: dict[str, str] = {}
         for label, value in self.values.items():
             name = self.variant_name(label)

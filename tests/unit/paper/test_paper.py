@@ -304,7 +304,9 @@ class TestNumbers:
         assert content["FailedExpGaussDilatedSigmaOneEMinusOne"]["text"] == "15"
         assert content["RateMeasureExpGaussNgmixExp"]["value"] == pytest.approx(2000 / 9)
         assert content["VerdictDownSampling"]["value"].startswith("dilated has the lowest RMSE")
-        assert content["StudyFactorDownSamplingMaxPoolingSigmaOneEMinusFive"]["value"] == pytest.approx(8, rel=0.1)
+        assert content["StudyFactorDownSamplingMaxPoolingSigmaOneEMinusFive"]["value"] == pytest.approx(
+            8, rel=0.1
+        )
 
     def test_what_has_no_value_is_null_and_prints_as_a_dash(self, run):
         found = collect_numbers(**run)
