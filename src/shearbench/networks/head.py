@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from shearbench.networks.base import Architecture
-from shearbench.networks.terms import Activation, Width
+from shearbench.networks.terms import Activation, Initialisation, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,12 @@ class DenseHead(Architecture):
     )
     dropout: float = Field(
         0.0, ge=0, lt=1, description="Fraction of the units set to zero at random in each training step."
+    )
+    initialisation: Initialisation = Field(
+        "torch",
+        description="Weights before training: the defaults of torch; normal with the variance of Xavier or "
+        "of He; orthogonal matrices; or those of torch, but zero in the last layer. With `xavier`, `he` and "
+        "`orthogonal` the biases are zero.",
     )
 
     def project(self, channels: int) -> list[nn.Module]:
@@ -49,10 +55,13 @@ class DenseHead(Architecture):
         """
         from torch import nn
 
-        from shearbench.networks.modules import heads
+        from shearbench.networks.modules import heads, initialisation
 
         features = nn.Sequential(*steps)
-        return heads.WithHead(features, channels, shape, self.hidden, outputs, self.activation, self.dropout)
+        network = heads.WithHead(
+            features, channels, shape, self.hidden, outputs, self.activation, self.dropout
+        )
+        return initialisation.initialise(network, self.initialisation)
 
 
 def cannot_be_halved(shape: tuple[int, int], fold: int, stages: int, exactly: bool = False) -> str | None:

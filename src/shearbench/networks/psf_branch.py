@@ -38,9 +38,10 @@ class PsfBranch(ConvNet):
         """Build the network; see `Architecture.build`."""
         from torch import nn
 
-        from shearbench.networks.modules import heads
+        from shearbench.networks.modules import heads, initialisation
 
         if channels == 1:
             return super().build(channels, shape, outputs)
         galaxy, psf = (nn.Sequential(*self.branch(1, width)) for width in (self.width, self.psf_width))
-        return heads.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)
+        network = heads.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)
+        return initialisation.initialise(network, self.initialisation)

@@ -16,8 +16,12 @@ Depth = Annotated[int, Field(ge=1, le=100)]
 """Number of layers, blocks or stages, one after the other; at least one."""
 Further = Annotated[int, Field(ge=0, le=100)]
 """Number of layers or blocks, which may be zero."""
-Activation = Literal["relu", "leaky_relu", "gelu", "silu"]
-Normalisation = Literal["none", "batch", "group", "layer"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "swish", "mish", "tanh"]
+"""Name of an activation function. `swish` is x sigmoid(b x) with a learned b, `silu` the same with b = 1."""
+Normalisation = Literal["none", "batch", "batch_frozen", "group", "layer"]
+"""Name of a normalisation. `batch_frozen` uses the statistics of the first steps in all later ones."""
+Initialisation = Literal["torch", "xavier", "he", "orthogonal", "last_zero"]
+"""Name of a distribution of the weights before training; `torch` is the default of each layer of torch."""
 
 
 def too_wide(width: int, growth: int, stages: int, option: str = "width") -> str | None:

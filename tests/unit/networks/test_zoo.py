@@ -1,8 +1,10 @@
 """The architectures: sizes, symmetry, gradients, precision, reproducibility."""
 
+import copy
 import re
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -19,9 +21,10 @@ from shearbench.networks.equivariant import Equivariant
 from shearbench.networks.modules import attention, convolution, dihedral, equivariant, heads
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
-from shearbench.networks.terms import LEVELS
+from shearbench.networks.terms import LEVELS, Activation, Initialisation
 from shearbench.networks.unet import UNet
 from shearbench.training.recipe import Recipe
+from shearbench.training.together import Stacked
 from shearbench.training.variants import resolve_variant
 
 SHAPE = (24, 24)
@@ -234,6 +237,101 @@ def test_a_residual_block_with_no_weights_is_the_identity():
         nn.init.zeros_(weight)
     x = torch.randn(2, 3, 5, 5)
     assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("name", get_args(Activation))
+def test_every_activation_is_its_function(name):
+    x = torch.linspace(-4, 4, 101)
+    by_hand = {
+        "relu": x.clamp_min(0),
+        "leaky_relu": torch.maximum(x, 0.01 * x),
+        "elu": torch.where(x > 0, x, x.exp() - 1),
+        "gelu": x * (1 + torch.erf(x / 2**0.5)) / 2,
+        "silu": x / (1 + (-x).exp()),
+        "swish": x / (1 + (-x).exp()),
+        "mish": x * torch.tanh((1 + x.exp()).log()),
+        "tanh": (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+    }
+    torch.testing.assert_close(convolution.activation(name)(x), by_hand[name], rtol=1e-4, atol=1e-5)
+
+
+def test_swish_learns_its_beta():
+    swish = convolution.activation("swish")
+    x = torch.linspace(-4, 4, 101)
+    (swish(x) - convolution.activation("relu")(x)).square().sum().backward()
+    assert swish.beta.grad < 0  # towards ReLU, which has an infinite beta
+    with torch.no_grad():
+        swish.beta.fill_(50.0)
+    torch.testing.assert_close(swish(x), x.clamp_min(0), rtol=0, atol=0.01)
+
+
+def test_frozen_statistics_are_those_of_batch_normalisation_until_they_are_frozen(monkeypatch):
+    monkeypatch.setattr(convolution, "FROZEN_AFTER", 3)
+    (frozen,), (usual,) = (convolution.normalisation(name, 4) for name in ("batch_frozen", "batch"))
+    for step in range(5):
+        x = (2 + step) * torch.randn(6, 4, 5, 5) + step
+        before = {name: value.clone() for name, value in frozen.state_dict().items()}
+        answers = [layer.train()(x) for layer in (frozen, usual)]
+        if step < 3:
+            torch.testing.assert_close(*answers)
+            for name, value in usual.state_dict().items():
+                torch.testing.assert_close(frozen.state_dict()[name], value)
+        else:
+            assert not torch.allclose(*answers, atol=0.1)
+            for name in ("running_mean", "running_var"):
+                assert torch.equal(frozen.state_dict()[name], before[name])
+            torch.testing.assert_close(answers[0], frozen.eval()(x))
+
+
+def test_frozen_statistics_of_networks_computed_at_once_are_those_of_each(monkeypatch):
+    monkeypatch.setattr(convolution, "FROZEN_AFTER", 2)
+    alone = [convolution.FrozenBatchNorm(4) for _ in range(2)]
+    together = Stacked(copy.deepcopy(alone))
+    for _ in range(4):
+        x = torch.randn(2, 6, 4, 5, 5)
+        expected = torch.cat([layer(part) for layer, part in zip(alone, x)])
+        torch.testing.assert_close(together(x.flatten(0, 1)), expected)
+
+
+@pytest.mark.parametrize("name", get_args(Initialisation))
+@pytest.mark.parametrize("kind", sorted(set(ZOO) - {"equivariant"}))
+def test_every_initialisation_builds_and_learns(kind, name):
+    module = ZOO[kind](initialisation=name).build(2, SHAPE, 2)
+    x, level = noise(8, 2)
+    first = module(x, level)
+    assert torch.equal(first, torch.zeros_like(first)) == (name == "last_zero")
+    optimiser = torch.optim.Adam(module.parameters(), 1e-3)
+    for _ in range(2):  # a step in between, as the gradient goes through the last layer
+        optimiser.zero_grad()
+        (module(x, level) - 1).square().mean().backward()
+        optimiser.step()
+    assert all(torch.isfinite(weight.grad).all() for weight in module.parameters())
+    assert all(weight.grad.abs().sum() > 0 for weight in module.parameters() if weight.ndim > 1)
+
+
+def test_initial_weights_have_the_variance_of_their_papers():
+    def layers(name):
+        module = ConvNet(width=32, growth=1, hidden=[256], initialisation=name).build(1, SHAPE, 2)
+        return [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+
+    for name, expected in (("xavier", lambda n, m: 2 / (n + m)), ("he", lambda n, m: 2 / n)):
+        for layer in layers(name):
+            matrix = layer.weight.flatten(1)
+            kernel = layer.weight[0, 0].numel()
+            variance = expected(matrix.shape[1], matrix.shape[0] * kernel)
+            # 4.5 times the error of the variance of a sample.
+            assert abs(matrix.var() / variance - 1) < 4.5 * (2 / matrix.numel()) ** 0.5
+            assert not layer.bias.any()
+    for layer in layers("orthogonal"):
+        values = torch.linalg.svdvals(layer.weight.flatten(1))
+        torch.testing.assert_close(values, torch.full_like(values, 2**0.5))
+    torch.manual_seed(3)
+    usual = layers("torch")
+    torch.manual_seed(3)
+    *inner, last = layers("last_zero")
+    assert all(torch.equal(a.weight, b.weight) for a, b in zip(inner, usual))
+    assert not last.weight.any()
+    assert not last.bias.any()
 
 
 # -- Training -------------------------------------------------------------------------------------

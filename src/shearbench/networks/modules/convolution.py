@@ -9,11 +9,64 @@ from torch import Tensor, nn
 
 from shearbench.networks.terms import Activation, Normalisation
 
+FROZEN_AFTER = 100
+"""Number of training steps after which `FrozenBatchNorm` keeps its statistics."""
+
+
+class Swish(nn.Module):
+    """Swish x sigmoid(b x), with a learned b that is 1 at first (Ramachandran et al. 2017, arXiv:1710.05941).
+
+    For b = 0 it is linear, for large b it is ReLU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map any shape to the same shape."""
+        return x * torch.sigmoid(self.beta * x)
+
+
+class FrozenBatchNorm(nn.BatchNorm2d):
+    """Batch normalisation that normalises by its running statistics after the first training steps.
+
+    After `FROZEN_AFTER` steps the mean and the variance of each channel are constants. From then on, a stamp
+    has the same output in training as in a measurement, whatever the other stamps of the batch are.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, channels, ny, nx] to the same shape."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        # No branch on the number of steps, because `torch.vmap` does not allow it.
+        first = self.num_batches_tracked < FROZEN_AFTER
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+        with torch.no_grad():
+            unbiased = x.numel() / x.shape[1] / max(x.numel() / x.shape[1] - 1, 1)
+            weight = first * self.momentum
+            self.running_mean += weight * (mean - self.running_mean)
+            self.running_var += weight * (unbiased * var - self.running_var)
+            self.num_batches_tracked += 1
+        mean = torch.where(first, mean, self.running_mean)
+        var = torch.where(first, var, self.running_var)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
+
+
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
     "gelu": nn.GELU,
     "silu": nn.SiLU,
+    "swish": Swish,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
 }
 
 
@@ -26,6 +79,8 @@ def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
     """Return the normalisation of this name for images of `channels` channels: a list of one or no module."""
     if name == "batch":
         return [nn.BatchNorm2d(channels)]
+    if name == "batch_frozen":
+        return [FrozenBatchNorm(channels)]
     if name == "group":
         return [nn.GroupNorm(math.gcd(8, channels), channels)]
     return [nn.GroupNorm(1, channels)] if name == "layer" else []
