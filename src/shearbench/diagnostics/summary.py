@@ -46,7 +46,9 @@ LAYER_COLUMNS = [
 
 _WHOLE = (
     attention.SelfAttention,
+    attention.CrossAttention,
     attention.Cbam,
+    attention.ChannelWeights,
     equivariant.LevelField,
 )  # each is listed as one layer, with all its submodules
 _PARTS = {"features": "features", "galaxy": "features", "psf": "psf"}
@@ -206,7 +208,10 @@ def trace(body: nn.Module, shape: tuple[int, int]) -> tuple[pd.DataFrame, int]:
 
         return inner.register_forward_hook(hook)
 
-    whole = [path for path, inner in body.named_modules() if isinstance(inner, _WHOLE)]
+    whole: list[str] = []
+    for path, inner in body.named_modules():
+        if isinstance(inner, _WHOLE) and not any(path.startswith(f"{outer}.") for outer in whole):
+            whole.append(path)
     handles = [
         listing(path, inner)
         for path, inner in body.named_modules()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shearbench.networks.head import DenseHead, cannot_be_halved
 from shearbench.networks.terms import Depth, Further, Normalisation, Width, too_wide
@@ -27,7 +27,7 @@ class ConvNet(DenseHead):
         "pooled": {"options": {"downsampling": "max"}},
         "strided": {"options": {"downsampling": "strided"}},
         "dilated": {"options": _DILATED},
-        "cbam": {"options": {**_DILATED, "cbam": True}},
+        "cbam": {"options": {**_DILATED, "attention": "cbam"}},
         # A textbook network, from which the networks of studies differ by one property each. It is small, so
         # that a study with many values and seeds is affordable.
         "baseline": {
@@ -55,11 +55,29 @@ class ConvNet(DenseHead):
         False, description="Add the input of each of these `blocks` to its output (skip connection)."
     )
     normalisation: Normalisation = Field("none", description="Normalisation after each convolution.")
-    cbam: bool = Field(
-        False,
-        description="End each stage with a convolutional block attention module (CBAM), which multiplies "
-        "channels and pixels by weights computed from the image.",
+    attention: Literal["none", "channel", "spatial", "cbam", "self"] = Field(
+        "none",
+        description="Attention at the end of each stage. `channel`: multiply the channels by weights "
+        "computed from the image (squeeze-and-excitation). `spatial`: multiply the pixels by such weights. "
+        "`cbam`: both, one after the other (convolutional block attention module). `self`: self-attention "
+        "between the pixels, at the end of the last stage only, because its cost grows as the square of "
+        "their number.",
     )
+    scales: Literal["last", "all"] = Field(
+        "last",
+        description="Stages whose features the dense layers take: the last one, or all, which are fine and "
+        "coarse scales at once.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _cbam_is_an_attention(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "cbam" in values:
+            new = "cbam" if values["cbam"] else "none"
+            raise ValueError(
+                f"cbam: this option is a value of `attention` now; use `attention: {new}` instead"
+            )
+        return values
 
     def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
@@ -71,7 +89,7 @@ class ConvNet(DenseHead):
         return self.with_head(self.branch(channels, self.width), channels, shape, outputs)
 
     def branch(self, channels: int, width: int) -> list[nn.Module]:
-        """Return the convolutions.
+        """Return the convolutions, and the last 1x1 convolution if there is one.
 
         Parameters
         ----------
@@ -87,11 +105,40 @@ class ConvNet(DenseHead):
         """
         from torch import nn
 
-        from shearbench.networks.modules import attention, convolution
+        from shearbench.networks.modules import convolution
 
-        steps: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
+        fold, stages = self.staged(channels, width)
+        if self.scales == "last":
+            return [*fold, *(step for stage in stages for step in stage), *self.project(self.features(width))]
+        outputs = [self.project(self.features(width, stages)) for stages in range(1, self.stages + 1)]
+        return [
+            *fold,
+            convolution.EveryStage(
+                [nn.Sequential(*stage) for stage in stages], [nn.Sequential(*steps) for steps in outputs]
+            ),
+        ]
+
+    def features(self, width: int, stages: int | None = None) -> int:
+        """Return the number of channels after the first `stages` stages, by default after all of them."""
+        return width * self.growth ** ((stages or self.stages) - 1)
+
+    def staged(self, channels: int, width: int) -> tuple[list[nn.Module], list[list[nn.Module]]]:
+        """Return the module that folds the image, if there is one, and the modules of each stage.
+
+        Parameters
+        ----------
+        channels, width
+            As for `branch`.
+        """
+        from torch import nn
+
+        from shearbench.networks.modules import convolution
+
+        fold: list[nn.Module] = [nn.PixelUnshuffle(self.fold)] if self.fold > 1 else []
+        stages: list[list[nn.Module]] = []
         incoming, dilation = channels * self.fold**2, 1
         for stage in range(self.stages):
+            steps: list[nn.Module] = []
             if stage and self.downsampling == "dilated":
                 dilation *= 2
             elif stage and self.downsampling != "strided":
@@ -105,7 +152,18 @@ class ConvNet(DenseHead):
                     *convolution.convolution(width, width, self.activation, self.normalisation, 1, dilation)
                 )
                 steps.append(convolution.Skip(block) if self.skip else block)
-            if self.cbam:
-                steps.append(attention.Cbam(width, self.activation))
+            stages.append([*steps, *self._attended(width, last=stage == self.stages - 1)])
             incoming, width = width, width * self.growth
-        return [*steps, *self.project(incoming)]
+        return fold, stages
+
+    def _attended(self, width: int, last: bool) -> list[nn.Module]:
+        """Return the attention at the end of a stage: a list of one module or none."""
+        from shearbench.networks.modules import attention
+
+        if self.attention == "channel":
+            return [attention.ChannelWeights(width, self.activation)]
+        if self.attention == "spatial":
+            return [attention.PixelWeights()]
+        if self.attention == "cbam":
+            return [attention.Cbam(width, self.activation)]
+        return [attention.PixelAttention(width)] if self.attention == "self" and last else []

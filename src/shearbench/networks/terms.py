@@ -22,6 +22,8 @@ Normalisation = Literal["none", "batch", "batch_frozen", "group", "layer"]
 """Name of a normalisation. `batch_frozen` uses the statistics of the first steps in all later ones."""
 Initialisation = Literal["torch", "xavier", "he", "orthogonal", "last_zero"]
 """Name of a distribution of the weights before training; `torch` is the default of each layer of torch."""
+Encoding = Literal["none", "learned", "sinusoidal", "concatenated"]
+"""How the tokens of a transformer are told their positions."""
 
 
 def too_wide(width: int, growth: int, stages: int, option: str = "width") -> str | None:

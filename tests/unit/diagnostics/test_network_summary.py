@@ -34,7 +34,7 @@ from shearbench.paper.tables import networks_tex
 SHAPE = (24, 24)
 ZOO = {
     "pooled": ConvNet(),
-    "cbam": ConvNet(cbam=True, normalisation="batch", dropout=0.1),
+    "cbam": ConvNet(attention="cbam", normalisation="batch", dropout=0.1),
     "residual": Residual(),
     "unet": UNet(normalisation="group"),
     "two": PsfBranch(),

@@ -8,38 +8,87 @@ import torch
 from torch import Tensor, nn
 
 from shearbench.networks.modules.convolution import Skip, activation
-from shearbench.networks.terms import Activation
+from shearbench.networks.terms import Activation, Encoding
+
+HEADS = 4
+"""Number of attention heads, where it is not an option and divides the number of channels."""
+
+
+class ChannelWeights(nn.Sequential):
+    """Multiply the channels of an image by weights computed from their means over the image.
+
+    Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507, equations 2 to 4).
+
+    Parameters
+    ----------
+    channels : int
+    act : str
+        Name of the activation between the two layers that compute the weights.
+    maxima : bool
+        Whether the weights also depend on the largest value of each channel, as in CBAM (Woo et al. 2018,
+        arXiv:1807.06521, equation 2).
+    reduction : int
+        Number of channels divided by the number of units between the two layers.
+    """
+
+    def __init__(self, channels: int, act: Activation, maxima: bool = False, reduction: int = 4) -> None:
+        narrow = max(channels // reduction, 1)
+        super().__init__(
+            nn.Conv2d(channels, narrow, 1), activation(act), nn.Conv2d(narrow, channels, 1, bias=False)
+        )
+        self.maxima = maxima
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, channels, ny, nx] to the same shape."""
+        logits = super().forward(x.mean((2, 3), keepdim=True))
+        if self.maxima:
+            logits = logits + super().forward(x.amax((2, 3), keepdim=True))
+        return x * torch.sigmoid(logits)
+
+
+class PixelWeights(nn.Conv2d):
+    """Multiply the pixels of an image by weights computed from the mean and the largest of their channels.
+
+    The spatial part of CBAM (Woo et al. 2018, arXiv:1807.06521, equation 3).
+
+    Parameters
+    ----------
+    side : int
+        Side of the kernel that computes the weights [pixels].
+    """
+
+    def __init__(self, side: int = 7) -> None:
+        super().__init__(2, 1, side, padding=side // 2)
+
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the weights [n, 1, ny, nx] of the pixels of images [n, channels, ny, nx]."""
+        return torch.sigmoid(super().forward(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, channels, ny, nx] to the same shape."""
+        return x * self.weights(x)
 
 
 class Cbam(nn.Module):
     """Multiply the channels of an image, and then its pixels, by weights computed from the image.
 
-    Convolutional block attention module (Woo et al. 2018, arXiv:1807.06521, equations 2 and 3).
+    Convolutional block attention module (Woo et al. 2018, arXiv:1807.06521).
 
     Parameters
     ----------
     channels : int
     act : str
         Name of the activation between the two layers that compute the weights of the channels.
-    reduction : int
-        Number of channels divided by the number of units between these two layers.
-    side : int
-        Side of the kernel that computes the weights of the pixels [pixels].
     """
 
-    def __init__(self, channels: int, act: Activation, reduction: int = 4, side: int = 7) -> None:
+    def __init__(self, channels: int, act: Activation) -> None:
         super().__init__()
-        narrow = max(channels // reduction, 1)
-        self.channels = nn.Sequential(
-            nn.Conv2d(channels, narrow, 1), activation(act), nn.Conv2d(narrow, channels, 1, bias=False)
-        )
-        self.pixels = nn.Conv2d(2, 1, side, padding=side // 2)
+        self.channels = ChannelWeights(channels, act, maxima=True)
+        self.pixels = PixelWeights()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [n, channels, ny, nx] to the same shape."""
-        mean, most = x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
-        x = x * torch.sigmoid(self.channels(mean) + self.channels(most))
-        return x * torch.sigmoid(self.pixels(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
+        return self.pixels(self.channels(x))
 
 
 class SelfAttention(nn.Module):
@@ -70,6 +119,88 @@ class SelfAttention(nn.Module):
         return self.out((weights @ value).transpose(1, 2).flatten(2))
 
 
+class CrossAttention(nn.Module):
+    """Attention of each token to the tokens of another image, with several heads; see `SelfAttention`.
+
+    Parameters
+    ----------
+    width : int
+        Number of features of a token.
+    other : int
+        Number of features of a token of the other image.
+    heads : int
+        Number of attention heads; it must divide `width`.
+    """
+
+    def __init__(self, width: int, other: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.mixed = nn.Linear(other, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        """Map tokens [n, tokens, width] and [n, others, other] to [n, tokens, width]."""
+        query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        key, value = self.mixed(other).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
+        return self.out((weights @ value).transpose(1, 2).flatten(2))
+
+
+class PixelAttention(nn.Module):
+    """Self-attention between the pixels of an image, added to the image.
+
+    Its tokens are the pixels, and the layers those of a transformer without its dense part.
+
+    Parameters
+    ----------
+    channels : int
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attend = Skip(
+            nn.Sequential(nn.LayerNorm(channels), SelfAttention(channels, math.gcd(HEADS, channels)))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, channels, ny, nx] to the same shape."""
+        return as_image(self.attend(as_tokens(x)), x.shape)
+
+
+class AttendToPsf(nn.Module):
+    """Features of the galaxy, each of whose pixels attends to the pixels of the features of the PSF.
+
+    Parameters
+    ----------
+    galaxy, psf : torch.nn.Module
+        They map images [n, 1, ny, nx] to features [n, `width`, ...] and [n, `other`, ...].
+    width, other : int
+    """
+
+    def __init__(self, galaxy: nn.Module, psf: nn.Module, width: int, other: int) -> None:
+        super().__init__()
+        self.galaxy, self.psf = galaxy, psf
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(other)])
+        self.attend = CrossAttention(width, other, math.gcd(HEADS, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images of galaxy and PSF [n, 2, ny, nx] to features [n, width, ...]."""
+        galaxy, psf = self.galaxy(x[:, :1]), self.psf(x[:, 1:])
+        tokens, others = (norm(as_tokens(part)) for norm, part in zip(self.norms, (galaxy, psf)))
+        return galaxy + as_image(self.attend(tokens, others), galaxy.shape)
+
+
+def as_tokens(x: Tensor) -> Tensor:
+    """Return the pixels of an image [n, channels, ny, nx] as tokens [n, ny nx, channels]."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def as_image(tokens: Tensor, shape: torch.Size) -> Tensor:
+    """Return tokens [n, ny nx, channels] as an image, whose rows and columns are those of `shape`."""
+    return tokens.transpose(1, 2).unflatten(2, shape[2:])
+
+
 class Position(nn.Module):
     """Add to each token a learned vector that depends on its position only."""
 
@@ -82,18 +213,85 @@ class Position(nn.Module):
         return x + self.weight
 
 
+class Sinusoids(nn.Module):
+    """Tell each token its position by sines and cosines, which are not learned.
+
+    Half of the numbers encode the row, half the column, each as in Vaswani et al. 2017 (arXiv:1706.03762,
+    section 3.5).
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and columns of the image whose pixels are the tokens.
+    width : int
+        How many numbers encode a position, a multiple of 4.
+    joined : bool
+        Whether the numbers are further features of a token, or added to its features.
+    """
+
+    def __init__(self, shape: tuple[int, int], width: int, joined: bool) -> None:
+        super().__init__()
+        self.joined = joined
+        self.register_buffer("weight", sinusoids(shape, width), persistent=False)
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens [n, tokens, features] to the same shape, or to `width` more features if joined."""
+        if self.joined:
+            return torch.cat([x, self.weight.expand(len(x), -1, -1)], 2)
+        return x + self.weight
+
+
+def sinusoids(shape: tuple[int, int], width: int) -> Tensor:
+    """Return the numbers that encode positions, [rows * columns, width]; see `Sinusoids`."""
+    frequencies = 1e4 ** (-torch.arange(width // 4) / (width // 4))
+    axes = [torch.arange(side)[:, None] * frequencies for side in shape]
+    rows, columns = (torch.cat([phase.sin(), phase.cos()], 1) for phase in axes)
+    return torch.cat([rows[:, None].expand(-1, shape[1], -1), columns.expand(shape[0], -1, -1)], 2).flatten(
+        0, 1
+    )
+
+
+def encoded(encoding: Encoding, shape: tuple[int, int], width: int) -> list[nn.Module]:
+    """Return the module that tells tokens their positions: a list of one module or none.
+
+    Parameters
+    ----------
+    encoding : str
+    shape : (int, int)
+        Rows and columns of the image whose pixels are the tokens.
+    width : int
+        Number of features of a token after the encoding.
+    """
+    if encoding == "none":
+        return []
+    if encoding == "learned":
+        return [Position(math.prod(shape), width)]
+    joined = encoding == "concatenated"
+    return [Sinusoids(shape, joined_features(width) if joined else width, joined)]
+
+
+def joined_features(width: int) -> int:
+    """Return how many of the `width` features of a token encode its position, if they are not added to it."""
+    return 4 * max(width // 16, 1)
+
+
 class Transformer(nn.Module):
     """Transformer blocks whose tokens are the pixels of an image.
 
     Blocks with normalisation before each part, as in the vision transformer (Dosovitskiy et al. 2021,
-    arXiv:2010.11929, equations 1 to 3); the vectors that encode the positions are learned.
+    arXiv:2010.11929, equations 1 to 3).
 
     Parameters
     ----------
     width : int
-        Number of channels of the image.
-    pixels : int
-        Number of pixels of the image.
+        Number of features of a token: the channels of the image, and the numbers that encode the position if
+        they are joined to it.
+    shape : (int, int)
+        Rows and columns of the image.
+    encoding : str
+        How a token is told its position, see `encoded`.
     depth : int
         Number of blocks.
     heads : int
@@ -107,11 +305,19 @@ class Transformer(nn.Module):
     """
 
     def __init__(
-        self, width: int, pixels: int, depth: int, heads: int, expansion: int, act: Activation, dropout: float
+        self,
+        width: int,
+        shape: tuple[int, int],
+        encoding: Encoding,
+        depth: int,
+        heads: int,
+        expansion: int,
+        act: Activation,
+        dropout: float,
     ) -> None:
         super().__init__()
         left_out = [nn.Dropout(dropout)] if dropout else []
-        blocks: list[nn.Module] = [Position(pixels, width)]
+        blocks = encoded(encoding, shape, width)
         for _ in range(depth):
             attend = [nn.LayerNorm(width), SelfAttention(width, heads)]
             wide = expansion * width
@@ -120,6 +326,5 @@ class Transformer(nn.Module):
         self.blocks = nn.Sequential(*blocks, nn.LayerNorm(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map [n, width, ny, nx] to the same shape."""
-        tokens = self.blocks(x.flatten(2).transpose(1, 2))
-        return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+        """Map [n, channels, ny, nx] to [n, width, ny, nx]."""
+        return as_image(self.blocks(as_tokens(x)), x.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +132,30 @@ class Beside(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return [n, channels of x + channels of body(x), ...]."""
         return torch.cat([x, self.body(x)], 1)
+
+
+class EveryStage(nn.Module):
+    """Apply stages one after the other, and return features of all of them.
+
+    Parameters
+    ----------
+    stages : sequence of torch.nn.Module
+        They map images to images.
+    outputs : sequence of torch.nn.Module
+        For each stage, the layers that compute its features from its image.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module], outputs: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages, self.outputs = nn.ModuleList(stages), nn.ModuleList(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images [n, channels, ny, nx] to features [n, number of features]."""
+        found = []
+        for stage, output in zip(self.stages, self.outputs):
+            x = stage(x)
+            found.append(output(x).flatten(1))
+        return torch.cat(found, 1)
 
 
 def preactivated(channels: int, act: Activation, norm: Normalisation) -> nn.Module:
