@@ -35,9 +35,12 @@ SHAPE = (24, 24)
 ZOO = {
     "pooled": ConvNet(),
     "cbam": ConvNet(attention="cbam", normalisation="batch", dropout=0.1),
+    "squeeze": ConvNet(attention="channel"),
+    "scales": ConvNet(attention="self", scales="all"),
     "residual": Residual(),
     "unet": UNet(normalisation="group"),
     "two": PsfBranch(),
+    "cross": PsfBranch(psf="attention"),
     "attention": Attention(),
     "equivariant": Equivariant(blocks=1, normalisation="layer"),
     "published": ShearNet(symmetrise="test"),

@@ -1,6 +1,7 @@
 """The architectures: sizes, symmetry, gradients, precision, reproducibility."""
 
 import copy
+import math
 import re
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from shearbench.networks.attention import Attention
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.equivariant import Equivariant
 from shearbench.networks.modules import attention, convolution, dihedral, equivariant, heads
+from shearbench.networks.modules.bodies import Normalised
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
 from shearbench.networks.terms import LEVELS, Activation, Initialisation
@@ -229,6 +231,120 @@ def test_cbam_weighs_between_zero_and_one_and_keeps_the_sign():
     weight = attention.Cbam(8, "gelu")(x) / x
     assert (weight > 0).all()
     assert (weight < 1).all()
+
+
+@pytest.mark.parametrize("gate", [attention.ChannelWeights(8, "gelu"), attention.PixelWeights()])
+def test_attention_of_channels_or_pixels_gives_one_weight_to_each(gate):
+    x = torch.randn(2, 8, 6, 6)
+    weight = gate(x) / x
+    axes = (2, 3) if isinstance(gate, attention.ChannelWeights) else (1,)
+    assert ((weight > 0) & (weight < 1)).all()
+    for axis in axes:  # the same along these axes, and not the same along the others
+        torch.testing.assert_close(weight, weight.mean(axis, keepdim=True).expand_as(weight))
+    assert weight.std(0).max() > 1e-3
+    assert weight.flatten(1).std(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["none", "channel", "spatial", "cbam", "self"])
+@pytest.mark.parametrize("downsampling", ["max", "dilated"])
+def test_attention_of_a_convolutional_network_is_an_option(kind, downsampling):
+    options = ConvNet(attention=kind, downsampling=downsampling, width=6, fold=4, stages=2)
+    module = options.build(1, SHAPE, 2)
+    x, level = noise(3)
+    module(x, level).square().sum().backward()
+    assert all(weight.grad is not None for weight in module.parameters())
+    plain = ConvNet(downsampling=downsampling, width=6, fold=4, stages=2).build(1, SHAPE, 2)
+    assert (size(module) > size(plain)) == (kind != "none")
+
+
+def test_the_weights_of_cbam_have_the_names_of_its_saved_models():
+    module = ConvNet(attention="cbam", stages=1).build(1, SHAPE, 2)
+    names = {name.removeprefix("features.3.") for name in module.state_dict() if "features.3" in name}
+    channels = {"channels.0.weight", "channels.0.bias", "channels.2.weight"}
+    assert names == {*channels, "pixels.weight", "pixels.bias"}
+
+
+@pytest.mark.parametrize(("old", "new"), [(True, "cbam"), (False, "none")])
+def test_the_former_option_cbam_is_answered_with_the_one_that_replaces_it(old, new):
+    with pytest.raises(ConfigError, match=rf"variants\.mine\.options\.cbam: .*`attention: {new}`"):
+        resolve_variant("mine", {"base": "dilated", "options": {"cbam": old}}, Recipe())
+
+
+def test_cross_attention_to_itself_is_self_attention():
+    ours, other = attention.SelfAttention(8, 2), attention.CrossAttention(8, 8, 2)
+    with torch.no_grad():
+        other.query.weight.copy_(ours.mixed.weight[:8])
+        other.mixed.weight.copy_(ours.mixed.weight[8:])
+        other.out.load_state_dict(ours.out.state_dict())
+    x = torch.randn(3, 5, 8)
+    torch.testing.assert_close(other(x, x), ours(x))
+
+
+@pytest.mark.parametrize("position", ["none", "learned", "sinusoidal", "concatenated"])
+def test_without_an_encoding_a_transformer_does_not_know_positions(position):
+    options = Attention(patch=8, position=position, width=16, heads=2, depth=1)
+    features = options.build(1, SHAPE, 2).features.eval()
+    x, _ = noise(1)
+    with torch.no_grad():
+        moved = features(x.roll(8, 3)).roll(-1, 3)
+        assert torch.allclose(moved, features(x), atol=1e-5) == (position == "none")
+
+
+def test_sinusoids_tell_rows_and_columns_apart_and_depend_on_distance_alone():
+    code = attention.sinusoids((4, 5), 16)
+    assert code.shape == (20, 16)
+    gram = (code @ code.T).reshape(4, 5, 4, 5)
+    # Vaswani et al. 2017, section 3.5: the product of two codes is a function of the distance.
+    torch.testing.assert_close(gram[0, 0, 1, 2], gram[2, 1, 3, 3])
+    assert (gram.flatten(2).flatten(0, 1) < gram[0, 0, 0, 0] + 1e-4).all()
+    assert gram[0, 0, 0, 1] < gram[0, 0, 0, 0] - 0.1
+    hand = torch.tensor([math.sin(3.0), math.cos(3.0), math.sin(2.0), math.cos(2.0)])
+    torch.testing.assert_close(attention.sinusoids((4, 5), 4)[3 * 5 + 2], hand)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"position": "sinusoidal", "width": 6, "heads": 2}, "width: 6 is not a multiple of 4"),
+        ({"position": "concatenated", "width": 4}, "width: 4 features are too few"),
+    ],
+)
+def test_an_encoding_that_does_not_fit_the_features_is_refused(options, said):
+    with pytest.raises(ConfigError, match=rf"variants\.attention\.options\.{said}"):
+        resolve_variant("attention", {"options": options}, Recipe())
+
+
+def test_dense_layers_can_take_the_features_of_all_stages():
+    options = ConvNet(scales="all", stages=3, projection=2)
+    module = options.build(1, SHAPE, 2).eval()
+    x, _ = noise(2)
+    assert module.features(x).shape == (2, 2 * (24**2 + 12**2 + 6**2))
+    # The last features are those of the same stages, one after the other.
+    stages = module.features[-1]
+    last = stages.outputs[-1](nn.Sequential(*stages.stages)(x))
+    assert torch.equal(module.features(x)[:, -2 * 6**2 :], last.flatten(1))
+
+
+@pytest.mark.parametrize("psf", ["none", "channel", "branch", "attention"])
+def test_a_network_is_given_the_psf_as_its_option_says(psf):
+    targets = ("g1", "g2")
+    body = PsfBranch(psf=psf).body(SHAPE, True, targets, 2).eval()
+    x, level = noise(2, 2)
+    one = torch.ones(2)
+
+    def answer(kernel):
+        return body(Normalised(x[:, 0], kernel, torch.ones(SHAPE), one, one, one, level))
+
+    with torch.no_grad():
+        seen = (answer(x[:, 1]) - answer(x[[1, 0], 1])).abs().max()
+    assert (seen > 1e-5) == (psf != "none")
+    same = PsfBranch(psf=psf).body(SHAPE, False, targets, 2)
+    assert size(same) == size(ConvNet(downsampling="strided").build(1, SHAPE, 2))
+
+
+def test_cross_attention_takes_the_last_stage():
+    with pytest.raises(ConfigError, match=r"variants\.psf-branch\.options\.scales: found all"):
+        resolve_variant("psf-branch", {"options": {"psf": "attention", "scales": "all"}}, Recipe())
 
 
 def test_a_residual_block_with_no_weights_is_the_identity():
