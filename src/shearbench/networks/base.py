@@ -49,8 +49,8 @@ class Architecture(Options):
 
     auxiliary: bool = Field(
         False,
-        description="Train the network to predict flux, position and size besides the shape. These further "
-        "targets help it to measure the shape.",
+        description="Train the network to predict flux, position and size (targets `flux`, `x`, `y`, `hlr`) "
+        "besides the shape (`g1`, `g2`). These further targets help it to measure the shape.",
     )
 
     @property

@@ -1,7 +1,9 @@
 """Precision and compilation of a network in training steps: the options `precision` and `compile`.
 
 They apply to the network alone, and in training steps only. The scaling of its input, the rendering of
-stamps, the forward model, the loss, the optimiser, validation and measurement use float32.
+stamps, the forward model, the loss, the optimiser, validation and measurement use float32. Only with
+`precision: float64` the weights are of float64 until the training has ended, and with them the optimiser's
+state and the network's arithmetic in validation.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ def arithmetic(network: nn.Module, recipe: Recipe, device: torch.device) -> Iter
         In the first step, if torch.compile does not work on this machine.
     """
     plain = network.forward
+    if recipe.precision == "float64":
+        plain = _in_float64(plain)
     fast = _compiled(plain) if recipe.compile else plain
 
     def forward(*inputs: Tensor) -> Tensor:
@@ -61,6 +65,10 @@ def multiplication(precision: Precision) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _in_float64(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return lambda *inputs: forward(*(values.double() for values in inputs)).float()
 
 
 def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

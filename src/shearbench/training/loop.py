@@ -49,6 +49,9 @@ class Training:
         self.objective, self.networks = objective, list(objective.networks)
         self.recipe, self.seeds, self.workers = recipe, seeds, workers or Workers()
         self.models = len(self.networks)
+        if recipe.precision == "float64":
+            for one in self.networks:
+                one.get_submodule(one.learned[0]).double()
         self.network = network = stacked(self.networks)
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device)
@@ -161,6 +164,8 @@ class Training:
         for network, best, diverged in zip(self.networks, self.best, self.diverged):
             if diverged is None:
                 network.load_state_dict(best)
+            if recipe.precision == "float64":
+                network.get_submodule(network.learned[0]).float()
         return [pd.DataFrame(history) for history in self.history]
 
     @property

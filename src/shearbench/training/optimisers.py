@@ -1,4 +1,4 @@
-"""Optimisers: AdamW, and Muon or SOAP for weight matrices.
+"""Optimisers (those of torch, and Muon or SOAP for weight matrices) and schedules of the learning rate.
 
 The weights of several networks can be stacked (`shearbench.training.together`). Then `stacked` is 1, the
 number of dimensions that precede those of a weight, and each network takes the same step as alone.
@@ -19,6 +19,9 @@ from shearbench.training.recipe import Recipe
 # neural networks" (kellerjordan.github.io/posts/muon): it moves singular values in (0, 1] to about 1.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
+
+_DROPS = (0.5, 0.75)  # fractions of the steps after which the schedule `step` divides the learning rate by 10
+_CYCLE_RISE = 0.3  # fraction of the steps in which the learning rate of the schedule `one_cycle` rises
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
@@ -187,7 +190,8 @@ def make_optimisers(
     """Return the optimisers of all weights of a network.
 
     Muon optimises the weights of two or more dimensions of the submodule `proper`, except those of its last
-    layer. SOAP optimises all weights of two or more dimensions. AdamW optimises the rest, such as biases.
+    layer. SOAP optimises all weights of two or more dimensions. AdamW optimises the rest, such as biases. The
+    optimisers of torch optimise all weights; those of less than two dimensions do not decay.
 
     Parameters
     ----------
@@ -210,10 +214,17 @@ def make_optimisers(
     rest = [p for p in network.parameters() if p.ndim < 2 + stacked]
     rate, decay = recipe.learning_rate, recipe.weight_decay
 
-    def adamw(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
-        groups = [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
-        return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=True)
+    def groups(weights: list[nn.Parameter]) -> list[dict[str, Any]]:
+        both = [{"params": weights, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        return [group for group in both if group["params"]]
 
+    def adamw(weights: list[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups(weights), lr=rate, fused=True)
+
+    if recipe.optimiser == "sgd":
+        return [torch.optim.SGD(groups(matrices), lr=rate, momentum=0.9, nesterov=True, fused=True)]
+    if recipe.optimiser == "adam":
+        return [torch.optim.Adam(groups(matrices), lr=rate, fused=True)]
     if recipe.optimiser == "adamw":
         return [adamw(matrices)]
     if recipe.optimiser == "soap":
@@ -223,7 +234,9 @@ def make_optimisers(
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step: a linear rise, then a fall along half a cosine.
+    """Return the learning rate of a step: after a linear rise, that of the schedule.
+
+    It is a function of the step alone, so that a training can be resumed at any step.
 
     Parameters
     ----------
@@ -232,10 +245,26 @@ def rate_at(step: int, steps: int, recipe: Recipe) -> float:
     steps : int
         Number of steps of the whole training.
     recipe : Recipe
-        Its ``learning_rate``, ``warmup`` and ``final_rate`` are used.
+        Its ``learning_rate``, ``schedule``, ``warmup`` and ``final_rate`` are used.
     """
+    if recipe.schedule == "one_cycle":
+        # Smith and Topin 2017, arXiv:1708.07120, with the numbers of torch.optim.lr_scheduler.OneCycleLR; the
+        # momentum is constant.
+        peak = _CYCLE_RISE * steps - 1
+        first, last = 1 / 25, 1 / 25e4
+        if step <= peak:
+            return recipe.learning_rate * _along_cosine(first, 1.0, step / max(peak, 1.0))
+        return recipe.learning_rate * _along_cosine(1.0, last, (step - peak) / max(steps - 1 - peak, 1.0))
     rise = recipe.warmup * steps
     if step < rise:
         return recipe.learning_rate * (step + 1) / (rise + 1)
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    if recipe.schedule == "step":
+        return recipe.learning_rate * 0.1 ** sum(step >= part * steps for part in _DROPS)
     fall = 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1.0, steps - rise)))
     return recipe.learning_rate * (recipe.final_rate + (1 - recipe.final_rate) * fall)
+
+
+def _along_cosine(start: float, stop: float, place: float) -> float:
+    return stop + 0.5 * (start - stop) * (1 + math.cos(math.pi * place))

@@ -13,7 +13,11 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Stamps = Annotated[int, Field(ge=1, le=10**9)]
 Epochs = Annotated[int, Field(ge=1, le=10**5)]
 Batch = Annotated[int, Field(ge=1, le=10**6)]
-Precision = Literal["float32", "tf32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16", "float64"]
+Exponent = Annotated[float, Field(ge=1, le=10)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+
+_CURRICULUM = 0.5  # fraction of the training after which a curriculum has reached the whole range of noise
 
 
 class Recipe(Options):
@@ -41,6 +45,13 @@ class Recipe(Options):
         description="Number of validation stamps that are measured at each noise level after each epoch. The "
         "calibration of the errors uses all validation stamps.",
     )
+    curriculum: Literal["mixed", "easy_to_hard", "hard_to_easy"] = Field(
+        "mixed",
+        description="Order of the noise levels. `mixed`: the whole range of `noise` in each step. "
+        "`easy_to_hard`: the first steps have the lowest level only; the range grows to higher levels, "
+        "evenly in the logarithm, and is complete after half of the training. `hard_to_easy`: the same, "
+        "from the highest level down.",
+    )
     fresh_noise: bool = Field(
         True,
         description="Draw new noise in each epoch; if false, each epoch repeats the stamps and the noise of "
@@ -64,13 +75,25 @@ class Recipe(Options):
         description="Number of noise realisations of each galaxy in a step, all of one noise level; it must "
         "divide `batch_size`.",
     )
-    loss: Literal["mse", "mae", "huber", "nll", "msb"] = Field(
+    loss: Literal["mse", "mae", "huber", "power", "nll", "msb"] = Field(
         "mse",
         description="Loss function of the residual (estimate minus truth, divided as `loss_scaling` says): "
-        "`mse`, its mean square; `mae`, its mean absolute value; `huber`, the Huber loss; `nll`, the "
+        "`mse`, its mean square; `mae`, its mean absolute value; `huber`, the Huber loss; `power`, the "
+        "mean of its absolute value to a power that depends on the noise level, see `exponents`; `nll`, the "
         "negative log likelihood of a normal distribution (needs `head: gaussian`); `msb`, the square of its "
         "mean over the `realisations` of a galaxy (needs 2 or more), which reduces the bias and increases "
         "the scatter.",
+    )
+    exponents: tuple[Exponent, Exponent] = Field(
+        (1.0, 2.0),
+        description="Exponents of the loss `power` at the lowest and at the highest level of `noise`; "
+        "between them the exponent is linear in the logarithm of the level. [1, 1] is `mae`, [2, 2] is "
+        "`mse`.",
+    )
+    target_weights: dict[str, Weight] = Field(
+        {},
+        description="Weight of each target in the loss, by its name, such as {flux: 0.1}; a target that is "
+        "not named has the weight 1. The option `auxiliary` names the targets.",
     )
     loss_scaling: Literal["level", "none"] = Field(
         "level",
@@ -78,14 +101,23 @@ class Recipe(Options):
         "stamp, so that all noise levels have the same weight. `none`: the standard deviation of the true "
         "values, so that the noisiest stamps have most of the weight.",
     )
-    optimiser: Literal["adamw", "muon", "soap"] = Field(
+    optimiser: Literal["sgd", "adam", "adamw", "muon", "soap"] = Field(
         "muon",
-        description="Optimiser. `adamw`: AdamW for all weights. `muon`: Muon for the weight matrices except "
+        description="Optimiser. `sgd`: stochastic gradient descent with a Nesterov momentum of 0.9; its "
+        "learning rate has to be about 10 times that of the others. `adam`: Adam. `adamw`: AdamW for all "
+        "weights. `muon`: Muon for the weight matrices except "
         "that of the last layer, AdamW for the rest. `soap`: SOAP for all weight matrices, AdamW for the "
         "rest.",
     )
     learning_rate: float = Field(
         2e-3, ge=1e-12, le=1e30, description="Highest learning rate, reached at the end of the warm-up."
+    )
+    schedule: Literal["cosine", "constant", "step", "one_cycle"] = Field(
+        "cosine",
+        description="Learning rate after the warm-up. `cosine`: it falls to `final_rate` along half a "
+        "cosine. `constant`: it does not change. `step`: it is divided by 10 after half of the training, and "
+        "again after three quarters. `one_cycle`: in place of `warmup`, it rises from 1/25 of "
+        "`learning_rate` along half a cosine in the first 30% of the steps, then falls to 4e-6 of it.",
     )
     warmup: Fraction = Field(
         0.05,
@@ -96,15 +128,16 @@ class Recipe(Options):
         0.0,
         ge=0,
         le=1,
-        description="Learning rate of the last step, as a fraction of `learning_rate`; after the warm-up the "
-        "rate falls to it along half a cosine.",
+        description="Learning rate of the last step, as a fraction of `learning_rate`, with "
+        "`schedule: cosine`.",
     )
     weight_decay: float = Field(
         0.0,
         ge=0,
         le=1e6,
-        description="Decoupled weight decay, for weight matrices only: in each step they are multiplied by "
-        "1 minus learning rate times `weight_decay`.",
+        description="Weight decay, for weight matrices only. In each step they are multiplied by 1 minus "
+        "learning rate times `weight_decay`. `sgd` and `adam` instead add `weight_decay` times the weights "
+        "to the gradient, which is an L2 penalty.",
     )
     gradient_clip: Annotated[float, Field(ge=1e-9, le=1e9)] | None = Field(
         1.0, description="A gradient with a larger norm is shortened to this norm; null: no limit."
@@ -118,8 +151,10 @@ class Recipe(Options):
         "float32",
         description="Arithmetic of the network in training steps. `tf32`: the factors of matrix products and "
         "convolutions are rounded to 10 bits of mantissa, on a GPU only; on a CPU it is float32. `bfloat16`: "
-        "layers compute with 7 bits of mantissa, by autocast. The weights, the scaling of inputs, the "
-        "forward model, the loss, validation and measurement are float32 in any case.",
+        "layers compute with 7 bits of mantissa, by autocast. `float64`: the layers, their weights and the "
+        "optimiser have 52 bits of mantissa; the trained weights are rounded to float32. Without `float64` "
+        "the weights are float32. The scaling of inputs, the forward model, the loss and measurement are "
+        "float32 in any case.",
     )
     compile: bool = Field(
         False,
@@ -144,6 +179,32 @@ class Recipe(Options):
             raise ValueError(
                 "loss: msb is a mean over the noise realisations of a galaxy; set realisations to 2 or more"
             )
+        low, high = self.noise_range
+        if self.loss == "power" and low == high:
+            raise ValueError(
+                f"loss: the exponent of 'power' depends on the noise level, and noise is the one level "
+                f"{low:g}; give noise as [lowest, highest], or use mse or mae"
+            )
+        if self.curriculum != "mixed" and low == high:
+            raise ValueError(
+                f"curriculum: '{self.curriculum}' orders noise levels, and noise is the one level {low:g}; "
+                "give noise as [lowest, highest], or use mixed"
+            )
+        if self.curriculum != "mixed" and not self.fresh_noise:
+            raise ValueError(
+                f"curriculum: '{self.curriculum}' changes the noise during the training, and with "
+                "fresh_noise: false all epochs have the noise of the first one; set fresh_noise to true"
+            )
+        if self.loss == "nll" and self.target_weights:
+            raise ValueError(
+                "target_weights: the loss nll is the likelihood of all components together, without weights; "
+                "leave target_weights out, or use another loss"
+            )
+        if self.schedule != "cosine" and self.final_rate:
+            raise ValueError(
+                f"final_rate: {self.final_rate:g} is for the schedule cosine, and schedule is "
+                f"'{self.schedule}'; leave final_rate out"
+            )
         return self
 
     def objection(self, stamps: int) -> str | None:
@@ -166,6 +227,16 @@ class Recipe(Options):
     def noise_range(self) -> tuple[float, float]:
         """Lowest and highest noise level of the training stamps [flux per pixel]."""
         return self.noise if isinstance(self.noise, tuple) else (self.noise, self.noise)
+
+    def noise_range_at(self, progress: float) -> tuple[float, float]:
+        """Return the lowest and highest noise level of the steps at a fraction of the training (0 to 1)."""
+        low, high = self.noise_range
+        share = min(1.0, progress / _CURRICULUM)
+        if self.curriculum == "easy_to_hard":
+            high = low * (high / low) ** share
+        elif self.curriculum == "hard_to_easy":
+            low = low * (high / low) ** (1 - share)
+        return low, high
 
     @property
     def validation_levels(self) -> list[float]:

@@ -92,6 +92,18 @@ def architecture_for(
                 f"loss msb needs at least {recipe.realisations}, the realisations of a galaxy; raise "
                 "options.share"
             )
+    weights = [recipe.target_weights.get(target, 1.0) for target in architecture.targets]
+    if problem is None and not any(weights):
+        problem = (
+            f"training.target_weights: all targets, {', '.join(architecture.targets)}, have the weight 0; "
+            "give one of them a larger weight"
+        )
+    for target in recipe.target_weights:
+        if problem is None and target not in architecture.targets:
+            problem = (
+                f"training.target_weights: this network has no target '{target}'"
+                f"{nearest(target, architecture.targets)}. Its targets are {', '.join(architecture.targets)}"
+            )
     if problem is not None:
         raise ConfigError(f"variants.{name}: {problem}")
     return architecture

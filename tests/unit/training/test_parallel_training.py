@@ -296,6 +296,7 @@ STEPS = [
     (REFINED, {"ema": 0.9}),
     (DILATED, {}),
     (DILATED, {"loss": "huber", "optimiser": "adamw"}),
+    (WHITENED, {"loss": "power", "optimiser": "sgd", "target_weights": {"g1": 2}}),
     (WHITENED, {"data": "stored", "d4": True, "optimiser": "muon"}),
 ]
 
@@ -351,7 +352,7 @@ def test_bfloat16_is_for_the_network_in_training_steps_alone(splits):
     assert 0 < (rounded - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float64"])
 def test_every_precision_trains_and_leaves_nothing_changed(splits, precision):
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [one.allow_tf32 for one in flags]
@@ -359,9 +360,9 @@ def test_every_precision_trains_and_leaves_nothing_changed(splits, precision):
     plain, _ = trained(splits, chosen)
     model, _ = trained(splits, variant(WHITENED, optimiser="muon", precision=precision))
     assert [one.allow_tf32 for one in flags] == before
-    assert all(value.dtype != torch.bfloat16 for value in model["state"].values())
+    assert all(value.dtype == plain["state"][name].dtype for name, value in model["state"].values())
     same = all(torch.equal(plain["state"][name], value) for name, value in model["state"].items())
-    assert same == (precision != "bfloat16")  # TF32 is of GPUs
+    assert same == (precision in ("float32", "tf32"))  # TF32 is of GPUs
     # How short trainings end differs from machine to machine: these go the same way from the same start.
     way, its = (way_of(one, splits, chosen) for one in (plain, model))
     assert torch.cosine_similarity(way, its, dim=0) > 0.9  # 0.9997 for bfloat16

@@ -39,6 +39,7 @@ KINDS = {
     "mean of weights": (WHITENED, {"ema": 0.9, "optimiser": "muon"}),
     "rendered": (WHITENED, {"data": "rendered", "optimiser": "muon"}),
     "bfloat16": (DILATED, {"precision": "bfloat16"}),
+    "SGD": (WHITENED, {"optimiser": "sgd", "curriculum": "easy_to_hard", "loss": "power"}),
 }
 # AdamW steps as far for small gradients as for large ones: these weights, and means that follow from them,
 # are mostly rounding. Their effect on the answers is compared by the validation.
@@ -139,7 +140,7 @@ def test_gradients_are_clipped_for_each():
     assert torch.equal(weight.grad[1], before[1])
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon", "soap"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "adamw", "muon", "soap"])
 def test_the_state_of_an_optimiser_is_divided_and_joined(splits, optimiser):
     training = make_training(splits, variant(WHITENED, optimiser=optimiser), seeds=SEEDS)
     take_steps(training, 2)
@@ -187,6 +188,18 @@ def test_one_call_trains_all_and_the_others_only_end(splits, tmp_path, monkeypat
         content, _ = trained(splits, chosen, seed, **arguments(tmp_path, seed))
         assert content["seed"] == seed
         same(content["state"], alone[seed]["state"])
+
+
+def test_in_float64_the_steps_taken_together_are_those_taken_alone(splits, tmp_path):
+    chosen = variant(POOLED, optimiser="muon", precision="float64", ema=0.9, epochs=1)
+    together, _ = trained(splits, chosen, 3, **arguments(tmp_path, 3))
+    alone, _ = trained(splits, chosen, 3)
+    assert all(value.dtype != torch.float64 for value in together["state"].values())
+    same(
+        {name: value for name, value in together["state"].items() if name.startswith("body")},
+        alone["state"],
+        1e-5,
+    )
 
 
 @pytest.mark.parametrize("entry", [WHITENED, REFINED], ids=["whitened", "refined"])

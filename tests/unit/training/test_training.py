@@ -1,4 +1,5 @@
 import io
+import math
 import os
 import signal
 import subprocess
@@ -113,6 +114,8 @@ def test_same_seed_same_weights_another_seed_others(splits, trained):
         {"loss": "huber", "optimiser": "muon"},
         {"epoch_stamps": 100, "d4": False, "loss": "mae", "gradient_clip": None},
         {"data": "rendered", "optimiser": "soap", "loss": "msb", "realisations": 2},
+        {"optimiser": "sgd", "schedule": "one_cycle", "curriculum": "easy_to_hard"},
+        {"optimiser": "adam", "schedule": "step", "loss": "power", "precision": "float64", "ema": 0.9},
     ],
 )
 @pytest.mark.parametrize("stop", [3, 13, 27])
@@ -551,12 +554,77 @@ def test_the_mean_squared_bias_is_that_of_means_over_noise(splits):
     training = untrained(splits, loss="msb", realisations=2, batch_size=4)
     scaled = torch.tensor([[1.0, 2.0], [3.0, 4.0], [-1.0, 0.0], [1.0, 2.0]])
     # Means (2, 3) and (0, 1): (4 + 9 + 0 + 1) / 4.
-    assert float(training._size(scaled[None], 4)) == 3.5
+    power = torch.ones(1, 1, 1)
+    assert float(training._size(scaled[None], 4, power)) == 3.5
     # An odd one out, as a forward model may refine, has no mean.
-    assert float(training._size(torch.cat([scaled, scaled[:1]])[None], 5)) == 3.5
+    assert float(training._size(torch.cat([scaled, scaled[:1]])[None], 5, power)) == 3.5
     noise = torch.randn(5000, 2)
     answers = torch.stack([0.5 + noise, 0.5 - noise], 1).flatten(0, 1)
-    assert float(training._size(answers[None], 10000)) == pytest.approx(0.25, rel=1e-5)
+    assert float(training._size(answers[None], 10000, power)) == pytest.approx(0.25, rel=1e-5)
+
+
+def loss_of(training, sigma, residual=None):
+    """Return the loss and its gradient for residuals of validation stamps at given noise levels."""
+    network, n = training.networks[0], len(sigma)
+    if residual is None:
+        residual = 0.3 * torch.randn(n, len(network.targets), generator=seeded(torch.Generator(), 4))
+    standard = residual.clone().requires_grad_()
+    at = network.targets.index("g1")
+    answer = Answer(network.shape_spread * standard[:, at : at + 2], None, None, standard, None)
+    zero = torch.zeros(n, len(network.targets))
+    training.mean_square = torch.ones_like(training.mean_square)
+    loss = training._loss(network, answer, zero, zero, sigma, 1)
+    loss.backward()
+    return loss.detach(), standard.grad
+
+
+@pytest.mark.parametrize(("exponents", "like"), [((1, 1), "mae"), ((2, 2), "mse")])
+def test_the_exponent_of_the_loss_follows_from_the_noise_level(splits, exponents, like):
+    sigma = torch.logspace(-4, -2, 16)
+    recipe = {"batch_size": 16, "noise": (1e-4, 1e-2), "loss_scaling": "none"}
+    same = loss_of(untrained(splits, loss=like, **recipe), sigma)
+    found = loss_of(untrained(splits, loss="power", exponents=exponents, **recipe), sigma)
+    torch.testing.assert_close(found, same)
+    # The exponent is 1 at the lowest level, 1.5 in the middle of the range, and 2 at the highest.
+    power = untrained(splits, loss="power", **{**recipe, "batch_size": 3})
+    values = torch.tensor([[0.0, 0.04], [0.09, 0.09], [-0.2, 0.2]])
+    loss, gradient = loss_of(power, torch.tensor([1e-4, 1e-3, 1e-2]), values)
+    assert float(loss) == pytest.approx((0.04 + 2 * 0.027 + 2 * 0.04) / 6, rel=1e-4)
+    expected = torch.tensor([[0.0, 1.0], [0.45, 0.45], [-0.4, 0.4]]) / 6
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_multiplies_the_loss_of_its_target(splits):
+    sigma, recipe = torch.full((16,), 1e-3), {"base": "dilated", "batch_size": 16, "loss": "mse"}
+    auxiliary = {**TINY["options"], "auxiliary": True}
+    plain = loss_of(untrained(splits, auxiliary, **recipe), sigma)[1]
+    weights = {"flux": 0.5, "g2": 3.0, "x": 0.0}
+    weighed = loss_of(untrained(splits, auxiliary, **recipe, target_weights=weights), sigma)[1]
+    torch.testing.assert_close(weighed, plain * torch.tensor([0.5, 0.0, 1.0, 1.0, 1.0, 3.0]))
+
+
+@pytest.mark.parametrize("order", ["easy_to_hard", "hard_to_easy", "mixed"])
+def test_a_curriculum_widens_the_range_of_noise(splits, order):
+    training = untrained(splits, curriculum=order, noise=(1e-4, 1e-2), batch_size=32, epochs=8)
+    training.start_epoch(0)
+
+    def levels(step):
+        sigma = training.draw(slice(0, 32), step, torch.Generator()).sigma
+        return math.log10(sigma.min()), math.log10(sigma.max())
+
+    assert training.steps == 40
+    start, middle, end = (levels(step) for step in (0, 10, 39))
+    assert end[0] < -3.7
+    assert end[1] > -2.3
+    if order == "easy_to_hard":
+        assert start == pytest.approx((-4, -4), abs=1e-6)
+        assert -3.3 < middle[1] <= -3 + 1e-6
+    elif order == "hard_to_easy":
+        assert start == pytest.approx((-2, -2), abs=1e-6)
+        assert -3 - 1e-6 <= middle[0] < -2.7
+    else:
+        assert start[0] < -3.7
+        assert start[1] > -2.3
 
 
 def test_loss_weighs_all_noise_levels_alike(splits):
@@ -605,6 +673,29 @@ def test_learning_rate_rises_and_falls_to_zero():
     assert rate_at(999, 1000, Recipe(learning_rate=1.0, final_rate=0.1)) == pytest.approx(0.1, abs=1e-4)
 
 
+def test_schedules_are_those_of_torch():
+    steps, rates = 200, {}
+    for name, warmup in (("one_cycle", 0.05), ("step", 0.0), ("constant", 0.0)):
+        recipe = Recipe(learning_rate=0.3, schedule=name, warmup=warmup)
+        rates[name] = [rate_at(step, steps, recipe) for step in range(steps)]
+    for name, make in (
+        ("one_cycle", lambda one: torch.optim.lr_scheduler.OneCycleLR(one, 0.3, total_steps=steps)),
+        ("step", lambda one: torch.optim.lr_scheduler.MultiStepLR(one, [100, 150])),
+        ("constant", lambda one: torch.optim.lr_scheduler.ConstantLR(one, 1.0)),
+    ):
+        optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.3, momentum=0.9)
+        schedule = make(optimiser)
+        for rate in rates[name]:
+            assert rate == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
+            optimiser.step()
+            if schedule.last_epoch < steps - 1:
+                schedule.step()
+    for name in ("step", "constant"):
+        rising = [rate_at(step, steps, Recipe(schedule=name, warmup=0.1)) for step in range(25)]
+        assert rising[:21] == sorted(set(rising[:21]))
+        assert rising[20:] == [Recipe().learning_rate] * 5
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (8, 50), (50, 8)])
 def test_orthogonalised_matrices_keep_directions_and_lose_scales(shape):
     generator = torch.Generator().manual_seed(0)
@@ -625,7 +716,7 @@ def test_muon_steps_are_as_long_as_adamws():
 
 def test_every_weight_has_one_optimiser():
     module = variant().make().build(1, (SIDE, SIDE), 2)
-    for name in ("adamw", "soap", "muon"):
+    for name in ("sgd", "adam", "adamw", "soap", "muon"):
         optimisers = make_optimisers(module, Recipe(optimiser=name))
         held = [id(p) for o in optimisers for group in o.param_groups for p in group["params"]]
         assert sorted(held) == sorted(id(p) for p in module.parameters())
@@ -863,6 +954,17 @@ def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
             ["variants.tiny.options.first.options.widht: ", "did you mean 'width'"],
         ),
         (lambda: another("refined", {"head": "gaussian"}), ["options.head", "point"]),
+        (lambda: variant(loss="power", noise=1e-3), ["training.loss", "'power'", "0.001", "mse"]),
+        (lambda: variant(curriculum="easy_to_hard", noise=1e-3), ["training.curriculum", "0.001", "mixed"]),
+        (lambda: variant(curriculum="hard_to_easy", fresh_noise=False), ["training.curriculum", "true"]),
+        (lambda: variant(schedule="constant", final_rate=0.1), ["training.final_rate", "0.1", "cosine"]),
+        (lambda: variant(target_weights={"flux": 1}), ["training.target_weights", "'flux'", "g1, g2"]),
+        (lambda: variant(target_weights={"g3": 1}), ["training.target_weights", "'g3'", "did you mean 'g"]),
+        (
+            lambda: another("dilated", {"head": "gaussian"}, loss="nll", target_weights={"g1": 1}),
+            ["training.target_weights", "nll"],
+        ),
+        (lambda: variant(target_weights={"g1": 0, "g2": 0}), ["training.target_weights", "0", "g1, g2"]),
         (
             lambda: another("refined", {"share": 0.1}, loss="msb", realisations=4, batch_size=32),
             ["options.share: 3 of the 32 stamps of a step", "at least 4"],

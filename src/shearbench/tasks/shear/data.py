@@ -286,6 +286,7 @@ def draw_batch(
     step: int,
     generator: torch.Generator,
     workers: Workers | None = None,
+    noise_range: tuple[float, float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the stamps of one training step: rotated and mirrored, with new noise of random levels.
 
@@ -309,6 +310,8 @@ def draw_batch(
         A generator on the device; this function seeds it.
     workers : Workers, optional
         The processes that share the batch. Only the share of this process is returned.
+    noise_range : (float, float), optional
+        Lowest and highest noise level of this step [flux per pixel]; by default those of the recipe.
 
     Returns
     -------
@@ -335,7 +338,7 @@ def draw_batch(
         edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
         counts = [workers.own(*pair) for pair in itertools.pairwise(edges)]
         images, psf, parameters = dihedral.augment(images, psf, parameters, targets, counts)
-    low, high = recipe.noise_range
+    low, high = noise_range or recipe.noise_range
     sigma = low * (high / low) ** level[:, workers.share]
     if realisations > 1:
         images, sigma, parameters = (

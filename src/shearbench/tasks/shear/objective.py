@@ -20,7 +20,19 @@ _BLOCK = 250  # number of validation stamps measured at once
 _REFINE_FROM = 0.5  # the forward model is used after this fraction of the steps; the guess is too poor before
 
 
-def _huber(scaled: Tensor) -> Tensor:
+def _square(scaled: Tensor, exponent: Tensor) -> Tensor:
+    return scaled.square()
+
+
+def _absolute(scaled: Tensor, exponent: Tensor) -> Tensor:
+    return scaled.abs()
+
+
+def _power(scaled: Tensor, exponent: Tensor) -> Tensor:
+    return scaled.abs() ** exponent
+
+
+def _huber(scaled: Tensor, exponent: Tensor) -> Tensor:
     return torch.nn.functional.huber_loss(scaled, torch.zeros_like(scaled), reduction="none")
 
 
@@ -30,7 +42,8 @@ class Loss(NamedTuple):
     Attributes
     ----------
     size : callable
-        A function of each residual, whose mean is the loss.
+        A function of the residuals [networks, n, columns] and of the exponents of `Recipe.exponents`
+        [networks, n, 1], whose mean is the loss.
     of_means : bool
         Whether the residuals are first averaged over the noise realisations of a galaxy.
     likelihood : bool
@@ -38,17 +51,18 @@ class Loss(NamedTuple):
         has a Gaussian head.
     """
 
-    size: Callable[[Tensor], Tensor]
+    size: Callable[[Tensor, Tensor], Tensor]
     of_means: bool = False
     likelihood: bool = False
 
 
 LOSSES = {
-    "mse": Loss(Tensor.square),
-    "mae": Loss(Tensor.abs),
+    "mse": Loss(_square),
+    "mae": Loss(_absolute),
     "huber": Loss(_huber),
-    "nll": Loss(Tensor.square, likelihood=True),
-    "msb": Loss(Tensor.square, of_means=True),
+    "power": Loss(_power),
+    "nll": Loss(_square, likelihood=True),
+    "msb": Loss(_square, of_means=True),
 }
 """The loss functions, by the values of `Recipe.loss`."""
 
@@ -115,6 +129,10 @@ class ShearObjective:
         self.epoch_items = epoch_stamps
         self.device = validation.images.device
         network = networks[0]
+        self.steps = recipe.epochs * recipe.epoch_steps(epoch_stamps)  # of the whole training
+        # Weight of each target in the loss.
+        weights = [recipe.target_weights.get(name, 1.0) for name in network.targets]
+        self.weights = torch.tensor(weights, device=self.device) if recipe.target_weights else None
         # Running mean square of the residuals, in units of the spread of the true values. The columns are the
         # targets and, last, the final shape, which a forward model may have refined.
         columns = len(network.targets) + 1
@@ -124,8 +142,7 @@ class ShearObjective:
         self.refined, self.refine_from = recipe.batch_size, 0
         if network.refinement is not None:
             self.refined = network.refinement.count(recipe.batch_size)
-            steps = recipe.epochs * recipe.epoch_steps(epoch_stamps)
-            self.refine_from = min(math.ceil(_REFINE_FROM * steps), steps - 1)
+            self.refine_from = min(math.ceil(_REFINE_FROM * self.steps), self.steps - 1)
         self.own_refined = self.refined_by(workers)
 
     @property
@@ -146,7 +163,10 @@ class ShearObjective:
     def draw(self, part: slice, step: int, generator: torch.Generator) -> Batch:
         """Return the batch of a step, see `draw_batch`."""
         targets = self.networks[0].targets
-        drawn = draw_batch(self.source, part, self.recipe, targets, self.seeds, step, generator, self.workers)
+        noise = self.recipe.noise_range_at(step / self.steps)
+        drawn = draw_batch(
+            self.source, part, self.recipe, targets, self.seeds, step, generator, self.workers, noise
+        )
         return Batch(*drawn)
 
     def loss(self, network: ShearNetwork, batch: Batch, step: int) -> Tensor:
@@ -178,9 +198,11 @@ class ShearObjective:
         place = (sigma / low).log() / max(math.log(high / low), 1e-9)
         bins = torch.arange(_LEVEL_BINS, device=self.device)
         member = ((place * _LEVEL_BINS).long().clamp(0, _LEVEL_BINS - 1)[:, None] == bins).float()
+        first, last = self.recipe.exponents
+        exponent = (first + (last - first) * place.clamp(0, 1))[:, None]
         # From here on, the first dimension numbers the networks.
-        residual, shape, member = (
-            q.unflatten(0, (len(self.networks), -1)) for q in (residual, shape, member)
+        residual, shape, member, exponent = (
+            q.unflatten(0, (len(self.networks), -1)) for q in (residual, shape, member, exponent)
         )
         # Number of stamps whose shapes are in the loss: of this process, and of all processes.
         own, refined = shape.shape[1], self.recipe.batch_size
@@ -205,20 +227,36 @@ class ShearObjective:
             absolute = (shape * network.shape_spread).flatten(0, 1)
             loss = _negative_log_likelihood(absolute, answer.precision).sum() / self.recipe.batch_size
         else:
-            loss = self._size(judged / rms[:, :own, -1:], refined)
+            weights = None if self.weights is None else self.weights[at : at + 2]
+            loss = self._size(judged / rms[:, :own, -1:], refined, exponent[:, :own], weights)
         if len(network.targets) > 2:
-            loss = loss + self._size(residual / rms[..., :-1], self.recipe.batch_size)
+            scaled = residual / rms[..., :-1]
+            loss = loss + self._size(scaled, self.recipe.batch_size, exponent, self.weights)
         return loss
 
-    def _size(self, scaled: Tensor, count: int) -> Tensor:
-        """Return the loss of scaled residuals [networks, n, columns]; all processes have `count` stamps."""
+    def _size(self, scaled: Tensor, count: int, exponent: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the loss of scaled residuals, shape ().
+
+        Parameters
+        ----------
+        scaled : Tensor, shape (networks, n, columns)
+        count : int
+            Number of stamps of all processes.
+        exponent : Tensor, shape (networks, n, 1)
+            Exponents of the loss `power`.
+        weights : Tensor, optional, shape (columns,)
+            Weights of the columns; 1 by default.
+        """
         loss = LOSSES[self.recipe.loss]
         if loss.of_means:
             # The refined stamps may include only some realisations of the last galaxy, which is left out.
             count //= self.recipe.realisations
             whole = scaled.shape[1] // self.recipe.realisations * self.recipe.realisations
             scaled = scaled[:, :whole].unflatten(1, (-1, self.recipe.realisations)).mean(2)
-        return loss.size(scaled).sum() / (count * scaled.shape[2])
+        sizes = loss.size(scaled, exponent)
+        if weights is not None:
+            sizes = sizes * weights
+        return sizes.sum() / (count * scaled.shape[2])
 
     def train_loss(self, k: int) -> float:
         """Return the geometric mean over noise levels of a network's running RMSE."""
