@@ -59,6 +59,11 @@ class Architecture(Options):
         return ("flux", "x", "y", "hlr", "g1", "g2") if self.auxiliary else ("g1", "g2")
 
     @property
+    def parts(self) -> int:
+        """Number of networks of the same layers, side by side, that compute one target each, or 1."""
+        return 1
+
+    @property
     def refined_share(self) -> float:
         """Fraction of the stamps of a training step whose shapes enter the loss (0 to 1).
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shearbench.networks.base import Architecture
 from shearbench.networks.terms import Activation, Initialisation, Width
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from shearbench.networks.modules.bodies import ComponentBody, ImageBody
 
 
 class DenseHead(Architecture):
@@ -34,6 +36,36 @@ class DenseHead(Architecture):
         "of He; orthogonal matrices; or those of torch, but zero in the last layer. With `xavier`, `he` and "
         "`orthogonal` the biases are zero.",
     )
+    separate: bool = Field(
+        False,
+        description="Compute each target by a network of its own. They all have the size that these options "
+        "describe and are trained together.",
+    )
+
+    @model_validator(mode="after")
+    def _separable(self) -> Self:
+        if self.separate and self.head == "gaussian":
+            raise ValueError(
+                "separate: a covariance of both components is not the output of one of several networks; set "
+                "head to point, or separate to false"
+            )
+        return self
+
+    @property
+    def parts(self) -> int:
+        """Number of networks side by side, see `Architecture.parts`."""
+        return len(self.targets) if self.separate else 1
+
+    def body(
+        self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
+    ) -> ImageBody | ComponentBody:
+        """Build the network, or one for each target; see `Architecture.body`."""
+        if not self.separate:
+            return super().body(shape, per_galaxy_psf, targets, outputs)
+        from shearbench.networks.modules import bodies, heads
+
+        networks = heads.Separate([self.build(1 + per_galaxy_psf, shape, 1) for _ in targets])
+        return bodies.ImageBody(networks, shape, per_galaxy_psf, self.input_scaling == "pixel")
 
     def project(self, channels: int) -> list[nn.Module]:
         """Return the last 1x1 convolution, which takes `channels` channels: a list of one module or none."""

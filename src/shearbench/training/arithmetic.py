@@ -37,8 +37,6 @@ def arithmetic(network: nn.Module, recipe: Recipe, device: torch.device) -> Iter
         In the first step, if torch.compile does not work on this machine.
     """
     plain = network.forward
-    if recipe.precision == "float64":
-        plain = _in_float64(plain)
     fast = _compiled(plain) if recipe.compile else plain
 
     def forward(*inputs: Tensor) -> Tensor:
@@ -55,6 +53,28 @@ def arithmetic(network: nn.Module, recipe: Recipe, device: torch.device) -> Iter
         del network.forward
 
 
+def in_float64(module: nn.Module) -> Callable[[], None]:
+    """Convert a module to float64; it still takes and returns float32.
+
+    Returns
+    -------
+    callable
+        It undoes the conversion, and rounds the weights to float32.
+    """
+    module.double()
+    hooks = (
+        module.register_forward_pre_hook(lambda _, inputs: tuple(values.double() for values in inputs)),
+        module.register_forward_hook(lambda _, inputs, output: output.float()),
+    )
+
+    def undo() -> None:
+        for hook in hooks:
+            hook.remove()
+        module.float()
+
+    return undo
+
+
 @contextlib.contextmanager
 def multiplication(precision: Precision) -> Iterator[None]:
     """Inside the block, let a GPU round the factors of products and convolutions to TF32 or forbid it."""
@@ -65,10 +85,6 @@ def multiplication(precision: Precision) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
-
-
-def _in_float64(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return lambda *inputs: forward(*(values.double() for values in inputs)).float()
 
 
 def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:

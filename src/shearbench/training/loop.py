@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shearbench.training.arithmetic import arithmetic, multiplication
+from shearbench.training.arithmetic import arithmetic, in_float64, multiplication
 from shearbench.training.checkpoint import Checkpoint
 from shearbench.training.optimisers import make_optimisers, rate_at
 from shearbench.training.progress import ProgressLine
@@ -49,15 +49,16 @@ class Training:
         self.objective, self.networks = objective, list(objective.networks)
         self.recipe, self.seeds, self.workers = recipe, seeds, workers or Workers()
         self.models = len(self.networks)
-        if recipe.precision == "float64":
-            for one in self.networks:
-                one.get_submodule(one.learned[0]).double()
+        proper = [one.get_submodule(one.learned[0]) for one in self.networks]
+        self._undo = [in_float64(one) for one in proper] if recipe.precision == "float64" else []
         self.network = network = stacked(self.networks)
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.drops_out = network.drops_out
-        self.optimisers = make_optimisers(network, recipe, int(self.models > 1), network.learned[0])
+        self.optimisers = make_optimisers(
+            network, recipe, int(self.models > 1), network.learned[0], network.parts
+        )
         self.average = [weight.detach().clone() for weight in self.weights] if recipe.ema else []
         self.epoch_steps = recipe.epoch_steps(objective.epoch_items)
         self.total_stamps = recipe.epochs * self.epoch_steps * recipe.batch_size
@@ -164,8 +165,8 @@ class Training:
         for network, best, diverged in zip(self.networks, self.best, self.diverged):
             if diverged is None:
                 network.load_state_dict(best)
-            if recipe.precision == "float64":
-                network.get_submodule(network.learned[0]).float()
+        for undo in self._undo:
+            undo()
         return [pd.DataFrame(history) for history in self.history]
 
     @property

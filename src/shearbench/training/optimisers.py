@@ -185,7 +185,7 @@ class Soap(torch.optim.Optimizer):
 
 
 def make_optimisers(
-    network: nn.Module, recipe: Recipe, stacked: int = 0, proper: str = ""
+    network: nn.Module, recipe: Recipe, stacked: int = 0, proper: str = "", parts: int = 1
 ) -> list[torch.optim.Optimizer]:
     """Return the optimisers of all weights of a network.
 
@@ -202,6 +202,8 @@ def make_optimisers(
         Number of dimensions that precede those of a weight.
     proper : str
         Name of the submodule with the layers of the architecture; by default, the whole network.
+    parts : int
+        Number of networks of the same layers that this submodule consists of; each has a last layer.
 
     Returns
     -------
@@ -209,7 +211,8 @@ def make_optimisers(
     """
     named = [(name, weight) for name, weight in network.named_parameters() if weight.ndim >= 2 + stacked]
     # Weights outside the submodule `proper` belong to small networks, for which Muon is of no use.
-    inner = [weight for name, weight in named if name.startswith(proper)][:-1]
+    inner = [weight for name, weight in named if name.startswith(proper)]
+    inner = [weight for k, weight in enumerate(inner, 1) if k % (len(inner) // parts)]
     matrices = [weight for _, weight in named]
     rest = [p for p in network.parameters() if p.ndim < 2 + stacked]
     rate, decay = recipe.learning_rate, recipe.weight_decay

@@ -26,9 +26,13 @@ class TrainedModule(nn.Module):
     ----------
     models : int
         Number of networks among which the inputs are divided, see `shearbench.training.together`.
+    parts : int
+        Number of networks of the same layers that the first submodule of `learned` consists of. They follow
+        each other, and each computes some of the outputs.
     """
 
     models: int = 1
+    parts: int = 1
 
     @property
     @abstractmethod

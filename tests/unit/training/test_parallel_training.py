@@ -360,7 +360,7 @@ def test_every_precision_trains_and_leaves_nothing_changed(splits, precision):
     plain, _ = trained(splits, chosen)
     model, _ = trained(splits, variant(WHITENED, optimiser="muon", precision=precision))
     assert [one.allow_tf32 for one in flags] == before
-    assert all(value.dtype == plain["state"][name].dtype for name, value in model["state"].values())
+    assert all(value.dtype == plain["state"][name].dtype for name, value in model["state"].items())
     same = all(torch.equal(plain["state"][name], value) for name, value in model["state"].items())
     assert same == (precision in ("float32", "tf32"))  # TF32 is of GPUs
     # How short trainings end differs from machine to machine: these go the same way from the same start.

@@ -30,6 +30,7 @@ POOLED = {
     "options": {"width": 4, "hidden": [8], "normalisation": "batch"},
     "training": WHITENED["training"],
 }
+SEPARATE = {**DILATED, "options": {**DILATED["options"], "separate": True}}
 # With SOAP a rounding grows to another training: it is tested by itself.
 KINDS = {
     "whitened": (WHITENED, {"optimiser": "adamw"}),
@@ -39,6 +40,7 @@ KINDS = {
     "mean of weights": (WHITENED, {"ema": 0.9, "optimiser": "muon"}),
     "rendered": (WHITENED, {"data": "rendered", "optimiser": "muon"}),
     "bfloat16": (DILATED, {"precision": "bfloat16"}),
+    "separate": (SEPARATE, {"optimiser": "muon"}),
     "SGD": (WHITENED, {"optimiser": "sgd", "curriculum": "easy_to_hard", "loss": "power"}),
 }
 # AdamW steps as far for small gradients as for large ones: these weights, and means that follow from them,

@@ -724,6 +724,28 @@ def test_every_weight_has_one_optimiser():
     assert all(p is not last for p in optimisers[0].param_groups[0]["params"])
 
 
+def test_networks_side_by_side_do_not_depend_on_each_other(splits):
+    chosen = another("dilated", {**TINY["options"], "separate": True, "auxiliary": True})
+    architecture = chosen.make()
+    network = ShearNetwork(architecture, (SIDE, SIDE), SCALE, False)
+    assert len(network.body.network.networks) == 6
+    examples = load_examples(splits[0], splits[2], architecture.targets, CPU)
+    network.fit_scaling(examples.images, examples.psf, examples.parameters)
+    answer = network(examples.images[:4], examples.psf, torch.tensor(1e-3)).standard
+    answer[:, 2].sum().backward()
+    moved = [
+        any(weight.grad.abs().max() > 0 for weight in one.parameters())
+        for one in network.body.network.networks
+    ]
+    assert moved == [False, False, True, False, False, False]
+    # Muon leaves out the last layer of each.
+    muon = make_optimisers(network, Recipe(), proper="body.network", parts=network.parts)[0]
+    held = {id(weight) for group in muon.param_groups for weight in group["params"]}
+    for one in network.body.network.networks:
+        matrices = [weight for weight in one.parameters() if weight.ndim > 1]
+        assert [id(weight) in held for weight in matrices] == [True] * (len(matrices) - 1) + [False]
+
+
 def test_progress_is_a_live_line_on_a_terminal_and_plain_lines_elsewhere():
     class Terminal(io.StringIO):
         def isatty(self):
@@ -954,6 +976,10 @@ def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
             ["variants.tiny.options.first.options.widht: ", "did you mean 'width'"],
         ),
         (lambda: another("refined", {"head": "gaussian"}), ["options.head", "point"]),
+        (
+            lambda: another("pooled", {"head": "gaussian", "separate": True}, loss="nll"),
+            ["options.separate", "head", "point"],
+        ),
         (lambda: variant(loss="power", noise=1e-3), ["training.loss", "'power'", "0.001", "mse"]),
         (lambda: variant(curriculum="easy_to_hard", noise=1e-3), ["training.curriculum", "0.001", "mixed"]),
         (lambda: variant(curriculum="hard_to_easy", fresh_noise=False), ["training.curriculum", "true"]),

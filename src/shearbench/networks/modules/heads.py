@@ -85,6 +85,24 @@ class WithPsfBranch(nn.Module):
         return self.head(torch.cat([galaxy, psf, level], dim=1))
 
 
+class Separate(nn.Module):
+    """Networks side by side that take the same image; each computes some of the outputs.
+
+    Parameters
+    ----------
+    networks : sequence of torch.nn.Module
+        See `shearbench.networks.base.Architecture.build`.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Return the outputs of the first network, then those of the second, and so on."""
+        return torch.cat([network(x, level) for network in self.networks], dim=1)
+
+
 def made_of(features: nn.Module, channels: int, shape: tuple[int, int]) -> torch.Size:
     """Return the shape of the features that a module computes from one image, the first dimension being 1."""
     with torch.no_grad():

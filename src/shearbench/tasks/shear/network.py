@@ -82,6 +82,7 @@ class ShearNetwork(TrainedModule):
         self.gaussian = architecture.head == "gaussian"
         count = len(self.targets)
         self.body = architecture.body(shape, per_galaxy_psf, self.targets, count + 3 * self.gaussian)
+        self.parts = architecture.parts
         self.refinement = architecture.refinement(shape, pixel_scale)
         self.refining = True
         self.register_buffer("mean", torch.zeros(shape))
