@@ -24,7 +24,7 @@ with logged(snakemake.log[0]):
         rows.append(
             accuracy(estimates, catalog, bounds, prior, resamples=snakemake.params.resamples, source=path)
         )
-    table = study_table(study, judged := accuracy_table(rows), diverged)
+    table = study_table(study, snakemake.params.networks, judged := accuracy_table(rows), diverged)
     write_csv(snakemake.output.accuracy, judged, origins[snakemake.output.accuracy])
     write_csv(snakemake.output.table, table, origins[snakemake.output.table])
     write_text(snakemake.output.verdict, verdict(study, table) + "\n", origins[snakemake.output.verdict])

@@ -1,9 +1,10 @@
-"""Train one network with one seed; continue from a checkpoint of the same training, if there is one."""
+"""Train networks, one after the other; each continues from its checkpoint, if there is one."""
 
 from pathlib import Path
 
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.stamps import read_stamps
+from shearbench.files.origin import read_origin
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
 from shearbench.simulation.populations import Population
@@ -13,39 +14,52 @@ from shearbench.tasks.shear.train import train
 from shearbench.training.task import Job
 from shearbench.training.variants import Variant
 
-seed = int(snakemake.wildcards.seed)
+source, resources, origins = snakemake.input, snakemake.resources, snakemake.params.origins
 
 
-def untrained():
-    """Yield the other seeds that are not trained yet."""
-    for other in map(int, snakemake.resources.seeds.split()):
-        model = Path(snakemake.output.model).parents[1] / f"seed{other}/model.pt"
-        if other != seed and fingerprint_of(model) != snakemake.params.depends:
-            yield other
+def is_made(path):
+    """Return whether a file is there already, as it should be: of a job that was changed in part."""
+    return Path(path).exists() and read_origin(path) == origins[path]
+
+
+def untrained(training, model, fingerprint):
+    """Yield the other seeds of the variant that are not trained yet."""
+    for seed in training["seeds"]:
+        path = Path(model).parents[1] / f"seed{seed}/model.pt"
+        if seed != training["seed"] and fingerprint_of(path) != fingerprint:
+            yield seed
 
 
 with logged(snakemake.log[0]):
-    origins = snakemake.params.origins
-    together = snakemake.resources.together
-    others = list(untrained()) if together > 1 else []
     splits = Splits(
-        read_stamps(snakemake.input.train, origins[snakemake.input.train]),
-        read_stamps(snakemake.input.validation, origins[snakemake.input.validation]),
-        read_catalog(snakemake.input.train_catalog, origins[snakemake.input.train_catalog]),
-        read_catalog(snakemake.input.validation_catalog, origins[snakemake.input.validation_catalog]),
+        read_stamps(source.train, origins[source.train]),
+        read_stamps(source.validation, origins[source.validation]),
+        read_catalog(source.train_catalog, origins[source.train_catalog]),
+        read_catalog(source.validation_catalog, origins[source.validation_catalog]),
     )
-    job = Job(
-        seed=seed,
-        checkpoint=snakemake.params.checkpoint,
-        fingerprint=snakemake.params.depends,
-        threads=snakemake.threads,
-        gpus=snakemake.resources.gpu,
-        others={other: Path(snakemake.params.checkpoint).with_name(f"seed{other}.pt") for other in others},
-        together=together,
-        gpu_use_path=snakemake.params.gpu_use_path,
-        may_diverge=snakemake.params.may_diverge,
-    )
-    variant, population = Variant(**snakemake.params.variant), Population(**snakemake.params.population)
-    model, history = train(splits, variant, population, snakemake.wildcards.variant, job)
-    write_csv(snakemake.output.history, history, origins[snakemake.output.history])
-    save_model(snakemake.output.model, model, origins[snakemake.output.model])
+    population = Population(**snakemake.params.population)
+    outputs = snakemake.output.model, snakemake.output.history
+    for training, model_path, history_path in zip(snakemake.params.trainings, *outputs, strict=True):
+        name, seed = training["name"], training["seed"]
+        if training["values"]:
+            print(f"{name}, seed {seed}: for {', '.join(training['values'])}")
+        if is_made(model_path) and is_made(history_path):
+            print("made before")
+            continue
+        checkpoint, fingerprint = Path(training["checkpoint"]), origins[model_path].depends
+        together = resources.together
+        others = untrained(training, model_path, fingerprint) if together > 1 else []
+        job = Job(
+            seed=seed,
+            checkpoint=checkpoint,
+            fingerprint=fingerprint,
+            threads=snakemake.threads,
+            gpus=resources.gpu,
+            others={other: checkpoint.with_name(f"seed{other}.pt") for other in others},
+            together=together,
+            gpu_use_path=training["gpu_use_path"],
+            may_diverge=training["may_diverge"],
+        )
+        model, history = train(splits, Variant(**training["variant"]), population, name, job)
+        write_csv(history_path, history, origins[history_path])
+        save_model(model_path, model, origins[model_path])

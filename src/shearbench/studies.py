@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from functools import reduce
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from shearbench.errors import nearest
-from shearbench.options import MAX_NAME, Distinct, Label, Name, Options, Seed, Sigma, is_name, merge
+from shearbench.options import Distinct, Label, Name, Options, Seed, Sigma, merge
 
 Sentences = Annotated[str, Field(min_length=1, max_length=1000)]
 _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
@@ -58,24 +57,11 @@ class Study(Options):
     )
 
     @model_validator(mode="after")
-    def _distinct_variants(self) -> Study:
+    def _values_fit(self) -> Study:
         if self.reference is not None and self.reference not in self.values:
             close = nearest(self.reference, self.values)
             raise ValueError(f"reference: '{self.reference}' is not one of the values{close}")
-        names: dict[str, str] = {}
         for label, value in self.values.items():
-            name = self.variant_name(label)
-            if name in names:
-                raise ValueError(
-                    f"values: the labels '{names[name]}' and '{label}' give the same variant name '{name}'; "
-                    "labels must differ in their letters or digits"
-                )
-            names[name] = label
-            if not is_name(name) or name == f"{self.name}-":
-                raise ValueError(
-                    f"values: the label '{label}' gives the variant name '{name}'; a label needs a letter or "
-                    f"a digit, and a variant name has at most {MAX_NAME} characters"
-                )
             if self.axis is None and not isinstance(value, dict):
                 raise ValueError(
                     f"values.{label}: without an axis, each value must be a mapping of options, not {value!r}"
@@ -92,18 +78,14 @@ class Study(Options):
         """The label of the value that the others are compared with."""
         return self.reference or next(iter(self.values))
 
-    def variant_name(self, label: str) -> str:
-        """Return the name of the variant for a label, with characters that file names allow."""
-        return f"{self.name}-{re.sub(r'[^A-Za-z0-9]+', '-', label).strip('-').lower()}"
-
     def variants(self) -> dict[str, dict[str, Any]]:
-        """Return the variants of the study in the form of the configuration's section ``variants``.
+        """Return the networks of the study in the form of the configuration's section ``variants``.
 
         Returns
         -------
         dict
-            ``{name: {"base": ..., ...changes}}`` in the order of `values`. Changes of a value take precedence
-            over those of `training`.
+            ``{label: {"base": ..., ...changes}}`` in the order of `values`. Changes of a value take
+            precedence over those of `training`.
         """
         common: dict[str, Any] = {"base": self.base}
         if self.training:
@@ -111,7 +93,7 @@ class Study(Options):
         expanded = {}
         for label, value in self.values.items():
             changes = value if self.axis is None else reduce(_inside, reversed(self.axis.split(".")), value)
-            expanded[self.variant_name(label)] = merge(common, changes)
+            expanded[label] = merge(common, changes)
         return expanded
 
 

@@ -155,6 +155,17 @@ def gpus_per_training():
     return rules.train.rule.resources["gpu"].value
 
 
+def memory_of_training():
+    """Return the memory [MB] that a training asks for: each of its processes has all stamps."""
+    stamps = 2 * RUN.stamps_mb("train") + RUN.stamps_mb("validation")
+    return gpus_per_training() * (8000 + stamps)
+
+
+def of_all_seeds(variant):
+    """Return the networks of a variant of the run, each as variant and seed."""
+    return [(variant, seed) for seed in CONFIG.seeds]
+
+
 def reason_of(study):
     """Return a function of a rule's inputs, which raises the reason that a study cannot be made."""
 

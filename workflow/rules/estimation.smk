@@ -47,26 +47,89 @@ rule train:
     resources:
         # Several GPUs: one process per GPU, each with a part of every batch (docs/cluster.md).
         gpu=1,
-        # Number of seeds trained at the same time, and all seeds. They are not params, because a new seed
-        # would then retrain the others.
+        # Number of seeds trained at the same time.
         together=1,
-        seeds=lambda w: " ".join(map(str, RUN.seeds_of(w.variant))),
         # Each process has all stamps in memory, and those for training twice while they are read.
-        mem_mb=lambda w, attempt: attempt
-        * gpus_per_training()
-        * (8000 + 2 * RUN.stamps_mb("train") + RUN.stamps_mb("validation")),
+        mem_mb=lambda w, attempt: attempt * memory_of_training(),
+        # For the log: the values of studies that need this network.
+        needed_by=lambda w: ", ".join(
+            RUN.values_of.get((w.population, w.variant, int(w.seed)), ["the run"])
+        ),
     params:
         origins=origins,
         population=lambda w: untracked(RUN.population(w.population)),
-        variant=lambda w: untracked(RUN.variants[w.variant].model_dump(mode="json")),
-        gpu_use_path=f"{FOLDER}/benchmarks/train/{{population}}/{{variant}}/seed{{seed}}.gpu.csv",
-        # Not an output, because Snakemake deletes outputs before every attempt.
-        checkpoint=f"{FOLDER}/checkpoints/{{population}}/{{variant}}/seed{{seed}}.pt",
+        # Not compared, because a new seed would then retrain the others; the digest has all that counts.
+        trainings=lambda w: untracked(
+            [RUN.training(w.population, w.variant, int(w.seed))]
+        ),
         depends=lambda w: DIGESTS.train(w.population, w.variant),
-        # A training of a study may diverge, which is a result of the study.
-        may_diverge=lambda w: w.variant not in CONFIG.variants,
     script:
         "../../scripts/train.py"
+
+
+# The networks of studies, several in a job: where a training takes seconds, so does the start of a job.
+# Snakemake prefers these rules to those with wildcards.
+for batch, (population, networks) in RUN.batches.items():
+
+    rule:
+        name:
+            f"train_{batch}"
+        input:
+            train=RUN.stamps_of("train", population),
+            validation=RUN.stamps_of("validation", population),
+            train_catalog=f"{FOLDER}/catalogs/{population}/train.parquet",
+            validation_catalog=f"{FOLDER}/catalogs/{population}/validation.parquet",
+        output:
+            # Not deleted before the job: the script makes those that are missing or changed.
+            model=[update(RUN.model_of(population, *network)) for network in networks],
+            history=[
+                update(RUN.history_of(population, *network)) for network in networks
+            ],
+        log:
+            f"{FOLDER}/logs/train/studies/{batch}.log",
+        benchmark:
+            f"{FOLDER}/benchmarks/train/studies/{batch}.tsv"
+        priority: 10
+        conda:
+            ENVIRONMENT
+        resources:
+            gpu=1,
+            together=1,
+            mem_mb=lambda w, attempt: attempt * memory_of_training(),
+        params:
+            origins=origins,
+            population=untracked(RUN.population(population)),
+            trainings=untracked(
+                [RUN.training(population, *network) for network in networks]
+            ),
+            depends=DIGESTS.train_all(population, networks),
+        script:
+            "../../scripts/train.py"
+
+    rule:
+        name:
+            f"predict_{batch}"
+        input:
+            stamps=RUN.stamps_of("test", population),
+            models=[RUN.model_of(population, *network) for network in networks],
+        output:
+            RUN.estimates_by(population, "test", networks),
+        log:
+            f"{FOLDER}/logs/predict_study/studies/{batch}.log",
+        benchmark:
+            f"{FOLDER}/benchmarks/predict_study/studies/{batch}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            origins=origins,
+            population=population,
+            gpu_use_path=f"{FOLDER}/benchmarks/predict_study/studies/{batch}.gpu.csv",
+            networks=untracked(networks),
+            sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
+            seed=CONFIG.seed,
+            depends=DIGESTS.predict_all(population, "test", networks),
+        script:
+            "../../scripts/predict.py"
 
 
 # One short job measures with the networks of all seeds of a variant.
@@ -93,12 +156,13 @@ rule predict:
         ENVIRONMENT
     params:
         origins=origins,
+        population=lambda w: w.population,
         gpu_use_path=f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
-        seeds=list(CONFIG.seeds),
+        networks=lambda w: of_all_seeds(w.variant),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.predict_all(
-            w.population, "test", w.variant, CONFIG.seeds
+            w.population, "test", of_all_seeds(w.variant)
         ),
     script:
         "../../scripts/predict.py"
@@ -120,16 +184,20 @@ use rule predict as predict_shear with:
         f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.tsv"
     params:
         origins=origins,
+        population=lambda w: w.population,
         gpu_use_path=f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
-        seeds=list(CONFIG.seeds),
+        networks=lambda w: of_all_seeds(w.variant),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.predict_all(
-            w.population, "shear", w.variant, CONFIG.seeds
+            w.population, "shear", of_all_seeds(w.variant)
         ),
 
 
-# A study has its own seeds.
+# A study has its own seeds. It may use a variant of the run, whose own seeds the rule above measures with.
+ruleorder: predict > predict_study
+
+
 use rule predict as predict_study with:
     input:
         stamps=RUN.stamps_of("test"),
@@ -144,13 +212,14 @@ use rule predict as predict_study with:
     benchmark:
         f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.tsv"
     wildcard_constraints:
-        variant=any_of(name for name in RUN.variants if name not in CONFIG.variants),
+        variant=any_of(RUN.variants),
     params:
         origins=origins,
+        population=lambda w: w.population,
         gpu_use_path=f"{FOLDER}/benchmarks/predict_study/{{population}}/{{variant}}.seed{{seed}}.gpu.csv",
-        seeds=lambda w: [int(w.seed)],
+        networks=lambda w: [(w.variant, int(w.seed))],
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.predict_all(
-            w.population, "test", w.variant, [int(w.seed)]
+            w.population, "test", [(w.variant, int(w.seed))]
         ),

@@ -19,6 +19,7 @@ rule evaluate_study:
     params:
         origins=origins,
         study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
+        networks=lambda w: untracked(RUN.studies.networks[w.study]),
         resamples=CONFIG.bootstrap,
         depends=lambda w: DIGESTS.evaluate_study(w.study),
     script:

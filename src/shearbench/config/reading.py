@@ -59,6 +59,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     }
     training = validated(Recipe, given.get("training", {}), ("training",))
     given["training"] = training
+    validated(Recipe, given.get("study_training") or {}, ("study_training",))
     given["populations"] = {
         name: validated(Population, {k: v for k, v in entry.items() if k != "base"}, ("populations", name))
         for name, entry in _entries("populations", given.get("populations", {}), POPULATION_PRESETS)
@@ -81,7 +82,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
         name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
     }
     config = validated(Config, given, ())
-    check_variants(config.variants, config)
+    check_variants({f"variants.{name}": one for name, one in config.variants.items()}, config)
     config._left_out = {section: names for section, names in left_out.items() if names}
     return config
 
@@ -170,6 +171,7 @@ def check_variants(
     Parameters
     ----------
     variants : mapping of str to Variant
+        By the keys of the configuration that give them, for errors.
     config : Config
     populations : sequence of str, optional
         By default all populations of the run.
@@ -181,11 +183,11 @@ def check_variants(
     """
     size = config.stamps.size_pixels
     problems: dict[str, None] = {}
-    for name, variant in variants.items():
+    for where, variant in variants.items():
         for population in config.populations if populations is None else populations:
             try:
                 options = config.populations[population]
-                architecture_for(name, variant, options, (size, size), config.galaxies.train)
+                architecture_for(where, variant, options, (size, size), config.galaxies.train)
             except ConfigError as error:
                 problems[str(error)] = None  # one line if the fault is the same for several populations
     if problems:

@@ -130,6 +130,21 @@ class Config(Options):
     studies: Annotated[tuple[Name, ...], Distinct] = Field(
         (), description="names of the studies (files in `config/studies/`) that the run includes"
     )
+    study_seeds: Annotated[tuple[Seed, ...], Distinct, Field(min_length=1, max_length=100)] | None = Field(
+        None, description="seeds of the trainings of all studies; null: those that each study gives"
+    )
+    study_training: dict[str, Any] = Field(
+        default_factory=dict,
+        description="options of `training` for all studies, in place of those that each study gives for all "
+        "of its values; options of a single value stay",
+    )
+    study_networks_per_job: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="number of networks of a study that one job trains one after the other, and another job "
+        "measures with; more than 1 saves the start of jobs where trainings take seconds",
+    )
     bootstrap: int = Field(
         400, ge=20, le=10**5, description="number of bootstrap resamples from which each error is estimated"
     )

@@ -1,9 +1,8 @@
-"""The studies of a run: read their files, make their networks, and check that they do not collide."""
+"""The studies of a run: read their files, and find the networks that they train, each once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +25,14 @@ class Studies(NamedTuple):
 
     known: dict[str, Study]
     """The studies without faults, by name."""
-    variants: dict[str, dict[str, Variant]]
-    """The networks of each of these studies, by the names of the study and of the network."""
+    networks: dict[str, dict[str, str]]
+    """For each of these studies, the name of the trained network of each value, by the value's label.
+
+    Equal values, of one study or of several, have the same network. If a variant of the run is equal too, it
+    is this variant.
+    """
+    variants: dict[str, Variant]
+    """The networks of these studies that are not variants of the run, by name."""
     wrong: dict[str, str]
     """The error message of each of the other studies, by name."""
 
@@ -51,11 +56,13 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
         A study in ``config.studies`` does not exist or has a fault.
     """
     paths = {path.stem: path for path in sorted(Path(folder).glob("*.yaml")) if not path.name.startswith(".")}
-    plan = Studies({}, {}, {})
+    plan = Studies({}, {}, {}, {})
+    of_the_run = {variant.network: name for name, variant in reversed(config.variants.items())}
+    variants: dict[str, dict[str, Variant]] = {}
     for name, path in paths.items():
         try:
-            study = read_study(path)
-            plan.variants[name] = study_variants(study, config)
+            study = _as_in_run(read_study(path), config)
+            variants[name] = study_variants(study, config)
             plan.known[name] = study
             trained = len(study.values) * len(study.seeds)
             if sum(planned_jobs(config).values()) + trained > MAX_JOBS:
@@ -68,11 +75,19 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
                 line if line.startswith(str(path)) else f"{path}: {line}" for line in str(error).split("\n")
             )
             plan.wrong[name] = "\n".join(lines)
-    for name, reason in _study_collisions(plan, config):
-        plan.wrong.setdefault(name, f"{paths[name]}: {reason}")
+    for one, other in combinations(sorted(plan.known), 2):
+        if other.casefold() in (one.casefold(), f"{one}_accuracy".casefold()):
+            for this, that in ((one, other), (other, one)):
+                reason = "their result files would have the same name; rename one"
+                plan.wrong[this] = f"{paths[this]}: {that}.yaml and this file: {reason}"
     for name in plan.wrong:
         plan.known.pop(name, None)
-        plan.variants.pop(name, None)
+    for name in plan.known:
+        named = {label: variant.network for label, variant in variants[name].items()}
+        plan.networks[name] = {label: of_the_run.get(network, network) for label, network in named.items()}
+        for label, network in named.items():
+            if network not in of_the_run:
+                plan.variants[network] = variants[name][label]
     for name in config.studies:
         if name in plan.wrong:
             raise ConfigError(plan.wrong[name])
@@ -83,27 +98,13 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
     return plan
 
 
-def _study_collisions(plan: Studies, config: Config) -> Iterator[tuple[str, str]]:
-    """Yield (study, reason) for each study with a network or file of the same name as another one's."""
-    of_the_run = {
-        name.casefold(): f"{section}.{name}"
-        for section in ("variants", "estimators")
-        for name in getattr(config, section)
+def _as_in_run(study: Study, config: Config) -> Study:
+    """Return a study with the seeds and the training that the configuration gives for all studies."""
+    changes = {
+        "seeds": study.seeds if config.study_seeds is None else config.study_seeds,
+        "training": merge(study.training, config.study_training),
     }
-    networks = {study: {name.casefold() for name in variants} for study, variants in plan.variants.items()}
-    for study, names in networks.items():
-        for name in sorted(names & of_the_run.keys()):
-            yield study, f"its network '{name}' has the same name as {of_the_run[name]}; rename one"
-    for one, other in combinations(sorted(networks), 2):
-        shared = networks[one] & networks[other]
-        if shared:
-            reason = f"both have a network named '{min(shared)}'"
-        elif other.casefold() in (one.casefold(), f"{one}_accuracy".casefold()):
-            reason = "their result files would have the same name"
-        else:
-            continue
-        for this, that in ((one, other), (other, one)):
-            yield this, f"{that}.yaml and this file: {reason}; rename one"
+    return study.model_copy(update=changes)
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
@@ -124,30 +125,33 @@ def read_study(path: str | os.PathLike[str]) -> Study:
 
 
 def study_variants(study: Study, config: Config) -> dict[str, Variant]:
-    """Return the networks of a study, by name. The base of a study is a variant of the run, or a preset.
+    """Return the networks of a study, by the labels of its values.
+
+    The base of a study is a variant of the run, or a preset.
 
     Raises
     ------
     ConfigError
         The run has no such population or noise level, or a network cannot be trained on it.
     """
-    where = f"studies.{study.name}"
     if study.population not in config.populations:
         known = sorted(config.populations)
         raise ConfigError(
-            f"{where}.population: '{study.population}' is not in this run{nearest(study.population, known)}; "
+            f"population: '{study.population}' is not in this run{nearest(study.population, known)}; "
             f"its populations are {', '.join(known)}"
         )
     for noise in study.levels:
         if noise not in config.noise_levels:
             raise ConfigError(
-                f"{where}.noise: {noise:g} is not one of the run's noise_levels {list(config.noise_levels)}"
+                f"noise: {noise:g} is not one of the run's noise_levels {list(config.noise_levels)}"
             )
     variants = {}
-    for name, entry in study.variants().items():
+    for label, entry in study.variants().items():
         if entry["base"] in config.variants:
             base = config.variants[entry["base"]].model_dump(mode="json")
             entry = merge(base, {key: value for key, value in entry.items() if key != "base"})
-        variants[name] = resolve_variant(name, entry, config.training)
-    check_variants(variants, config, [study.population])
+        variants[label] = resolve_variant(label, entry, config.training, f"values.{label}")
+    check_variants(
+        {f"values.{label}": variant for label, variant in variants.items()}, config, [study.population]
+    )
     return variants

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,17 +23,22 @@ SIGNIFICANT = 3.0
 
 
 def study_table(
-    study: Study, accuracy: pd.DataFrame, diverged: Collection[tuple[str, int]] = ()
+    study: Study,
+    networks: Mapping[str, str],
+    accuracy: pd.DataFrame,
+    diverged: Collection[tuple[str, int]] = (),
 ) -> pd.DataFrame:
     """Return the RMSE over the bound for each value of a study at each noise level.
 
     Parameters
     ----------
     study : Study
+    networks : mapping of str to str
+        The trained network of each value, by the value's label. Values that are equal have the same network.
     accuracy : pandas.DataFrame
-        ``metrics/accuracy.csv``, or its rows for the variants of the study.
+        ``metrics/accuracy.csv``, or its rows for the networks of the study.
     diverged : collection of (str, int)
-        Variant and seed of each training that diverged.
+        Network and seed of each training that diverged.
 
     Returns
     -------
@@ -50,11 +55,10 @@ def study_table(
         diverged.
     """
     ours = accuracy[(accuracy["population"] == study.population)]
-    names = {study.variant_name(label): label for label in study.values}
-    ours = ours[ours["estimator"].isin(names)]
+    ours = ours[ours["estimator"].isin(networks.values())]
     rows = []
     for noise in sorted({*study.levels, *ours["noise"].unique()}):
-        level = [_value(study, label, variant, noise, ours) for variant, label in names.items()]
+        level = [_value(study, label, variant, noise, ours) for label, variant in networks.items()]
         for row in level:
             row["n_diverged"] = sum(variant == row["variant"] for variant, _ in diverged)
         rows.extend(_compared(level))
@@ -152,7 +156,7 @@ def verdict(study: Study, table: pd.DataFrame) -> str:
         by which factor, the values that are not, missing results and flagged estimates. Then trainings that
         diverged, and the limits of the errors.
     """
-    judged = table[table["judged"]].assign(value=labels(study, table))
+    judged = table[table["judged"]]
     sentences = []
     for level in study.levels:
         sentences += _at_level(study, level, judged[np.isclose(judged["noise"], level, rtol=1e-9)])
@@ -216,11 +220,6 @@ def _without_result(judged: pd.DataFrame) -> list[str]:
         why = "every estimate is flagged" if row["n"] else "not run"
         parts.append(f"{row['value']} ({'diverged' if row['n_diverged'] else why})")
     return [f"Without a result: {_and(parts)}."] if parts else []
-
-
-def labels(study: Study, table: pd.DataFrame) -> pd.Series:
-    """Return the label of each row's value, since a CSV file may have 0.001 for the label ``1e-3``."""
-    return table["variant"].map({study.variant_name(label): label for label in study.values})
 
 
 def _listed(rows: pd.DataFrame) -> str:

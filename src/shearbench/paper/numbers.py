@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from shearbench.evaluation.rounding import shown
-from shearbench.evaluation.study import labels, verdict
+from shearbench.evaluation.study import verdict
 from shearbench.paper.latex import escape
 from shearbench.paper.tables import combined_accuracy, combined_shear_bias, level_bounds
 from shearbench.studies import Study
@@ -209,7 +209,7 @@ def _study_numbers(study: Study, table: pd.DataFrame) -> list[Number]:
     path = f"metrics/studies/{study.name}.csv"
     words = verdict(study, table)
     found = [Number(("Verdict", study.name), words, None, escape(words), "", {"table": path})]
-    for row in table[table["judged"]].assign(value=labels(study, table)).to_dict("records"):
+    for row in table[table["judged"]].to_dict("records"):
         source = {"table": path, "value": row["value"], "noise": row["noise"]}
         for quantity, column, error_column in (
             ("StudyRatio", "rmse_over_crb", "rmse_over_crb_err"),

@@ -16,7 +16,7 @@ import pandas as pd
 from shearbench.evaluation.failures import failing, sentences
 from shearbench.evaluation.rounding import MISSING
 from shearbench.evaluation.statistics import combine_seeds
-from shearbench.evaluation.study import labels, verdict
+from shearbench.evaluation.study import verdict
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
 from shearbench.studies import Study
 
@@ -218,7 +218,6 @@ def networks_tex(networks: pd.DataFrame) -> str:
 
 def study_tex(study: Study, table: pd.DataFrame) -> str:
     """Return ``tables/study_{name}.tex``: RMSE over the bound of each value; the caption has the verdict."""
-    table = table.assign(value=labels(study, table))
     head = [["", "seeds", "RMSE / bound", "factor", r"signif."]]
     body: list[Sequence[str] | str | None] = []
     for noise, level in table.groupby("noise"):

@@ -6,7 +6,8 @@ A digest is computed from everything that a result depends on: options, code and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -156,9 +157,13 @@ class Digests:
             self.code("predict", self.run.variants[variant].make().modules()),
         )
 
-    def predict_all(self, population: str, split: str, variant: str, seeds: Sequence[int]) -> str:
-        """Return the digest of the estimates of several seeds of a variant."""
-        return digest([self.predict(population, split, variant, seed) for seed in seeds])
+    def predict_all(self, population: str, split: str, networks: Iterable[tuple[str, int]]) -> str:
+        """Return the digest of the estimates of several networks, each a variant and a seed."""
+        return digest([self.predict(population, split, variant, seed) for variant, seed in networks])
+
+    def train_all(self, population: str, networks: Iterable[tuple[str, int]]) -> str:
+        """Return the digest of several trained networks, each a variant and a seed."""
+        return digest([[self.train(population, variant), seed] for variant, seed in networks])
 
     @_once
     def estimates(self, split: str) -> str:
@@ -239,6 +244,7 @@ class Digests:
         known = self.run.studies.known[study]
         return digest(
             known.model_dump(mode="json"),
+            self.run.studies.networks[study],
             [
                 self.predict(known.population, "test", variant, seed)
                 for variant, seeds in self.run.study_networks(study).items()
@@ -369,6 +375,19 @@ class Digests:
                 return Origin("paper", self.paper(), {"content": stem})
         return None
 
+    def job(self, origin: Origin) -> str:
+        """Return a name of the job that makes a file of this origin; it is the same for all its files."""
+        names = origin.names
+        if origin.rule in ("train", "predict_study"):
+            network = names.get("variant") or names.get("estimator")
+            for batch, (population, networks) in self.run.batches.items():
+                if population == names["population"] and (network, names["seed"]) in networks:
+                    return f"{origin.rule} of {batch}"
+        parts = {"content", "table", "noise" if origin.rule == "predict_study" else ""}
+        if origin.rule in ("predict", "predict_shear"):
+            parts |= {"seed", "noise"}
+        return json.dumps([origin.rule, {k: v for k, v in names.items() if k not in parts}])
+
     def _has(self, population: str, split: str = "test") -> bool:
         """Return whether the run has a population and a split of these names."""
         return population in self.run.config.populations and split in SPLITS
@@ -386,5 +405,6 @@ class Digests:
         if split == "shear":
             rule = "predict_shear"
         else:
-            rule = "predict" if variant in self.run.networks else "predict_study"
+            of_the_run = int(seed) in self.run.networks.get(variant, [])
+            rule = "predict" if of_the_run else "predict_study"
         return Origin(rule, self.predict(population, split, variant, int(seed)), names)

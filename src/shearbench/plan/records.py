@@ -23,6 +23,7 @@ def record_others(
     run: str,
     expected: Callable[[str], Origin | None],
     version: int,
+    job: Callable[[Origin], str],
     state: str | os.PathLike[str] = ".snakemake",
 ) -> list[str]:
     """Write records for results of a run that were made with other options or code and have no record.
@@ -35,6 +36,9 @@ def record_others(
         Function from a path to its origin, or None for a file that does not belong to the run.
     version : int
         Version of Snakemake's record format.
+    job : callable
+        Function from the origin of a file to a name of the job that makes it, the same for all files of the
+        job.
     state : path-like
         Snakemake's folder.
 
@@ -60,12 +64,12 @@ def record_others(
         if wanted is None:
             continue
         own = read_origin(path)
-        job = _job(wanted)
-        jobs[job].append(path)
+        name = job(wanted)
+        jobs[name].append(path)
         found[path] = own.depends if own else "not known"
         if own != wanted:
-            others.add(job)
-    written = [path for job in sorted(others) for path in jobs[job]]
+            others.add(name)
+    written = [path for name in sorted(others) for path in jobs[name]]
     for path in written:
         # Snakemake compares the files of a job only if all of them have records.
         content = {"rule": None, "params": [found[path]], "record_format_version": version}
@@ -73,12 +77,6 @@ def record_others(
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(json.dumps({**content, "incomplete": False}), encoding="utf-8")
     return written
-
-
-def _job(origin: Origin) -> str:
-    """Return a name of the job that makes a file; it is the same for all files of the job."""
-    parts = {"content", "table", *(["seed", "noise"] if origin.rule.startswith("predict") else [])}
-    return json.dumps([origin.rule, {k: v for k, v in origin.names.items() if k not in parts}])
 
 
 def _record_file(path: str, state: str | os.PathLike[str]) -> Path:

@@ -135,10 +135,7 @@ class Run:
     @cached_property
     def variants(self) -> dict[str, Variant]:
         """All networks by name, also those of the studies."""
-        found = dict(self.config.variants)
-        for variants in self.studies.variants.values():
-            found.update(variants)
-        return found
+        return {**self.studies.variants, **self.config.variants}
 
     @cached_property
     def networks(self) -> dict[str, list[int]]:
@@ -178,16 +175,78 @@ class Run:
             return self.estimators
         return [name for name in self.estimators if name not in self.ensemble_estimators]
 
-    def seeds_of(self, variant: str) -> Sequence[int]:
-        """Return the training seeds of a variant: those of its study, or of the run."""
-        for study, variants in self.studies.variants.items():
-            if variant in variants:
-                return self.studies.known[study].seeds
-        return self.config.seeds
+    def seeds_of(self, population: str, variant: str) -> list[int]:
+        """Return the seeds with which the run and its studies train a network on a population."""
+        seeds = dict.fromkeys(self.networks.get(variant, []))
+        seeds.update(dict.fromkeys(s for p, v, s in self.values_of if (p, v) == (population, variant)))
+        return list(seeds)
 
     def study_networks(self, study: str) -> dict[str, list[int]]:
         """Return the networks of a study with their seeds."""
-        return {variant: list(self.studies.known[study].seeds) for variant in self.studies.variants[study]}
+        networks = self.studies.networks[study].values()
+        return {network: list(self.studies.known[study].seeds) for network in networks}
+
+    @cached_property
+    def values_of(self) -> dict[tuple[str, str, int], list[str]]:
+        """For each training of a study, (population, network, seed), the values that need it, in words.
+
+        Such as ``activation (ReLU)``.
+        """
+        found: dict[tuple[str, str, int], list[str]] = {}
+        for name, study in self.studies.known.items():
+            for label, network in self.studies.networks[name].items():
+                for seed in study.seeds:
+                    found.setdefault((study.population, network, seed), []).append(f"{name} ({label})")
+        return found
+
+    @cached_property
+    def batches(self) -> dict[str, tuple[str, list[tuple[str, int]]]]:
+        """The jobs that train several networks of a study one after the other.
+
+        For each, by a name that begins with that of the study: the population, and network and seed of each
+        training. Empty if a job trains one network. A network of several studies is in a job of the first.
+        """
+        size = self.config.study_networks_per_job
+        if size == 1:
+            return {}
+        taken = set(self.models)
+        found = {}
+        for name, study in self.studies.known.items():
+            wanted = {
+                (network, seed): None
+                for network, seeds in self.study_networks(name).items()
+                for seed in seeds
+                if (study.population, network, seed) not in taken
+            }
+            taken |= {(study.population, network, seed) for network, seed in wanted}
+            trainings = list(wanted)
+            for k, start in enumerate(range(0, len(trainings), size), 1):
+                found[f"{name}_{k}"] = study.population, trainings[start : start + size]
+        return found
+
+    def training(self, population: str, variant: str, seed: int) -> dict[str, Any]:
+        """Return the training of a network for its job, as plain values.
+
+        Returns
+        -------
+        dict
+            ``name``, ``seed`` and ``variant`` (its options); ``seeds``, all seeds of the variant;
+            ``values``, the values of studies that need it (`values_of`); ``checkpoint`` and
+            ``gpu_use_path``, paths; ``may_diverge``, whether that is a result and not an error, as it is in
+            a study.
+        """
+        place = f"{population}/{variant}/seed{seed}"
+        return {
+            "name": variant,
+            "seed": seed,
+            "variant": self.variants[variant].model_dump(mode="json"),
+            "seeds": self.seeds_of(population, variant),
+            "values": self.values_of.get((population, variant, seed), []),
+            # Not an output, because Snakemake deletes outputs before every attempt.
+            "checkpoint": f"{self.folder}/checkpoints/{place}.pt",
+            "gpu_use_path": f"{self.folder}/benchmarks/train/{place}.gpu.csv",
+            "may_diverge": seed not in self.networks.get(variant, []),
+        }
 
     def network_inside(self, estimator: str) -> tuple[str, int] | None:
         """Return the network that an estimator uses, as (variant, seed), or None."""
@@ -251,6 +310,18 @@ class Run:
     def model_of(self, population: str, variant: str, seed: int) -> str:
         """Return the model file of a network."""
         return f"{self.folder}/models/{population}/{variant}/seed{seed}/model.pt"
+
+    def history_of(self, population: str, variant: str, seed: int) -> str:
+        """Return the file of a network's training history."""
+        return f"{self.folder}/models/{population}/{variant}/seed{seed}/history.csv"
+
+    def estimates_by(self, population: str, split: str, networks: Iterable[tuple[str, int]]) -> list[str]:
+        """Return the files of estimates by networks at all noise levels: network by network."""
+        return [
+            f"{self.folder}/estimates/{population}/{split}/{noise}/{variant}.seed{seed}.parquet"
+            for variant, seed in networks
+            for noise in self.noise[split]
+        ]
 
     def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
         """Return a path in the run's folder for each population, by default for all."""

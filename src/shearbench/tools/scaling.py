@@ -124,9 +124,14 @@ def _networks(run: Run) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
     for population in run.populations:
         for name, seeds in run.networks.items():
             yield name, population, len(seeds), ("test", "shear")
-    for study in run.config.studies:
-        for name, seeds in run.study_networks(study).items():
-            yield name, run.studies.known[study].population, len(seeds), ("test",)
+    models = {
+        (run.studies.known[study].population, name, seed)
+        for study in run.config.studies
+        for name, seeds in run.study_networks(study).items()
+        for seed in seeds
+    }
+    for population, name, _ in sorted(models - set(run.models)):
+        yield name, population, 1, ("test",)
 
 
 def rates_table(throughput: pd.DataFrame) -> str:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from shearbench.errors import ConfigError, nearest
+from shearbench.jobs.provenance import digest
+from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
 from shearbench.options import Options, library, merge, validated
 from shearbench.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from shearbench.simulation.populations import Population
-from shearbench.networks import architecture_kinds
 
 
 class Variant(Options):
@@ -27,6 +28,26 @@ class Variant(Options):
     def make(self) -> Architecture:
         """Return the architecture with these options."""
         return architecture_kinds()[self.architecture](**self.options)
+
+    @property
+    def network(self) -> str:
+        """The name of the trained network where the configuration gives none: kind and digest.
+
+        It depends on the options that differ from their defaults alone, so that it stays the same when the
+        architecture or the recipe gets a new option. Its dot keeps it apart from the names of variants.
+        """
+        training = self.training.model_dump(mode="json", exclude_defaults=True)
+        return f"{self.architecture}.{digest(_differing(self.architecture, self.options), training)[:8]}"
+
+
+def _differing(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of an architecture that differ from its defaults, also of one inside it."""
+    found = architecture_kinds()[kind](**options).model_dump(mode="json", exclude_defaults=True)
+    for name, value in found.items():
+        if isinstance(value, dict) and "architecture" in value:
+            inner = value["architecture"]
+            found[name] = [inner, _differing(inner, value.get("options", {}))]
+    return found
 
 
 class VariantEntry(Options):
@@ -51,14 +72,14 @@ class VariantEntry(Options):
 
 
 def architecture_for(
-    name: str, variant: Variant, population: Population, shape: tuple[int, int], stamps: int
+    where: str, variant: Variant, population: Population, shape: tuple[int, int], stamps: int
 ) -> Architecture:
     """Return the architecture of a variant as it is trained on a population.
 
     Parameters
     ----------
-    name : str
-        Name of the variant, for errors.
+    where : str
+        The key of the configuration that gives the variant, for errors.
     variant : Variant
     population : Population
     shape : (int, int)
@@ -76,7 +97,7 @@ def architecture_for(
     try:
         architecture = variant.make().adapted(population)
     except ValueError as error:
-        raise ConfigError(f"variants.{name}: {error}") from None
+        raise ConfigError(f"{where}: {error}") from None
     problem = architecture.objection(shape) or recipe.objection(stamps)
     if shape[0] != shape[1]:
         problem = f"stamps of {shape[0]} by {shape[1]} pixels are not square"
@@ -105,7 +126,7 @@ def architecture_for(
                 f"{nearest(target, architecture.targets)}. Its targets are {', '.join(architecture.targets)}"
             )
     if problem is not None:
-        raise ConfigError(f"variants.{name}: {problem}")
+        raise ConfigError(f"{where}: {problem}")
     return architecture
 
 
@@ -120,7 +141,7 @@ def variant_presets() -> dict[str, dict[str, Any]]:
     }
 
 
-def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Variant:
+def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe, where: str | None = None) -> Variant:
     """Return the variant that an entry of a configuration describes, with all its options.
 
     An option of the training is taken from the last of these that gives it: the defaults of `Recipe`, the
@@ -134,6 +155,8 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
         The fields of `VariantEntry`, or those of a `Variant` as plain values.
     recipe : Recipe
         The section ``training`` of the configuration, which applies to all variants.
+    where : str, optional
+        The key of the configuration that has the entry, for errors; by default ``variants.<name>``.
 
     Returns
     -------
@@ -144,7 +167,7 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe) -> Vari
     ConfigError
         One line for each fault: the key, the value, the allowed values, the most similar name.
     """
-    at = f"variants.{name}"
+    at = where or f"variants.{name}"
     given = validated(VariantEntry, entry, (at,))
     if given.architecture is None:
         key, base, known = (f"{at}.base" if given.base else at), given.base or name, variant_presets()

@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from shearbench.networks import architecture_kinds
 from shearbench.options import validated
 from shearbench.studies import Study
 from shearbench.tools import docs
+from shearbench.training.recipe import Recipe
+from shearbench.training.variants import resolve_variant
 
 ROOT = Path(__file__).parents[3]
 DEFAULT = ROOT / "config/config.yaml"
@@ -265,8 +268,9 @@ def test_a_study_that_is_wrong_stops_no_other_and_is_told_where_it_is_asked_for(
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "renamed.yaml").write_text("name: good\nquestion: q?\nbase: shearnet\nvalues: {a: {}, b: {}}")
     plan = plan_studies(tmp_path, quick())
-    assert list(plan.known) == list(plan.variants) == ["good"]
-    assert set(plan.variants["good"]) == {"good-a", "good-b"}
+    assert list(plan.known) == list(plan.networks) == ["good"]
+    assert list(plan.networks["good"]) == ["a", "b"]
+    assert set(plan.variants) == set(plan.networks["good"].values()) - {"shearnet"}
     assert set(plan.wrong) == {"elsewhere", "folder", "half", "renamed", "unknown", "wide"}
     for name, reason in plan.wrong.items():
         assert reason.startswith(f"{tmp_path / name}.yaml"), reason
@@ -280,47 +284,26 @@ def test_a_study_that_is_wrong_stops_no_other_and_is_told_where_it_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("texts", "changes", "said"),
+    ("texts", "said"),
     [
         (
-            {"w": "values: {big: 8, small: 4}"},
-            {"variants": {"w-big": {"base": "shearnet"}}},
-            {"w": "'w-big' has the same name as variants.w-big"},
-        ),
-        (
-            {"hsm": "values: {ksb: 8, b: 4}"},
-            {},
-            {"hsm": "'hsm-ksb' has the same name as estimators.hsm-ksb"},
-        ),
-        (
-            {"a": "values: {b-c: 8, x: 4}", "a-b": "values: {c: 8, y: 4}"},
-            {},
-            {
-                "a": "a-b.yaml and this file: both have a network named 'a-b-c'",
-                "a-b": "a.yaml and this file: both have a network named 'a-b-c'",
-            },
-        ),
-        (
             {"x": "values: {a: 8, b: 4}", "x_accuracy": "values: {a: 8, b: 4}"},
-            {},
             {"x": "x_accuracy.yaml and this file: their result files", "x_accuracy": "x.yaml and this file"},
         ),
         (
             {"x": "values: {a: 8, b: 4}", "X": "values: {c: 8, d: 4}"},
-            {},
             {"x": "X.yaml and this file", "X": "x.yaml and this file"},
         ),
     ],
 )
-def test_studies_that_share_a_name_are_refused_with_both_names(tmp_path, texts, changes, said):
+def test_studies_that_share_a_name_are_refused_with_both_names(tmp_path, texts, said):
     studies_in(tmp_path, **texts)
-    config = quick(**changes)
-    plan = plan_studies(tmp_path, config)
+    plan = plan_studies(tmp_path, quick())
     assert plan.wrong.keys() == said.keys()
     for name, words in said.items():
         assert words in plan.wrong[name]
         with pytest.raises(ConfigError, match="rename one"):
-            plan_studies(tmp_path, quick(**changes, studies=[name]))
+            plan_studies(tmp_path, quick(studies=[name]))
 
 
 def test_a_study_of_more_trainings_than_a_run_may_have_is_refused(tmp_path):
@@ -329,8 +312,68 @@ def test_a_study_of_more_trainings_than_a_run_may_have_is_refused(tmp_path):
     assert "5000 trainings" in plan_studies(tmp_path, quick()).wrong["many"]
 
 
-@pytest.mark.parametrize("label", ["", "a" * 101, "a\nb", "...", "\u200b"])
-def test_a_label_is_a_line_that_names_a_variant(label):
+def test_equal_values_are_trained_once(tmp_path):
+    """Also where their bases differ, or a variant of the run is equal, whatever options are added."""
+    studies_in(
+        tmp_path,
+        one="values: {narrow: 8, wide: 32}",
+        two="values: {w: 32, default: 16, again: 16}\ntraining: {}",
+        other="values: {w: 32, x: 4}\ntraining: {epochs: 3}",
+    )
+    (tmp_path / "three.yaml").write_text(
+        "question: q?\nbase: shearnet\n"
+        "values: {a: {base: whitened, training: {epochs: 9}}, b: {options: {width: 32}}}"
+    )
+    config = quick()
+    plan = plan_studies(tmp_path, config)
+    assert not plan.wrong
+    networks = plan.networks
+    assert networks["one"]["wide"] == networks["two"]["w"] == networks["three"]["b"]
+    assert networks["two"]["default"] == networks["two"]["again"] == "shearnet"
+    assert "shearnet" in config.variants
+    assert "shearnet" not in plan.variants
+    assert networks["other"]["w"] != networks["one"]["wide"]
+    assert len(plan.variants) == 5  # of widths 8, 32, twice 4 epochs or more, and one of another kind
+    # Without the other studies, the names are the same.
+    (tmp_path / "one.yaml").unlink()
+    fewer = plan_studies(tmp_path, config)
+    assert fewer.networks == {name: networks[name] for name in fewer.known}
+
+
+def test_the_name_of_a_network_is_of_its_options_that_differ_from_their_defaults():
+    plain = resolve_variant("shearnet", {}, Recipe())
+    assert re.fullmatch(r"shearnet\.[0-9a-f]{8}", plain.network)
+    # As after the architecture and the recipe got an option each: the defaults are not in the name.
+    assert (
+        plain.network
+        == resolve_variant("x", {"base": "shearnet", "options": {"width": 16}}, Recipe()).network
+    )
+    assert plain.network == resolve_variant("shearnet", {}, Recipe(batch_size=64)).network
+    for changes in ({"options": {"width": 8}}, {"training": {"epochs": 3}}):
+        assert resolve_variant("shearnet", changes, Recipe()).network != plain.network
+    # Of a network inside another one, too.
+    refined = resolve_variant("refined", {"options": {"first": {"architecture": "shearnet"}}}, Recipe())
+    given = {"first": {"architecture": "shearnet", "options": {"width": 16}}}
+    assert refined.network == resolve_variant("refined", {"options": given}, Recipe()).network
+    given = {"first": {"architecture": "shearnet", "options": {"width": 8}}}
+    assert refined.network != resolve_variant("refined", {"options": given}, Recipe()).network
+
+
+def test_a_configuration_changes_the_training_of_all_studies(tmp_path):
+    studies_in(tmp_path, one="values: {a: 8, b: 4}\ntraining: {epochs: 50, batch_size: 32}")
+    config = quick(study_seeds=[4], study_training={"epochs": 2, "epoch_stamps": 640})
+    plan = plan_studies(tmp_path, config)
+    assert plan.known["one"].seeds == (4,)
+    training = plan.variants[plan.networks["one"]["a"]].training
+    assert (training.epochs, training.epoch_stamps, training.batch_size) == (2, 640, 32)
+    with pytest.raises(
+        ConfigError, match=r"study_training\.epoch: there is no such key \(did you mean 'epochs'"
+    ):
+        quick(study_training={"epoch": 2})
+
+
+@pytest.mark.parametrize("label", ["", "a" * 101, "a\nb", "\u200b"])
+def test_a_label_is_a_line_that_can_be_shown(label):
     with pytest.raises(ConfigError, match="values"):
         validated(Study, {"name": "x", "question": "q", "base": "b", "values": {label: {}, "b": {}}}, ())
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.study import STUDY, study_table, verdict
 from shearbench.paper.tables import study_tex
 from shearbench.studies import Study
@@ -46,19 +47,24 @@ def make_accuracy(results, noise=1e-5, error=0.1, **changes):
     )
 
 
-MAX, AVERAGE, DILATED = "downsampling-max-pooling", "downsampling-average-pooling", "downsampling-dilated"
+MAX, AVERAGE, DILATED = "convnet.1", "convnet.2", "dilated"
+
+
+def table_of(study, accuracy, diverged=(), networks=(MAX, AVERAGE, DILATED)):
+    """Return the table of a study whose values have these networks."""
+    return study_table(study, dict(zip(study.values, networks)), accuracy, diverged)
 
 
 class TestStudy:
     def test_variants(self):
         study = make_study(training={"budget": 5, "ema": {"decay": 0.9}})
         assert study.variants() == {
-            name: {
+            label: {
                 "base": "pooled",
                 "training": {"budget": 5, "ema": {"decay": 0.9}},
                 "options": {"downsampling": value},
             }
-            for name, value in ((MAX, "max"), (AVERAGE, "average"), (DILATED, "dilated"))
+            for label, value in study.values.items()
         }
 
     def test_axis_of_the_recipe_wins_over_the_common_recipe(self):
@@ -67,7 +73,7 @@ class TestStudy:
             values={"0.9": 0.9, "none": None},
             training={"ema": {"decay": 1, "x": 2}},
         )
-        assert study.variants()["downsampling-0-9"]["training"] == {"ema": {"decay": 0.9, "x": 2}}
+        assert study.variants()["0.9"]["training"] == {"ema": {"decay": 0.9, "x": 2}}
 
     def test_values_may_change_several_options(self):
         study = make_study(
@@ -75,16 +81,15 @@ class TestStudy:
             values={"whole": {}, "no noise": {"training": {"noise": "fixed"}}, "plain": {"base": "shearnet"}},
         )
         assert study.variants() == {
-            "downsampling-whole": {"base": "pooled"},
-            "downsampling-no-noise": {"base": "pooled", "training": {"noise": "fixed"}},
-            "downsampling-plain": {"base": "shearnet"},
+            "whole": {"base": "pooled"},
+            "no noise": {"base": "pooled", "training": {"noise": "fixed"}},
+            "plain": {"base": "shearnet"},
         }
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
             ({"values": {"one": 1}}, "at least 2"),
-            ({"values": {"a b": 1, "A-b": 2}}, "the same variant name 'downsampling-a-b'"),
             ({"axis": "options..x"}, "pattern"),
             ({"axis": None}, "a mapping of options"),
             ({"seeds": []}, "at least 1"),
@@ -111,7 +116,7 @@ class TestTable:
         accuracy = make_accuracy({MAX: [10, 11, 12], AVERAGE: [5.1, 5.2, 5.3], DILATED: [5, 5.1, 4.9]})
         other = make_accuracy({MAX: [1.0, 1, 1], DILATED: [2.0]}, noise=0.1, error=0.01)
         stranger = make_accuracy({"pooled": [1.0]})
-        table = study_table(make_study(), pd.concat([accuracy, other, stranger]))
+        table = table_of(make_study(), pd.concat([accuracy, other, stranger]))
         assert list(table) == STUDY
         assert table["value"].tolist() == ["Max pooling", "Average pooling", "Dilated"] * 2
         low = table[table["judged"]].set_index("value")
@@ -131,11 +136,11 @@ class TestTable:
 
     def test_few_seeds_are_worth_less(self):
         """The same factor and error are less significant if the error comes from two seeds only (Welch)."""
-        two = study_table(make_study(), make_accuracy({MAX: [10, 12], DILATED: [5, 5.1]}, error=0.0))
-        ten = study_table(make_study(), make_accuracy({MAX: [10, 12] * 5, DILATED: [5, 5.1] * 5}, error=0.0))
+        two = table_of(make_study(), make_accuracy({MAX: [10, 12], DILATED: [5, 5.1]}, error=0.0))
+        ten = table_of(make_study(), make_accuracy({MAX: [10, 12] * 5, DILATED: [5, 5.1] * 5}, error=0.0))
         assert two["n_sigma"].max() < 3 < 5 < ten["n_sigma"].max()
         # only bootstrap errors: exactly the normal deviate
-        one = study_table(make_study(), make_accuracy({MAX: [5.5], DILATED: [5.0]}, error=0.1)).set_index(
+        one = table_of(make_study(), make_accuracy({MAX: [5.5], DILATED: [5.0]}, error=0.1)).set_index(
             "value"
         )
         expected = math.log(1.1) / math.hypot(0.1 / 5.5, 0.1 / 5)
@@ -150,8 +155,8 @@ class TestTable:
         found = []
         for _ in range(400):
             seeds = 10 + 0.1 * rng.standard_normal((2, 3))
-            accuracy = make_accuracy({"downsampling-a": seeds[0], "downsampling-b": seeds[1]}, error=0.0)
-            found.append(study_table(study, accuracy)["n_sigma"].max())
+            accuracy = make_accuracy({MAX: seeds[0], AVERAGE: seeds[1]}, error=0.0)
+            found.append(table_of(study, accuracy)["n_sigma"].max())
         # two-sided 4.6 %; Welch is a little conservative for so few; 4 binomial deviations above
         assert 0.005 < np.mean(np.array(found) > 2) < 0.046 + 4 * math.sqrt(0.046 * 0.954 / 400)
 
@@ -160,7 +165,7 @@ class TestVerdict:
     def test_clear_and_unclear(self):
         accuracy = make_accuracy({MAX: [10, 10.2, 10.1], AVERAGE: [5.1, 5.2, 5.3], DILATED: [5, 5.1, 4.9]})
         study = make_study()
-        text = verdict(study, study_table(study, accuracy))
+        text = verdict(study, table_of(study, accuracy))
         assert text == (
             "Dilated has the lowest RMSE at sigma = 1e-05 on exp_gauss, 5.00 ± 0.12 times the Cramer-Rao "
             "bound (3 seeds each). It is better than Max pooling (a factor 2.020 ± 0.052, 11.5 sigma). The "
@@ -174,7 +179,7 @@ class TestVerdict:
         high = make_accuracy({MAX: [1.0, 1.01], AVERAGE: [2.1, 2.2], DILATED: [math.nan] * 2}, 1e-2, 0.01)
         between = make_accuracy({MAX: [3, 3.1], DILATED: [2, 2.1]}, noise=1e-3)
         lost = {(DILATED, 1), (DILATED, 2)}
-        table = study_table(study, pd.concat([low, high, between]))
+        table = table_of(study, pd.concat([low, high, between]))
         assert table.groupby("noise")["judged"].all().to_dict() == {1e-5: True, 1e-3: False, 1e-2: True}
         text = verdict(study, table)
         first, second = text.split("Max pooling has the lowest RMSE at sigma = 0.01 on exp_gauss")
@@ -182,18 +187,18 @@ class TestVerdict:
         assert "Without a result: Dilated" in second
         assert text.count("Welch") == 1
         assert "0.001" not in text
-        assert "(diverged)" in verdict(study, study_table(study, pd.concat([low, high]), lost))
+        assert "(diverged)" in verdict(study, table_of(study, pd.concat([low, high]), lost))
         # A number instead of a list is one level.
         assert make_study(noise=1e-5).levels == [1e-5]
         assert make_study(noise=[1e-2, 1e-5]).levels == [1e-5, 1e-2]
 
     def test_one_seed_is_said(self):
         study = make_study()
-        text = verdict(study, study_table(study, make_accuracy({MAX: [10], AVERAGE: [7], DILATED: [5]})))
+        text = verdict(study, table_of(study, make_accuracy({MAX: [10], AVERAGE: [7], DILATED: [5]})))
         assert "(1 seed each)" in text
         assert "With one seed, the error is from the test galaxies only" in text
         mixed = make_accuracy({MAX: [10, 11], AVERAGE: [7], DILATED: [5, 5]})
-        text = verdict(study, study_table(study, mixed))
+        text = verdict(study, table_of(study, mixed))
         assert "(1 to 2 seeds each)" in text
         assert "With one seed for Average pooling, the error" in text
 
@@ -205,7 +210,7 @@ class TestVerdict:
             ]
         )
         study = make_study()
-        text = verdict(study, study_table(study, accuracy))
+        text = verdict(study, table_of(study, accuracy))
         assert text.startswith("Only Max pooling has a result")
         assert "flagged and left out: 8 of 2000 for Max pooling." in text
         assert "Without a result: Average pooling (every estimate is flagged) and Dilated (not run)." in text
@@ -213,14 +218,14 @@ class TestVerdict:
     def test_trainings_that_diverged_are_said(self):
         accuracy = make_accuracy({MAX: [10, 10.1, math.nan], AVERAGE: [math.nan] * 3, DILATED: [5, 5.1, 5]})
         study, lost = make_study(), {(MAX, 3), *((AVERAGE, seed) for seed in (1, 2, 3))}
-        table = study_table(study, accuracy, lost)
+        table = table_of(study, accuracy, lost)
         assert table["n_diverged"].tolist() == [1, 3, 0]
         text = verdict(study, table)
         assert "Trainings that diverged and are left out: 1 of Max pooling." in text
         assert "Without a result: Average pooling (diverged)." in text
         rows = [line for line in study_tex(study, table).splitlines() if "pooling &" in line]
         assert ["diverged" in row for row in rows] == [False, True]
-        nothing = study_table(study, accuracy.assign(rmse_over_crb=math.nan), {(AVERAGE, 1)})
+        nothing = table_of(study, accuracy.assign(rmse_over_crb=math.nan), {(AVERAGE, 1)})
         text = verdict(study, nothing)
         assert "there is no verdict" in text
         assert "Average pooling (diverged)" in text
@@ -228,16 +233,24 @@ class TestVerdict:
     def test_nothing_to_judge(self):
         study = make_study()
         empty = make_accuracy({MAX: [1]}).iloc[:0]
-        table = study_table(study, empty)
+        table = table_of(study, empty)
         assert table["noise"].tolist() == [1e-5] * 3
         assert "there is no verdict" in verdict(study, table)
-        elsewhere = study_table(study, make_accuracy({MAX: [10]}, noise=0.1))
+        elsewhere = table_of(study, make_accuracy({MAX: [10]}, noise=0.1))
         assert "there is no verdict" in verdict(study, elsewhere)
 
     def test_labels_survive_a_csv_file(self, tmp_path):
         study = make_study(axis="training.rate", values={"1e-3": 1e-3, "0.10": 0.1})
-        results = {study.variant_name("1e-3"): [10, 10.1], study.variant_name("0.10"): [5, 5.1]}
-        table = study_table(study, make_accuracy(results))
+        table = table_of(study, make_accuracy({MAX: [10, 10.1], AVERAGE: [5, 5.1]}))
         table.to_csv(tmp_path / "study.csv", index=False)
-        assert verdict(study, pd.read_csv(tmp_path / "study.csv")) == verdict(study, table)
+        assert verdict(study, read_metrics(tmp_path / "study.csv")) == verdict(study, table)
         assert "better than 1e-3 (a factor" in verdict(study, table)
+
+    def test_equal_values_are_one_network_and_have_the_factor_1(self):
+        study = make_study()
+        table = table_of(
+            study, make_accuracy({MAX: [10, 11], DILATED: [12, 13]}), networks=(MAX, MAX, DILATED)
+        )
+        assert table["factor"].tolist()[:2] == [1.0, 1.0]
+        assert table["n_sigma"].tolist()[1] == 0.0
+        assert "Average pooling (a factor 1.00" in verdict(study, table)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from shearbench.errors import ContractError
 from shearbench.evaluation.accuracy import ACCURACY
+from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.rounding import MISSING, round_significant, round_to_error, shown
 from shearbench.evaluation.shear_bias import SHEAR_BIAS
 from shearbench.evaluation.study import study_table
@@ -191,11 +192,12 @@ def run():
         values={"max_pooling": "max", "dilated": "dilated"},
         seeds=(1, 2),
     )
+    networks = {"max_pooling": "convnet.1", "dilated": "convnet.2"}
     ours = table[table["estimator"] == "dilated"]
     ours = pd.concat(
         [
-            ours.assign(estimator="down_sampling-max-pooling", rmse_over_crb=8 * ours["rmse_over_crb"]),
-            ours.assign(estimator="down_sampling-dilated"),
+            ours.assign(estimator="convnet.1", rmse_over_crb=8 * ours["rmse_over_crb"]),
+            ours.assign(estimator="convnet.2"),
         ]
     )
     costs = throughput_table(
@@ -212,7 +214,7 @@ def run():
         "accuracy": table,
         "shear_bias": pd.DataFrame(bias, columns=SHEAR_BIAS),
         "throughput": costs,
-        "studies": [(study, study_table(study, ours))],
+        "studies": [(study, study_table(study, networks, ours))],
     }
 
 
@@ -268,7 +270,7 @@ class TestTables:
         study, table = run["studies"][0]
         text = study_tex(study, table)
         table.to_csv(tmp_path / "study.csv", index=False)
-        assert study_tex(study, pd.read_csv(tmp_path / "study.csv")) == text
+        assert study_tex(study, read_metrics(tmp_path / "study.csv")) == text
         assert "best" in text
         assert r"50\% pooling \& striding\_2" in text
         assert "lowest RMSE" in text

@@ -128,12 +128,59 @@ def test_names_of_the_tiny_run():
 
 def test_networks_have_the_seeds_of_their_study_or_of_the_run():
     run = run_of({"seeds": [7]})
-    assert run.seeds_of("shearnet") == (7,)
-    name, *_ = run.study_networks("downsampling")
-    assert name in run.variants
-    assert name not in run.networks
-    assert run.seeds_of(name) == (1, 2, 3)
+    assert run.seeds_of("exp_gauss", "shearnet") == [7]
+    networks = run.study_networks("downsampling")
+    assert set(networks) <= set(run.variants)
+    name, *_ = set(networks) - set(run.networks)
+    assert run.seeds_of("exp_gauss", name) == [1, 2, 3]
     assert len(run.study_estimates("downsampling")) == 4 * 3 * 2
+
+
+def test_a_variant_of_the_run_and_a_value_of_a_study_that_are_equal_are_one_network(tmp_path):
+    (tmp_path / "s.yaml").write_text(
+        "question: q?\nbase: shearnet\naxis: options.width\nvalues: {half: 8, whole: 16}\nseeds: [1, 2]\n"
+    )
+    digests = digests_of(studies=tmp_path)
+    run = digests.run
+    assert run.studies.networks["s"]["whole"] == "shearnet"
+    assert run.seeds_of("exp_gauss", "shearnet") == [1, 2]
+    assert run.training("exp_gauss", "shearnet", 2)["values"] == ["s (whole)"]
+    # The run measures with the seed of its own, and needs its result.
+    rules = {
+        seed: digests.origin(f"{run.folder}/estimates/exp_gauss/test/0.01/shearnet.seed{seed}.parquet").rule
+        for seed in (1, 2)
+    }
+    assert rules == {1: "predict", 2: "predict_study"}
+    assert [run.training("exp_gauss", "shearnet", seed)["may_diverge"] for seed in (1, 2)] == [False, True]
+
+
+def test_the_networks_of_a_study_share_jobs_where_the_configuration_says_so(tmp_path):
+    text = "question: q?\nbase: shearnet\naxis: options.width\nvalues: {a: 8, b: 16, c: 32}\nseeds: [1, 2]\n"
+    (tmp_path / "s.yaml").write_text(text)
+    (tmp_path / "t.yaml").write_text(text.replace("a: 8", "d: 64"))
+    assert run_of(studies=tmp_path).batches == {}
+    digests = digests_of({"study_networks_per_job": 4}, studies=tmp_path)
+    run, batches = digests.run, digests.run.batches
+    assert [(name, len(networks)) for name, (_, networks) in batches.items()] == [
+        ("s_1", 4),
+        ("s_2", 1),
+        ("t_1", 2),
+    ]
+    trained = [(population, *network) for population, networks in batches.values() for network in networks]
+    assert len(trained) == len(set(trained))
+    needed = {(population, *rest) for population, *rest in run.values_of}
+    assert set(trained) | set(run.models) >= needed
+    # Files of one job have one name, whatever the network; those of other jobs have others.
+    jobs = {
+        digests.job(digests.origin(path))
+        for _, networks in [batches["s_1"]]
+        for network in networks
+        for path in (run.model_of("exp_gauss", *network), run.history_of("exp_gauss", *network))
+    }
+    assert jobs == {"train of s_1"}
+    paths = run.estimates_by("exp_gauss", "test", batches["t_1"][1])
+    assert {digests.job(digests.origin(path)) for path in paths} == {"predict_study of t_1"}
+    assert "shearnet" in digests.job(digests.origin(run.model_of("exp_gauss", "shearnet", 1)))
 
 
 def test_files_of_the_tiny_run():
@@ -404,5 +451,5 @@ def test_other_files_have_no_origin(path):
 
 
 def test_a_run_is_planned_without_studies():
-    run = Run(resolve(GIVEN), Studies({}, {}, {}))
+    run = Run(resolve(GIVEN), Studies({}, {}, {}, {}))
     assert list(run.variants) == list(run.networks)

@@ -91,7 +91,7 @@ class ShearTask:
             See `architecture_for`.
         """
         stamps = splits.train
-        architecture = architecture_for(name, variant, population, stamps.shape, len(stamps))
+        architecture = architecture_for(f"variants.{name}", variant, population, stamps.shape, len(stamps))
         return cls(splits, variant, architecture, population, name)
 
     @property
