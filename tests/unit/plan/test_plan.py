@@ -19,6 +19,12 @@ from shearbench.simulation.populations import SPLITS
 ROOT = Path(__file__).parents[3]
 DEFAULT, TINY, STUDIES = (ROOT / "config" / name for name in ("config.yaml", "tiny.yaml", "studies"))
 SMALL = {"base": "exp_gauss", "half_light_radius_arcsec": [0.4, 0.8]}
+AS_FILES_SAY = {
+    "study_seeds": None,
+    "study_training": {"epochs": 2, "epoch_stamps": None},
+    "study_networks_per_job": 1,
+}
+"""Changes to the tiny run with which studies have their own seeds, and the training of the run."""
 GIVEN = merge(read_file(DEFAULT), read_file(TINY))
 
 
@@ -127,7 +133,7 @@ def test_names_of_the_tiny_run():
 
 
 def test_networks_have_the_seeds_of_their_study_or_of_the_run():
-    run = run_of({"seeds": [7]})
+    run = run_of({"seeds": [7], **AS_FILES_SAY})
     assert run.seeds_of("exp_gauss", "shearnet") == [7]
     networks = run.study_networks("downsampling")
     assert set(networks) <= set(run.variants)
@@ -140,7 +146,7 @@ def test_a_variant_of_the_run_and_a_value_of_a_study_that_are_equal_are_one_netw
     (tmp_path / "s.yaml").write_text(
         "question: q?\nbase: shearnet\naxis: options.width\nvalues: {half: 8, whole: 16}\nseeds: [1, 2]\n"
     )
-    digests = digests_of(studies=tmp_path)
+    digests = digests_of(AS_FILES_SAY, studies=tmp_path)
     run = digests.run
     assert run.studies.networks["s"]["whole"] == "shearnet"
     assert run.seeds_of("exp_gauss", "shearnet") == [1, 2]
@@ -158,8 +164,8 @@ def test_the_networks_of_a_study_share_jobs_where_the_configuration_says_so(tmp_
     text = "question: q?\nbase: shearnet\naxis: options.width\nvalues: {a: 8, b: 16, c: 32}\nseeds: [1, 2]\n"
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "t.yaml").write_text(text.replace("a: 8", "d: 64"))
-    assert run_of(studies=tmp_path).batches == {}
-    digests = digests_of({"study_networks_per_job": 4}, studies=tmp_path)
+    assert run_of(AS_FILES_SAY, studies=tmp_path).batches == {}
+    digests = digests_of({**AS_FILES_SAY, "study_networks_per_job": 4}, studies=tmp_path)
     run, batches = digests.run, digests.run.batches
     assert [(name, len(networks)) for name, (_, networks) in batches.items()] == [
         ("s_1", 4),
