@@ -38,6 +38,11 @@ class Study(Options):
         max_length=100,
         description="The values compared: for each a label for figures, and the option's value.",
     )
+    power_law: bool = Field(
+        False,
+        description="Fit a power law of the RMSE in the values of `axis`: at least 3 numbers above zero. "
+        "Values that are not numbers, such as null, are left out of the fit.",
+    )
     reference: Label | None = Field(
         None,
         description="The label of the value that the others are compared with in the summary of all studies; "
@@ -61,6 +66,11 @@ class Study(Options):
         if self.reference is not None and self.reference not in self.values:
             close = nearest(self.reference, self.values)
             raise ValueError(f"reference: '{self.reference}' is not one of the values{close}")
+        if self.power_law and (self.axis is None or len(self.sizes) < 3):
+            raise ValueError(
+                "power_law: a fit needs an axis with at least 3 values that are numbers above zero, and "
+                f"there are {len(self.sizes) if self.axis else 0}; add values, or set power_law to false"
+            )
         for label, value in self.values.items():
             if self.axis is None and not isinstance(value, dict):
                 raise ValueError(
@@ -77,6 +87,15 @@ class Study(Options):
     def compared_with(self) -> str:
         """The label of the value that the others are compared with."""
         return self.reference or next(iter(self.values))
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The values that are numbers above zero, by label."""
+        return {
+            label: float(value)
+            for label, value in self.values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
+        }
 
     def variants(self) -> dict[str, dict[str, Any]]:
         """Return the networks of the study in the form of the configuration's section ``variants``.

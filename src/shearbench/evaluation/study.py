@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from shearbench.evaluation.rounding import shown
+from shearbench.evaluation.scaling import power_law
 from shearbench.evaluation.statistics import over_seeds
 from shearbench.studies import Study
 
@@ -205,11 +206,27 @@ def _at_level(study: Study, level: float, judged: pd.DataFrame) -> list[str]:
         sentences.append(f"It is better than {_listed(others[clear])}.")
     if (~clear).any():
         sentences.append(f"The difference is below {SIGNIFICANT:g} sigma for {_listed(others[~clear])}.")
+    if study.power_law:
+        sentences.append(_law(study, done))
     failed = done[done["n_failed"] > 0]
     if len(failed):
         parts = [f"{row['n_failed']} of {row['n']} for {row['value']}" for _, row in failed.iterrows()]
         sentences.append(f"Estimates that are flagged and left out: {_and(parts)}.")
     return [*sentences, *_without_result(judged)]
+
+
+def _law(study: Study, done: pd.DataFrame) -> str:
+    """Return a sentence on the power law of the RMSE in the values of a study."""
+    rows = done[done["value"].isin(study.sizes)]
+    sizes = [study.sizes[label] for label in rows["value"]]
+    fit = power_law(sizes, rows["rmse_over_crb"].tolist(), rows["rmse_over_crb_err"].tolist())
+    if fit is None:
+        return "Fewer than 3 values have a result, so that no power law is fitted."
+    power, freedom = shown(fit.exponent, fit.exponent_err), fit.n - 2
+    return (
+        f"Over {fit.n} values from {min(sizes):g} to {max(sizes):g}, the RMSE goes as {study.axis} to the "
+        f"power {power} (chi2 {fit.chi2:.1f} for {freedom} degree{'s' if freedom > 1 else ''} of freedom)."
+    )
 
 
 def _without_result(judged: pd.DataFrame) -> list[str]:

@@ -69,6 +69,14 @@ class ConvNet(DenseHead):
         "coarse scales at once.",
     )
 
+    spatial_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Fraction of the channels at the end of each stage that are set to zero at random, in "
+        "each training step.",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _cbam_is_an_attention(cls, values: Any) -> Any:
@@ -152,6 +160,8 @@ class ConvNet(DenseHead):
                     *convolution.convolution(width, width, self.activation, self.normalisation, 1, dilation)
                 )
                 steps.append(convolution.Skip(block) if self.skip else block)
+            if self.spatial_dropout:
+                steps.append(nn.Dropout2d(self.spatial_dropout))
             stages.append([*steps, *self._attended(width, last=stage == self.stages - 1)])
             incoming, width = width, width * self.growth
         return fold, stages

@@ -118,6 +118,11 @@ class Refined(Architecture):
         return (*names, "n") if self.profile == "sersic" else names
 
     @property
+    def parts(self) -> int:
+        """Number of networks side by side in the first network; see `Architecture.parts`."""
+        return self._first().parts
+
+    @property
     def refined_share(self) -> float:
         """Fraction of the stamps of a training step that is refined: the option `share`."""
         return self.share

@@ -23,7 +23,7 @@ class ShearNet(Architecture):
         # As published: one scale for all pixels, the same noise in every epoch, no augmentation.
         "plain": {
             "options": {"input_scaling": "global"},
-            "training": {"optimiser": "adamw", "fresh_noise": False, "d4": False},
+            "training": {"optimiser": "adamw", "fresh_noise": False, "augmentation": []},
         },
     }
 

@@ -28,7 +28,7 @@ class Whitened(Architecture):
             "options": {"auxiliary": True},
             "training": {
                 "data": "rendered",
-                "d4": False,
+                "augmentation": [],
                 "optimiser": "soap",
                 "batch_size": 512,
                 "epochs": 30,

@@ -112,7 +112,7 @@ def _stages(run: Run) -> dict[str, list[tuple[str, str, int, int]]]:
     train, predict = [], []
     for name, population, seeds, splits in _networks(run):
         recipe = run.variants[name].training
-        shown = recipe.epochs * (recipe.epoch_stamps or counts["train"])
+        shown = recipe.epochs * recipe.shown(counts["train"])
         train.append((name, population, seeds * shown, 0))
         n = seeds * sum(counts[split] * len(run.noise[split]) for split in splits)
         predict.append((name, population, n, n * row))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from shearbench.options import Options, Sigma
+from shearbench.options import Distinct, Options, Sigma, shown
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Stamps = Annotated[int, Field(ge=1, le=10**9)]
@@ -16,7 +17,10 @@ Batch = Annotated[int, Field(ge=1, le=10**6)]
 Precision = Literal["float32", "tf32", "bfloat16", "float64"]
 Exponent = Annotated[float, Field(ge=1, le=10)]
 Weight = Annotated[float, Field(ge=0, le=1e6)]
+Augmentation = Literal["d4", "rotation", "shift", "brightness", "cutout", "mixup", "cutmix"]
 
+MIXING = ("mixup", "cutmix")
+"""The augmentations that mix the stamps of a batch with each other."""
 _CURRICULUM = 0.5  # fraction of the training after which a curriculum has reached the whole range of noise
 
 
@@ -28,6 +32,13 @@ class Recipe(Options):
         description="Training stamps. `stored`: the stamps of the training split, drawn by GalSim and shown "
         "again in each epoch. `rendered`: new galaxies of the same population in each epoch, rendered during "
         "training. Validation and test stamps are always drawn by GalSim.",
+    )
+    galaxies: Stamps | None = Field(
+        None,
+        description="Number of different galaxies of the training. With `data: stored`, the first ones of "
+        "the training split; null: all. With `data: rendered`, a fixed set, rendered again in each epoch and "
+        "different for each seed; null: new galaxies in each epoch. The scaling of the inputs is measured "
+        "from as many galaxies of the training split.",
     )
     noise: Sigma | tuple[Sigma, Sigma] = Field(
         (1e-5, 1e-1),
@@ -57,17 +68,23 @@ class Recipe(Options):
         description="Draw new noise in each epoch; if false, each epoch repeats the stamps and the noise of "
         "the first epoch.",
     )
-    d4: bool = Field(
-        True,
-        description="Data augmentation: show each stamp in a random one of its 8 orientations (rotations by "
-        "multiples of 90 degrees, and their mirror images).",
+    augmentation: Annotated[tuple[Augmentation, ...], Distinct] = Field(
+        ("d4",),
+        description="Data augmentation: a list of changes of each stamp and its true values, made one after "
+        "the other before the noise is added. `d4`: one of its 8 orientations (rotations by multiples of 90 "
+        "degrees, and their mirror images). `rotation`: any angle. `shift`: up to a pixel along each axis. "
+        "`brightness`: a factor of 0.5 to 2. `cutout`: a square of a quarter of the side is set to zero. "
+        "`mixup`: the sum of two stamps with weights that add up to 1. `cutmix`: a rectangle is that of "
+        "another stamp. For these two the true values are mixed as the pixels are, although a shape is not "
+        "linear in the pixels.",
     )
     epochs: Epochs = Field(
         8, description="Number of epochs; each ends with a validation and a checkpoint of the training."
     )
     epoch_stamps: Stamps | None = Field(
         None,
-        description="Number of galaxies in an epoch; null: as many as the training split has.",
+        description="Number of galaxies in an epoch; null: as many as `galaxies`, or as the training split "
+        "has.",
     )
     batch_size: Batch = Field(64, description="Number of stamps in a training step.")
     realisations: Batch = Field(
@@ -167,6 +184,16 @@ class Recipe(Options):
         "train for all `epochs`.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "d4" in values:
+            raise ValueError(
+                f"d4: found {shown(values['d4'])}; this option is now augmentation: write augmentation: [d4] "
+                "for true, and augmentation: [] for false"
+            )
+        return values
+
     @model_validator(mode="after")
     def _ordered(self) -> Recipe:
         if isinstance(self.noise, tuple) and self.noise[0] >= self.noise[1]:
@@ -209,10 +236,19 @@ class Recipe(Options):
 
     def objection(self, stamps: int) -> str | None:
         """Return why a training on this number of galaxies is impossible, or None if it is possible."""
-        shown = self.epoch_stamps or stamps
+        if self.data == "stored" and self.galaxies is not None and self.galaxies > stamps:
+            return (
+                f"training.galaxies: {self.galaxies} is more than the {stamps} galaxies of the training "
+                "split; give at most as many, raise galaxies.train, or set training.data to rendered"
+            )
+        shown = self.shown(stamps)
         if shown < self.batch_size:
             return f"training.batch_size: {self.batch_size} is more than the {shown} stamps of an epoch"
         return None
+
+    def shown(self, stamps: int) -> int:
+        """Return the number of galaxies in an epoch, for a training split of this number of galaxies."""
+        return self.epoch_stamps or self.galaxies or stamps
 
     @property
     def batch_items(self) -> int:

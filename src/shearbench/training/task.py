@@ -46,7 +46,7 @@ class TrainedModule(nn.Module):
     @property
     def drops_out(self) -> bool:
         """Whether the network has dropout, so that its training steps draw random masks."""
-        return any(isinstance(layer, nn.Dropout) for layer in self.modules())
+        return any(isinstance(layer, nn.modules.dropout._DropoutNd) for layer in self.modules())
 
 
 class Objective(Protocol):

@@ -12,7 +12,7 @@ from shearbench.jobs.provenance import digest
 from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
 from shearbench.options import Options, library, merge, validated
-from shearbench.training.recipe import Recipe
+from shearbench.training.recipe import MIXING, Recipe
 
 if TYPE_CHECKING:
     from shearbench.simulation.populations import Population
@@ -113,6 +113,12 @@ def architecture_for(
                 f"loss msb needs at least {recipe.realisations}, the realisations of a galaxy; raise "
                 "options.share"
             )
+    mixing = [name for name in recipe.augmentation if name in MIXING]
+    if problem is None and mixing and not population.psf.constant:
+        problem = (
+            f"training.augmentation: '{mixing[0]}' mixes two stamps, and in this population each stamp has "
+            f"its own PSF; leave {mixing[0]} out"
+        )
     weights = [recipe.target_weights.get(target, 1.0) for target in architecture.targets]
     if problem is None and not any(weights):
         problem = (

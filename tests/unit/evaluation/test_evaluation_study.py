@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
 from shearbench.evaluation.metrics import read_metrics
+from shearbench.evaluation.scaling import power_law
 from shearbench.evaluation.study import STUDY, study_table, verdict
 from shearbench.paper.tables import study_tex
 from shearbench.studies import Study
@@ -254,3 +256,52 @@ class TestVerdict:
         assert table["factor"].tolist()[:2] == [1.0, 1.0]
         assert table["n_sigma"].tolist()[1] == 0.0
         assert "Average pooling (a factor 1.00" in verdict(study, table)
+
+
+class TestPowerLaw:
+    def test_exponent_and_error_are_those_of_the_points(self):
+        generator = np.random.default_rng(1)
+        sizes = np.array([1e3, 3e3, 1e4, 3e4, 1e5])
+        pulls, chi2 = [], []
+        for _ in range(400):
+            values = 40 * sizes**-0.3
+            errors = 0.05 * values
+            fit = power_law(sizes, values + errors * generator.standard_normal(5), errors)
+            pulls.append((fit.exponent + 0.3) / fit.exponent_err)
+            chi2.append(fit.chi2)
+        assert abs(np.mean(pulls)) < 4 / np.sqrt(400)
+        assert 0.75 < np.std(pulls) < 1.05  # below 1, because an error never shrinks where chi2 is small
+        assert np.mean(chi2) == pytest.approx(3, abs=4 * np.sqrt(6 / 400))
+
+    def test_points_that_scatter_more_than_their_errors_widen_the_error(self):
+        sizes, values = [1, 2, 4, 8], [1.0, 0.5, 0.5, 0.2]
+        one, other = (power_law(sizes, values, [error * v for v in values]) for error in (0.01, 0.02))
+        assert one.exponent_err == pytest.approx(other.exponent_err)
+        exact = power_law(sizes, [3 / s for s in sizes], [0.1] * 4)
+        assert (exact.amplitude, exact.exponent, exact.n) == (pytest.approx(3), pytest.approx(-1), 4)
+
+    def test_points_without_a_result_are_left_out(self):
+        assert power_law([1, 2, 4], [1, math.nan, 2], [0.1, 0.1, 0.1]) is None
+        assert power_law([1, 2, 4, 8], [1, math.nan, 2, 3], [0.1] * 4).n == 3
+        assert power_law([1, 1, 4], [1, 1, 2], [0.1] * 3) is None
+
+    def test_verdict(self):
+        study = make_study(
+            axis="training.galaxies",
+            values={"100": 100, "400": 400, "1600": 1600, "endless": None},
+            power_law=True,
+        )
+        names = ["net.1", "net.2", "net.3", "net.4"]
+        results = dict(zip(names, ([8.0, 8.1], [4.0, 4.1], [2.0, 2.1], [1.0, 1.1])))
+        said = verdict(study, table_of(study, make_accuracy(results, error=0.01), networks=names))
+        assert "Over 3 values from 100 to 1600, the RMSE goes as training.galaxies to the power -0.49" in said
+        few = {name: results[name] for name in names[1:]}
+        assert "no power law is fitted" in verdict(study, table_of(study, make_accuracy(few), networks=names))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"axis": None, "values": {"a": {}, "b": {}}}, {"values": {"1": 1, "2": 2, "all": None, "none": 0}}],
+    )
+    def test_a_law_needs_three_numbers(self, changes):
+        with pytest.raises(ValidationError, match="power_law: a fit needs an axis with at least 3"):
+            make_study(power_law=True, **changes)

@@ -40,6 +40,7 @@ KINDS = {
     "mean of weights": (WHITENED, {"ema": 0.9, "optimiser": "muon"}),
     "rendered": (WHITENED, {"data": "rendered", "optimiser": "muon"}),
     "bfloat16": (DILATED, {"precision": "bfloat16"}),
+    "augmented": (DILATED, {"augmentation": ["d4", "rotation", "shift", "cutout", "mixup"]}),
     "separate": (SEPARATE, {"optimiser": "muon"}),
     "SGD": (WHITENED, {"optimiser": "sgd", "curriculum": "easy_to_hard", "loss": "power"}),
 }
@@ -308,8 +309,9 @@ def test_where_states_are_no_use_the_others_begin_with_this_one(splits, tmp_path
         assert torch.load(path, weights_only=True)["identity"]["fingerprint"] == "f"
 
 
-def test_networks_that_drop_out_train_alone(splits, tmp_path):
-    chosen = variant({**DILATED, "options": {**DILATED["options"], "dropout": 0.2}}, epochs=1)
+@pytest.mark.parametrize("option", ["dropout", "spatial_dropout"])
+def test_networks_that_drop_out_train_alone(splits, tmp_path, option):
+    chosen = variant({**DILATED, "options": {**DILATED["options"], option: 0.2}}, epochs=1)
     trained(splits, chosen, 3, **arguments(tmp_path, 3))
     assert [path.name for path in tmp_path.glob("*.pt")] == ["seed3.pt"]
 

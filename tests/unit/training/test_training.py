@@ -23,10 +23,11 @@ from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.galsim_stamps import draw_stamps, psf_object
 from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear import objective
-from shearbench.tasks.shear.data import Examples, Rendered, Stored, draw_batch, load_examples
+from shearbench.tasks.shear.data import Examples, Rendered, Splits, Stored, draw_batch, load_examples
 from shearbench.tasks.shear.model_file import load_model, save_model
 from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.tasks.shear.prediction import predict
+from shearbench.tasks.shear.train import ShearTask
 from shearbench.training import loop
 from shearbench.training.checkpoint import save
 from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at
@@ -112,9 +113,11 @@ def test_same_seed_same_weights_another_seed_others(splits, trained):
         {},
         {"ema": 0.9, "optimiser": "adamw"},
         {"loss": "huber", "optimiser": "muon"},
-        {"epoch_stamps": 100, "d4": False, "loss": "mae", "gradient_clip": None},
+        {"epoch_stamps": 100, "augmentation": [], "loss": "mae", "gradient_clip": None},
         {"data": "rendered", "optimiser": "soap", "loss": "msb", "realisations": 2},
         {"optimiser": "sgd", "schedule": "one_cycle", "curriculum": "easy_to_hard"},
+        {"augmentation": ["rotation", "shift", "brightness", "cutmix"], "realisations": 2},
+        {"data": "rendered", "galaxies": 60, "optimiser": "adamw"},
         {"optimiser": "adam", "schedule": "step", "loss": "power", "precision": "float64", "ema": 0.9},
     ],
 )
@@ -495,6 +498,40 @@ def test_an_epoch_shows_each_stamp_before_any_comes_again():
     assert order != shown(seed=2, epoch=0)
 
 
+@pytest.mark.parametrize("data", ["stored", "rendered"])
+def test_a_training_repeats_its_galaxies(splits, data):
+    chosen = variant(data=data, galaxies=40, augmentation=[])
+    task = ShearTask.of(Splits(*splits), chosen, EXP_GAUSS, "tiny")
+    started = task.start([1, 2], CPU, Workers())
+    assert started.epoch_items == 40
+    assert task.recipe.shown(160) == 40
+    assert Recipe(galaxies=40, epoch_stamps=100).shown(160) == 100
+
+    def shown(epoch, n=40):
+        started.start_epoch(epoch)
+        images, _, truth = started.source.take(slice(0, n))
+        return images.unflatten(0, (2, n)), truth.unflatten(0, (2, n))
+
+    (images, first), (_, second) = shown(0), shown(1)
+    for k in range(2):
+        assert len(first[k].unique(dim=0)) == 40
+        assert torch.equal(first[k].unique(dim=0), second[k].unique(dim=0))
+        assert not torch.equal(first[k], second[k])  # in another order
+    if data == "stored":
+        assert torch.equal(first[0].unique(dim=0), started_first(splits, 40).unique(dim=0))
+    else:
+        assert not torch.equal(first[0].unique(dim=0), first[1].unique(dim=0))
+    assert images.isfinite().all()
+    # The scaling, too, is measured from as many galaxies.
+    whole = ShearTask.of(Splits(*splits), variant(), EXP_GAUSS, "tiny").start([1], CPU, Workers())
+    assert not torch.equal(whole.networks[0].mean, started.networks[0].mean)
+
+
+def started_first(splits, count):
+    """Return the true shapes of the first galaxies of the training split."""
+    return load_examples(splits[0], splits[2], SHAPES, CPU).parameters[:count]
+
+
 def test_each_step_has_fresh_noise_of_the_level_it_tells():
     examples = Examples(torch.zeros(64, 16, 16), torch.zeros(16, 16), torch.ones(64, 2))
     generator, usual = torch.Generator(), Recipe(noise=(1e-4, 1e-1))
@@ -516,7 +553,7 @@ def test_each_step_has_fresh_noise_of_the_level_it_tells():
     assert sigma.log10().mean() == pytest.approx(-2.5, abs=3 * 3 / np.sqrt(12 * 64))
     # an eighth of the batch for each element of the group, with the signs of each
     assert shapes.sum(0).tolist() == [0, 0]
-    assert batch(1, 1, Recipe(noise=1e-3, d4=False))[3].sum(0).tolist() == [64, 64]
+    assert batch(1, 1, Recipe(noise=1e-3, augmentation=()))[3].sum(0).tolist() == [64, 64]
     assert (batch(1, 1, Recipe(noise=1e-3))[2] == torch.tensor(1e-3)).all()
     # Realisations of a galaxy stand side by side: of one level and one turn, and of different noise.
     images, _, sigma, shapes = batch(1, 5, usual.model_copy(update={"realisations": 4}))
@@ -983,6 +1020,11 @@ def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
         (lambda: variant(loss="power", noise=1e-3), ["training.loss", "'power'", "0.001", "mse"]),
         (lambda: variant(curriculum="easy_to_hard", noise=1e-3), ["training.curriculum", "0.001", "mixed"]),
         (lambda: variant(curriculum="hard_to_easy", fresh_noise=False), ["training.curriculum", "true"]),
+        (lambda: variant(galaxies=161), ["training.galaxies: 161", "the 160 galaxies", "rendered"]),
+        (lambda: variant(galaxies=8), ["training.batch_size: 16", "8"]),
+        (lambda: variant(d4=False), ["training.d4", "augmentation: []"]),
+        (lambda: variant(augmentation=["d4", "mixpu"]), ["training.augmentation", "did you mean 'mixup'"]),
+        (lambda: variant(augmentation=["d4", "d4"]), ["training.augmentation", "'d4' twice"]),
         (lambda: variant(schedule="constant", final_rate=0.1), ["training.final_rate", "0.1", "cosine"]),
         (lambda: variant(target_weights={"flux": 1}), ["training.target_weights", "'flux'", "g1, g2"]),
         (lambda: variant(target_weights={"g3": 1}), ["training.target_weights", "'g3'", "did you mean 'g"]),
@@ -1057,7 +1099,7 @@ def test_the_likelihood_finds_a_covariance_with_its_correlation_and_68_per_cent_
 
 def test_a_gaussian_head_learns_its_errors(splits, tmp_path):
     options = {**WHITENED, "head": "gaussian", "auxiliary": True}
-    training = {"loss": "nll", "optimiser": "soap", "data": "rendered", "d4": False}
+    training = {"loss": "nll", "optimiser": "soap", "data": "rendered", "augmentation": []}
     chosen = another("whitened", options, **training, epochs=2, epoch_stamps=3200)
     content, history = train(*splits, chosen, population=EXP_GAUSS, name="tiny", seed=1)
     assert np.isfinite(history.to_numpy()).all()

@@ -20,11 +20,12 @@ from shearbench.jobs.torch_settings import seeded
 from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.populations import Population
+from shearbench.tasks.shear.augmentation import AUGMENTATIONS, Stamps, augment, mixes
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
 # Each use of random numbers has a seed that begins with one of these numbers.
-_ORDER, _STEP, _FIXED, _FRESH = range(4)
+_ORDER, _STEP, _FIXED, _FRESH, _AUGMENT = range(5)
 
 # Of the flux, in a pixel: below the noise of any pixel that is trained on.
 _RENDERING_TOLERANCE = 1e-6
@@ -82,6 +83,11 @@ class Examples:
         """True g1, g2, shape (n, 2)."""
         at = self.targets.index("g1")
         return self.parameters[:, at : at + 2]
+
+    def first(self, count: int | None) -> Examples:
+        """Return the first `count` stamps, or all."""
+        part = slice(count)
+        return Examples(self.images[part], self.psf_of(part), self.parameters[part], self.targets)
 
     def psf_of(self, index: Tensor | slice) -> Tensor:
         """Return the PSFs of some stamps, [n, ny, nx], or the PSF common to all, [ny, nx]."""
@@ -159,14 +165,9 @@ class Stored:
 
     def start(self, epoch: int) -> None:
         """Shuffle the stamps of each training for an epoch."""
-        orders = torch.stack([self._shuffled(seed, epoch) for seed in self.seeds])
-        self.order = orders.to(self.examples.images.device)
-
-    def _shuffled(self, seed: int, epoch: int) -> Tensor:
         n = len(self.examples)
-        generator = seeded(torch.Generator(), _ORDER, seed, epoch)
-        rounds = [torch.randperm(n, generator=generator) for _ in range(-(-self.count // n))]
-        return torch.cat(rounds)[: self.count]
+        orders = torch.stack([_shuffled(n, self.count, seed, epoch) for seed in self.seeds])
+        self.order = orders.to(self.examples.images.device)
 
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, PSFs and targets of a part of the epoch; see `Source.take`."""
@@ -174,8 +175,15 @@ class Stored:
         return self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
 
 
+def _shuffled(n: int, count: int, seed: int, epoch: int) -> Tensor:
+    """Return `count` of the numbers below n, in a random order; none comes again before all have come."""
+    generator = seeded(torch.Generator(), _ORDER, seed, epoch)
+    rounds = [torch.randperm(n, generator=generator) for _ in range(-(-count // n))]
+    return torch.cat(rounds)[:count]
+
+
 class Rendered:
-    """New galaxies of the population in each epoch, rendered step by step.
+    """New galaxies of the population in each epoch, or a fixed set of them, rendered step by step.
 
     Parameters
     ----------
@@ -195,6 +203,9 @@ class Rendered:
         Number of galaxies in an epoch.
     seeds : sequence of int
         The seed of each training.
+    fixed : int, optional
+        Number of galaxies of a fixed set, which are shown in another random order in each epoch. By default
+        each epoch has new galaxies.
 
     Raises
     ------
@@ -212,6 +223,7 @@ class Rendered:
         targets: tuple[str, ...],
         count: int,
         seeds: Sequence[int],
+        fixed: int | None = None,
     ) -> None:
         if population.profile == "cosmos-real" or population.psf.profile == "image":
             raise ConfigError(
@@ -241,6 +253,7 @@ class Rendered:
             else None
         )
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
+        self.sets = None if fixed is None else [self._table(seed, 0, fixed) for seed in seeds]
 
     def _table(self, seed: int, epoch: int, count: int) -> pd.DataFrame:
         """Draw new galaxies, which are not among the stored ones of the training split."""
@@ -256,7 +269,13 @@ class Rendered:
 
     def start(self, epoch: int) -> None:
         """Draw the parameters of the galaxies of an epoch, and copy them to the device."""
-        tables = [self._table(seed, epoch, self.count) for seed in self.seeds]
+        if self.sets is None:
+            tables = [self._table(seed, epoch, self.count) for seed in self.seeds]
+        else:
+            tables = [
+                table.iloc[_shuffled(len(table), self.count, seed, epoch).numpy()]
+                for seed, table in zip(self.seeds, self.sets)
+            ]
         self.parameters = torch.stack([_columns(table, self.renderer.names) for table in tables])
         self.truth = torch.stack([_columns(table, self.targets) for table in tables])
         self.psf_shapes = torch.stack([_psf_shapes(table) for table in tables])
@@ -287,8 +306,9 @@ def draw_batch(
     generator: torch.Generator,
     workers: Workers | None = None,
     noise_range: tuple[float, float] | None = None,
+    pixel_scale: float = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the stamps of one training step: rotated and mirrored, with new noise of random levels.
+    """Return the stamps of one training step: augmented, with new noise of random levels.
 
     All random numbers depend on (seed, step) only. A training can therefore be resumed at any step, and its
     stamps do not depend on other trainings that are computed with it. The numbers are drawn for the whole
@@ -312,6 +332,8 @@ def draw_batch(
         The processes that share the batch. Only the share of this process is returned.
     noise_range : (float, float), optional
         Lowest and highest noise level of this step [flux per pixel]; by default those of the recipe.
+    pixel_scale : float
+        Pixel scale [arcsec], for the positions of shifted stamps.
 
     Returns
     -------
@@ -324,7 +346,9 @@ def draw_batch(
     """
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
-    images, psf, parameters = source.take(slice(part.start + workers.rank, part.stop, workers.size))
+    # To mix stamps with each other, each process needs all of them. They have one PSF then.
+    drawing = Workers() if mixes(recipe.augmentation) else workers
+    images, psf, parameters = source.take(slice(part.start + drawing.rank, part.stop, drawing.size))
     level = images.new_empty(len(seeds), count)
     noise = images.new_empty(len(seeds), count, realisations, *images.shape[1:])
     for k, seed in enumerate(seeds):
@@ -334,10 +358,17 @@ def draw_batch(
     # From here on, the first dimension numbers the trainings.
     images, parameters = (values.unflatten(0, (len(seeds), -1)) for values in (images, parameters))
     psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
-    if recipe.d4:
-        edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
-        counts = [workers.own(*pair) for pair in itertools.pairwise(edges)]
-        images, psf, parameters = dihedral.augment(images, psf, parameters, targets, counts)
+    edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
+    counts = [drawing.own(*pair) for pair in itertools.pairwise(edges)]
+    numbers = {
+        name: torch.stack([_numbers(name, count, seed, step, generator)[drawing.share] for seed in seeds])
+        for name in recipe.augmentation
+        if name != "d4"
+    }
+    stamps = Stamps(images, psf, parameters, targets, pixel_scale)
+    images, psf, parameters, *_ = augment(stamps, recipe.augmentation, numbers, counts)
+    if drawing is not workers:
+        images, parameters = images[:, workers.share], parameters[:, workers.share]
     low, high = noise_range or recipe.noise_range
     sigma = low * (high / low) ** level[:, workers.share]
     if realisations > 1:
@@ -348,6 +379,12 @@ def draw_batch(
     images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
     psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
     return images + sigma[:, None, None] * noise[:, workers.share].flatten(0, 2), psf, sigma, parameters
+
+
+def _numbers(name: str, count: int, seed: int, step: int, generator: torch.Generator) -> Tensor:
+    """Return the random numbers of an augmentation in a step, uniform in [0, 1), of shape (count, 3)."""
+    seeded(generator, _AUGMENT, seed, step, list(AUGMENTATIONS).index(name))
+    return torch.rand(count, 3, generator=generator, device=generator.device)
 
 
 def fixed_noise(shape: torch.Size, level: int, block: int, generator: torch.Generator) -> Tensor:

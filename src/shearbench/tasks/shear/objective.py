@@ -112,6 +112,8 @@ class ShearObjective:
         validates at some of the noise levels. Sums over a batch are sums over all processes, so that the
         steps are those of one process, except for rounding errors and for batch normalisation, which uses
         the share of each process.
+    pixel_scale : float
+        Pixel scale [arcsec].
     """
 
     def __init__(
@@ -123,7 +125,9 @@ class ShearObjective:
         recipe: Recipe,
         seeds: Sequence[int],
         workers: Workers,
+        pixel_scale: float = 1.0,
     ) -> None:
+        self.pixel_scale = pixel_scale
         self.networks, self.source, self.validation = networks, source, validation
         self.recipe, self.seeds, self.workers = recipe, seeds, workers
         self.epoch_items = epoch_stamps
@@ -165,7 +169,16 @@ class ShearObjective:
         targets = self.networks[0].targets
         noise = self.recipe.noise_range_at(step / self.steps)
         drawn = draw_batch(
-            self.source, part, self.recipe, targets, self.seeds, step, generator, self.workers, noise
+            self.source,
+            part,
+            self.recipe,
+            targets,
+            self.seeds,
+            step,
+            generator,
+            self.workers,
+            noise,
+            self.pixel_scale,
         )
         return Batch(*drawn)
 

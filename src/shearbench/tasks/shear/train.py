@@ -125,7 +125,7 @@ class ShearTask:
             The forward model cannot describe the PSFs, or the galaxies cannot be rendered.
         """
         splits, recipe, targets = self.splits, self.recipe, self.architecture.targets
-        examples = load_examples(splits.train, splits.train_catalog, targets, device)
+        examples = load_examples(splits.train, splits.train_catalog, targets, device).first(recipe.galaxies)
         validation = load_examples(splits.validation, splits.validation_catalog, targets, device)
         networks: list[ShearNetwork] = []
         for seed in seeds:
@@ -139,7 +139,7 @@ class ShearTask:
                 f"variants.{self.name}: options.forward_model: 'mixture' needs Gaussian PSFs that fit into "
                 "the stamp, and those of these stamps are not of this kind; use fourier"
             )
-        count = recipe.epoch_stamps or len(examples)
+        count = recipe.shown(len(examples))
         source: Source = Stored(examples, count, seeds)
         if recipe.data == "rendered":
             source = Rendered(
@@ -151,8 +151,10 @@ class ShearTask:
                 targets,
                 count,
                 seeds,
+                recipe.galaxies,
             )
-        return ShearObjective(networks, source, count, validation, recipe, seeds, workers)
+        scale = splits.train.pixel_scale
+        return ShearObjective(networks, source, count, validation, recipe, seeds, workers, scale)
 
     def content(self, objective: ShearObjective, result: Result) -> dict[str, Any]:
         """Calibrate the errors of the first network, and return the content of its model file."""
