@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shearbench.networks.head import DenseHead, cannot_be_halved
-from shearbench.networks.terms import Depth, Further, Normalisation, Width, too_wide
+from shearbench.networks.terms import Depth, Downsampling, Further, Kernel, Normalisation, Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,10 +16,10 @@ _DILATED: dict[str, Any] = {"downsampling": "dilated", "fold": 4, "width": 32, "
 
 
 class ConvNet(DenseHead):
-    """Stages of 3x3 convolutions and a dense head.
+    """Stages of convolutions and a dense head.
 
     From each stage to the next the receptive field doubles. Either the image is halved (`max`, `average`,
-    `strided`), or the convolutions are dilated and the image keeps its size (`dilated`).
+    `strided`, `blur`), or the convolutions are dilated and the image keeps its size (`dilated`).
     """
 
     kind: ClassVar[str] = "convnet"
@@ -36,17 +36,18 @@ class ConvNet(DenseHead):
         },
     }
 
-    downsampling: Literal["max", "average", "strided", "dilated"] = Field(
+    downsampling: Downsampling = Field(
         "max",
         description="How the receptive field doubles from stage to stage: the image is halved by max "
-        "pooling, average pooling or a convolution of stride 2, or keeps its size and the convolutions are "
-        "dilated.",
+        "pooling, average pooling, a convolution of stride 2 or max pooling and a blur (`blur`), or keeps "
+        "its size and the convolutions are dilated.",
     )
     fold: Depth = Field(
         1,
         description="Before the first convolution, squares of `fold` by `fold` pixels are rearranged into "
         "channels, which loses no information; 1 leaves the image as it is.",
     )
+    kernel: Kernel = Field(3, description="Side of the kernels of all convolutions [pixels].")
     width: Width = Field(8, description="Channels of the first stage.")
     growth: Depth = Field(2, description="Factor by which the number of channels grows at each stage.")
     stages: Depth = Field(3, description="Number of stages; the receptive field doubles between them.")
@@ -86,6 +87,15 @@ class ConvNet(DenseHead):
                 f"cbam: this option is a value of `attention` now; use `attention: {new}` instead"
             )
         return values
+
+    @model_validator(mode="after")
+    def _pools_the_last_stage(self) -> ConvNet:
+        if self.pooling != "none" and self.scales == "all":
+            raise ValueError(
+                f"pooling: found {self.pooling}, but with scales: all the dense layers take the features of all "
+                "positions; set pooling to none, or scales to last"
+            )
+        return self
 
     def objection(self, shape: tuple[int, int]) -> str | None:
         """Return why stamps of so many rows and columns cannot be its input, or None if they can."""
@@ -149,15 +159,17 @@ class ConvNet(DenseHead):
             steps: list[nn.Module] = []
             if stage and self.downsampling == "dilated":
                 dilation *= 2
-            elif stage and self.downsampling != "strided":
-                steps.append(nn.MaxPool2d(2) if self.downsampling == "max" else nn.AvgPool2d(2))
+            elif stage:
+                steps += convolution.halving(self.downsampling)
             stride = 2 if stage and self.downsampling == "strided" else 1
             steps += convolution.convolution(
-                incoming, width, self.activation, self.normalisation, stride, dilation
+                incoming, width, self.activation, self.normalisation, stride, dilation, self.kernel
             )
             for _ in range(self.blocks):
                 block = nn.Sequential(
-                    *convolution.convolution(width, width, self.activation, self.normalisation, 1, dilation)
+                    *convolution.convolution(
+                        width, width, self.activation, self.normalisation, 1, dilation, self.kernel
+                    )
                 )
                 steps.append(convolution.Skip(block) if self.skip else block)
             if self.spatial_dropout:

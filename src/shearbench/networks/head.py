@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import Field, model_validator
 
 from shearbench.networks.base import Architecture
-from shearbench.networks.terms import Activation, Initialisation, Width
+from shearbench.networks.terms import Activation, Initialisation, Pooling, Width
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,6 +23,11 @@ class DenseHead(Architecture):
         8,
         description="A last 1x1 convolution reduces the features to this number of channels before the dense "
         "layers; null: no such convolution.",
+    )
+    pooling: Pooling = Field(
+        "none",
+        description="Features that the dense layers take: those of all positions (`none`), or for each "
+        "channel its mean (`average`) or its maximum (`max`) over all positions (global pooling).",
     )
     hidden: list[Width] = Field(
         [128], max_length=100, description="Number of units of each dense layer before the output."
@@ -91,7 +96,14 @@ class DenseHead(Architecture):
 
         features = nn.Sequential(*steps)
         network = heads.WithHead(
-            features, channels, shape, self.hidden, outputs, self.activation, self.dropout
+            features,
+            channels,
+            shape,
+            self.hidden,
+            outputs,
+            self.activation,
+            self.dropout,
+            self.pooling,
         )
         return initialisation.initialise(network, self.initialisation)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from shearbench.networks.convnet import ConvNet
-from shearbench.networks.terms import Width, too_wide
+from shearbench.networks.terms import Downsampling, Width, too_wide
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,11 +27,11 @@ class PsfBranch(ConvNet):
         "psf-baseline": ConvNet.presets["baseline"],  # with a choice of how the network is given the PSF
     }
 
-    downsampling: Literal["max", "average", "strided", "dilated"] = Field(
+    downsampling: Downsampling = Field(
         "strided",
         description="How the receptive field doubles from stage to stage, in both branches: the image is "
-        "halved by max pooling, average pooling or a convolution of stride 2, or keeps its size and the "
-        "convolutions are dilated.",
+        "halved by max pooling, average pooling, a convolution of stride 2 or max pooling and a blur "
+        "(`blur`), or keeps its size and the convolutions are dilated.",
     )
     psf: Literal["branch", "attention", "channel", "none"] = Field(
         "branch",
@@ -80,5 +80,7 @@ class PsfBranch(ConvNet):
                 [attention.AttendToPsf(galaxy, psf, width, other), *self.project(width)], 2, shape, outputs
             )
         galaxy, psf = (nn.Sequential(*self.branch(1, width)) for width in (self.width, self.psf_width))
-        network = heads.WithPsfBranch(galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout)
+        network = heads.WithPsfBranch(
+            galaxy, psf, shape, self.hidden, outputs, self.activation, self.dropout, self.pooling
+        )
         return initialisation.initialise(network, self.initialisation)

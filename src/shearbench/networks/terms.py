@@ -24,6 +24,14 @@ Initialisation = Literal["torch", "xavier", "he", "orthogonal", "last_zero"]
 """Name of a distribution of the weights before training; `torch` is the default of each layer of torch."""
 Encoding = Literal["none", "learned", "sinusoidal", "concatenated"]
 """How the tokens of a transformer are told their positions."""
+Pooling = Literal["none", "average", "max"]
+"""How the dense layers take the features of an image: each position's, or one number for all positions."""
+Downsampling = Literal["max", "average", "strided", "blur", "dilated"]
+"""How the receptive field of convolutions doubles from stage to stage."""
+Shortcut = Literal["plain", "padded", "projected", "all_projected"]
+"""Shortcut around the convolutions of a residual block; `plain` is a block without one."""
+Kernel = Literal[1, 3, 5, 7, 9, 11]
+"""Side of a kernel [pixels]; it is odd, so that an image keeps its size."""
 
 
 def too_wide(width: int, growth: int, stages: int, option: str = "width") -> str | None:

@@ -16,7 +16,7 @@ from shearbench.networks.base import Architecture
 from shearbench.networks.convnet import ConvNet
 from shearbench.networks.modules import dihedral
 from shearbench.networks.shearnet import ShearNet
-from shearbench.networks.terms import LEVELS, Normalisation
+from shearbench.networks.terms import LEVELS, Downsampling, Normalisation
 from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant, resolve_variant, variant_presets
@@ -175,7 +175,7 @@ def test_no_stamp_and_no_level_makes_an_answer_overflow(kind):
             assert (answer.error > 0).all()
 
 
-@pytest.mark.parametrize("downsampling", ["max", "average", "strided", "dilated"])
+@pytest.mark.parametrize("downsampling", get_args(Downsampling))
 @pytest.mark.parametrize("normalisation", get_args(Normalisation))
 def test_convnet_options_build(downsampling, normalisation):
     options = ConvNet(

@@ -18,19 +18,35 @@ import shearbench.networks
 from shearbench.errors import ConfigError
 from shearbench.networks.attention import Attention
 from shearbench.networks.convnet import ConvNet
+from shearbench.networks.dense import Dense
 from shearbench.networks.equivariant import Equivariant
+from shearbench.networks.locally_connected import LocallyConnected
 from shearbench.networks.modules import attention, convolution, dihedral, equivariant, heads
 from shearbench.networks.modules.bodies import Normalised
 from shearbench.networks.psf_branch import PsfBranch
 from shearbench.networks.residual import Residual
-from shearbench.networks.terms import LEVELS, Activation, Initialisation
+from shearbench.networks.resnet import ResNet
+from shearbench.networks.terms import LEVELS, Activation, Initialisation, Kernel, Pooling, Shortcut
 from shearbench.networks.unet import UNet
 from shearbench.training.recipe import Recipe
 from shearbench.training.together import Stacked
 from shearbench.training.variants import resolve_variant
 
 SHAPE = (24, 24)
-ZOO = {cls.kind: cls for cls in (ConvNet, Residual, UNet, PsfBranch, Attention, Equivariant)}
+ZOO = {
+    cls.kind: cls
+    for cls in (
+        ConvNet,
+        Residual,
+        ResNet,
+        UNet,
+        PsfBranch,
+        Attention,
+        Equivariant,
+        Dense,
+        LocallyConnected,
+    )
+}
 ELEMENT = st.integers(0, dihedral.ORDER - 1)
 
 
@@ -164,6 +180,9 @@ def test_a_stamp_is_refused_or_gives_numbers_that_all_depend_on_it(kind, side, c
         (Attention(patch=7), (24, 24), "options.patch: 7"),
         (Equivariant(), (24, 20), "rotated"),
         (Equivariant(stages=5), (24, 24), "options.stages: 5"),
+        (ResNet(stages=4), (24, 24), "options.stages: 4"),
+        (LocallyConnected(layers=4), (24, 24), "options.layers: 4 layers halve"),
+        (LocallyConnected(fold=5), (24, 24), "options.fold: 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(options, shape, said):
@@ -179,6 +198,14 @@ def test_parameters_are_counted_by_hand():
     equivariant = Equivariant(width=2, stages=1, hidden=[3]).build(1, (8, 8), 2)
     # One kernel for 8 orientations: the weights of a field are those of one image, times 8 behind the first.
     assert size(equivariant) == (16 + 1) * 2 + (8 * 16 * 2 + 1) * 3 + level * 3 + 3 * 2
+    dense = Dense(hidden=[7]).build(2, (8, 8), 3)
+    assert size(dense) == (2 * 64 + level + 1) * 7 + (7 + 1) * 3
+    local = LocallyConnected(fold=1, width=2, layers=2, hidden=[])
+    # 4 by 4 and 2 by 2 positions, each with kernels of its own.
+    counted = 16 * (9 + 1) * 2 + 4 * (9 * 2 + 1) * 8
+    assert size(local.build(1, (8, 8), 2)) == counted + (4 * 8 + level + 1) * 2
+    shared = local.model_copy(update={"shared": True}).build(1, (8, 8), 2)
+    assert size(shared) == (9 + 1) * 2 + (9 * 2 + 1) * 8 + (4 * 8 + level + 1) * 2
     width, tokens = 8, 16
     block = 3 * width**2 + (width + 1) * width + (width + 1) * 2 * width + (2 * width + 1) * width + 4 * width
     attention = Attention(patch=6, width=width, heads=2, depth=2, projection=1, hidden=[])
@@ -450,6 +477,129 @@ def test_initial_weights_have_the_variance_of_their_papers():
     assert not last.bias.any()
 
 
+@pytest.mark.parametrize("kernel", get_args(Kernel))
+def test_the_receptive_field_grows_with_the_kernel(kernel):
+    features = ConvNet(kernel=kernel, width=2, stages=1, blocks=1).build(1, (48, 48), 2).features
+    x = torch.randn(1, 1, 48, 48, requires_grad=True)
+    y = features(x)
+    assert y.shape[2:] == (48, 48)
+    y[0, :, 24, 24].sum().backward()
+    seen = (x.grad[0, 0] != 0).nonzero()
+    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [2 * kernel - 1] * 2
+
+
+def test_a_blur_before_subsampling_is_zhangs_and_keeps_the_symmetry():
+    (layer,) = convolution.halving("blur")
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    y = layer(x)
+    most = nn.functional.max_pool2d(x, 2, 1)
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=torch.float64) / 4
+    kernel = torch.outer(row, row).expand(3, 1, 3, 3)
+    expected = nn.functional.conv2d(most, kernel, stride=2, padding=1, groups=3)
+    torch.testing.assert_close(y, expected)
+    for k in range(dihedral.ORDER):
+        turned = layer(dihedral.transform_images(x, k))
+        torch.testing.assert_close(turned, dihedral.transform_images(y, k))
+
+
+def test_a_blur_makes_a_shift_by_a_pixel_matter_less():
+    smooth = torch.nn.functional.avg_pool2d(torch.randn(64, 1, 40, 40), 3, 1)
+
+    def change(downsampling):
+        (layer,) = convolution.halving(downsampling)
+        # Two pixels are one pixel of the output; one pixel is half of one.
+        first, half, whole = (layer(smooth[..., k : k + 32]) for k in range(3))
+        inner = (..., slice(2, -2), slice(2, -2))
+        return float((half - (first + whole) / 2)[inner].square().mean())
+
+    assert change("blur") < 0.5 * change("max")
+
+
+@pytest.mark.parametrize("pooling", get_args(Pooling))
+@pytest.mark.parametrize("kind", ["convnet", "residual", "unet", "psf-branch", "attention", "resnet"])
+def test_pooled_features_are_means_or_maxima_and_a_permutation_of_pixels_is_not_seen(kind, pooling):
+    module = ZOO[kind](pooling=pooling, projection=5).build(2, SHAPE, 3).eval()
+    x, level = noise(4, 2)
+    features = module.features(x if kind != "psf-branch" else x[:, :1])
+    found = heads.gathered(features, pooling)
+    flat = features.flatten(2)
+    expected = {"none": flat.flatten(1), "average": flat.mean(2), "max": flat.max(2).values}[pooling]
+    torch.testing.assert_close(found, expected)
+    assert torch.allclose(heads.gathered(features.flip(3), pooling), found) == (pooling != "none")
+    answer = module.train()(x, level)
+    assert answer.shape == (4, 3)
+    answer.square().sum().backward()
+    assert all(weight.grad.abs().sum() > 0 for weight in module.parameters())
+
+
+@pytest.mark.parametrize("shortcut", get_args(Shortcut))
+@pytest.mark.parametrize("normalisation", ["none", "batch"])
+def test_a_block_without_weights_is_its_shortcut(shortcut, normalisation):
+    x = torch.randn(2, 3, 6, 6).abs()
+    for outgoing, stride in ((3, 1), (5, 2)):
+        block = nn.Sequential(
+            *convolution.residual(3, outgoing, "relu", normalisation, shortcut, stride)
+        ).eval()
+        body = block[0] if shortcut == "plain" else block[0].body
+        for weight in body.parameters():
+            nn.init.zeros_(weight)
+        y = block(x)
+        assert y.shape == (2, outgoing, 6 // stride, 6 // stride)
+        if shortcut == "plain":
+            assert not y.any()
+        elif shortcut == "all_projected" or (shortcut == "projected" and stride == 2):
+            torch.testing.assert_close(y, block[0].shortcut(x).relu())
+            assert block[0].shortcut[0].weight.shape == (outgoing, 3, 1, 1)
+        else:
+            assert torch.equal(y[:, :3], x[:, :, ::stride, ::stride])
+            assert not y[:, 3:].any()
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 4, 8])
+def test_layers_and_weights_of_residual_networks_are_as_in_the_paper(blocks):
+    plain, padded, projected, all_projected = (
+        ResNet(blocks=blocks, shortcut=shortcut, normalisation="none").build(1, SHAPE, 2)
+        for shortcut in get_args(Shortcut)
+    )
+    layers = [layer for layer in plain.features.modules() if isinstance(layer, nn.Conv2d)]
+    assert sum(layer.kernel_size == (3, 3) for layer in layers) == 4 * blocks + 1
+    assert size(padded) == size(plain)
+    assert size(projected) == size(plain) + (8 + 1) * 16
+    within = blocks * (8 + 1) * 8 + (blocks - 1) * (16 + 1) * 16
+    assert size(all_projected) == size(projected) + within
+
+
+def test_a_locally_connected_layer_with_equal_kernels_is_a_convolution():
+    for shape in ((12, 12), (7, 10)):
+        usual = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        expected = usual(x := torch.randn(2, 3, *shape))
+        layer = convolution.LocallyConnected(3, 4, expected[0, 0].numel())
+        with torch.no_grad():
+            layer.weight.copy_(usual.weight.flatten(1).expand_as(layer.weight))
+            layer.bias.copy_(usual.bias.repeat(len(layer.weight)))
+        torch.testing.assert_close(layer(x), expected)
+        with torch.no_grad():
+            layer.weight[0] = 0
+            layer.bias[:4] = 0
+        assert not layer(x)[:, :, 0, 0].any()
+        torch.testing.assert_close(layer(x)[:, :, 1:], expected[:, :, 1:])
+
+
+def test_networks_of_new_layers_are_computed_at_once_as_alone():
+    x, level = noise(6)
+    for options in (
+        LocallyConnected(),
+        Dense(),
+        ResNet(),
+        ConvNet(activation="swish", downsampling="blur", pooling="max"),
+    ):
+        alone = [options.build(1, SHAPE, 2) for _ in range(2)]
+        together = Stacked(copy.deepcopy(alone))
+        expected = torch.cat([one(x, level) for one in alone])
+        found = together(torch.cat([x, x]), torch.cat([level, level]))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 # -- Training -------------------------------------------------------------------------------------
 
 
@@ -502,6 +652,13 @@ def test_a_few_steps_fit_a_few_stamps(kind):
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
+
+
+def test_features_of_all_stages_are_not_pooled():
+    with pytest.raises(
+        ConfigError, match=r"variants\.convnet\.options\.pooling: found max, but with scales: all"
+    ):
+        resolve_variant("convnet", {"options": {"pooling": "max", "scales": "all"}}, Recipe())
 
 
 def test_heads_divide_the_width():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shearbench.networks.terms import Activation, Normalisation
+from shearbench.networks.terms import Activation, Downsampling, Normalisation, Shortcut
 
 FROZEN_AFTER = 100
 """Number of training steps after which `FrozenBatchNorm` keeps its statistics."""
@@ -88,9 +88,15 @@ def normalisation(name: Normalisation, channels: int) -> list[nn.Module]:
 
 
 def convolution(
-    incoming: int, outgoing: int, act: Activation, norm: Normalisation, stride: int = 1, dilation: int = 1
+    incoming: int,
+    outgoing: int,
+    act: Activation,
+    norm: Normalisation,
+    stride: int = 1,
+    dilation: int = 1,
+    kernel: int = 3,
 ) -> list[nn.Module]:
-    """Return a 3x3 convolution, its normalisation and its activation, to be applied one after the other.
+    """Return a convolution, its normalisation and its activation, to be applied one after the other.
 
     Parameters
     ----------
@@ -102,24 +108,130 @@ def convolution(
         The side of the output is the side of the input divided by `stride`, rounded up.
     dilation : int
         Distance between neighbouring elements of the kernel [pixels].
+    kernel : int
+        Side of the kernel, an odd number [pixels].
     """
+    padding = dilation * (kernel // 2)
     return [
-        nn.Conv2d(incoming, outgoing, 3, stride=stride, padding=dilation, dilation=dilation),
+        nn.Conv2d(incoming, outgoing, kernel, stride=stride, padding=padding, dilation=dilation),
         *normalisation(norm, outgoing),
         activation(act),
     ]
 
 
-class Skip(nn.Module):
-    """Skip connection: add the output of a module to its input."""
+class LocallyConnected(nn.Module):
+    """A layer of 3x3 kernels with a stride of 2, whose weights differ from position to position.
 
-    def __init__(self, body: nn.Module) -> None:
+    Parameters
+    ----------
+    incoming, outgoing : int
+        Channels of the input and of the output.
+    positions : int
+        Number of pixels of the output, whose sides are those of the input divided by 2, rounded up.
+    """
+
+    def __init__(self, incoming: int, outgoing: int, positions: int) -> None:
         super().__init__()
-        self.body = body
+        inputs = 9 * incoming
+        limit = 1 / math.sqrt(inputs)  # as for torch's convolutions
+        self.weight = nn.Parameter(torch.empty(positions, outgoing, inputs).uniform_(-limit, limit))
+        self.bias = nn.Parameter(torch.empty(positions * outgoing).uniform_(-limit, limit))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x + body(x)``."""
-        return x + self.body(x)
+        """Map images [n, incoming, ny, nx] to [n, outgoing, ny / 2, nx / 2]."""
+        squares = nn.functional.unfold(x, 3, padding=1, stride=2).permute(2, 0, 1)
+        found = squares @ self.weight.mT + self.bias.view(len(self.weight), 1, -1)
+        return found.permute(1, 2, 0).unflatten(2, (-(-x.shape[2] // 2), -1))
+
+
+def halving(downsampling: Downsampling) -> list[nn.Module]:
+    """Return the module that halves an image between two stages: a list of one or no module.
+
+    `strided` and `dilated` have none. `blur` is max pooling without a stride and a blur by the binomial
+    kernel [1, 2, 1] before every second pixel is taken (Zhang 2019, arXiv:1904.11486, section 3); the kernel
+    is the product of two means of 2 by 2 pixels. In an image with an even side, mirrored images give mirrored
+    results.
+    """
+    if downsampling == "max":
+        return [nn.MaxPool2d(2)]
+    if downsampling == "average":
+        return [nn.AvgPool2d(2)]
+    if downsampling == "blur":
+        return [nn.Sequential(nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 1, padding=1), nn.AvgPool2d(2))]
+    return []
+
+
+class Skip(nn.Module):
+    """Skip connection: add the output of a module to its input.
+
+    Parameters
+    ----------
+    body : torch.nn.Module
+    shortcut : torch.nn.Module, optional
+        It changes the input to the shape of the output; by default, the input has this shape.
+    """
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body, self.shortcut = body, shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x + body(x)``, or ``shortcut(x) + body(x)``."""
+        return (x if self.shortcut is None else self.shortcut(x)) + self.body(x)
+
+
+class Padded(nn.Module):
+    """Take every `stride`-th pixel, and append channels of zeros: a shortcut without weights.
+
+    He et al. 2016, arXiv:1512.03385, option A of section 4.1.
+    """
+
+    def __init__(self, incoming: int, outgoing: int, stride: int) -> None:
+        super().__init__()
+        self.further, self.stride = outgoing - incoming, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [n, incoming, ny, nx] to [n, outgoing, ny / stride, nx / stride]."""
+        x = x[:, :, :: self.stride, :: self.stride]
+        return nn.functional.pad(x, (0, 0, 0, 0, 0, self.further))
+
+
+def residual(
+    incoming: int, outgoing: int, act: Activation, norm: Normalisation, shortcut: Shortcut, stride: int
+) -> list[nn.Module]:
+    """Return two 3x3 convolutions with a shortcut around them, and an activation after the sum.
+
+    He et al. 2016, arXiv:1512.03385, figure 2 and section 4.1.
+
+    Parameters
+    ----------
+    incoming, outgoing : int
+        Channels of the input and of the output; there must not be more of the input.
+    act, norm : str
+        Names of the activation and of the normalisation.
+    shortcut : str
+        ``plain``: no shortcut. ``padded``: the input, with zeros as further channels (option A).
+        ``projected``: a 1x1 convolution where the shape changes, otherwise the input (option B).
+        ``all_projected``: a 1x1 convolution in any case (option C).
+    stride : int
+        The side of the output is the side of the input divided by `stride`, rounded up.
+    """
+    body = nn.Sequential(
+        *convolution(incoming, outgoing, act, norm, stride),
+        nn.Conv2d(outgoing, outgoing, 3, padding=1),
+        *normalisation(norm, outgoing),
+    )
+    if shortcut == "plain":
+        return [body, activation(act)]
+    changes = stride > 1 or outgoing != incoming
+    around: nn.Module | None = None
+    if shortcut == "all_projected" or (shortcut == "projected" and changes):
+        around = nn.Sequential(
+            nn.Conv2d(incoming, outgoing, 1, stride=stride), *normalisation(norm, outgoing)
+        )
+    elif changes:
+        around = Padded(incoming, outgoing, stride)
+    return [Skip(body, around), activation(act)]
 
 
 class Beside(nn.Module):

@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from shearbench.networks.modules.convolution import activation
-from shearbench.networks.terms import LEVELS, Activation
+from shearbench.networks.terms import LEVELS, Activation, Pooling
+
+
+def gathered(features: Tensor, pooling: Pooling) -> Tensor:
+    """Return features [n, ...] as the dense layers take them, [n, number of features].
+
+    With pooling, the features are images [n, channels, ny, nx], of which one number a channel is taken.
+    """
+    if pooling == "none":
+        return features.flatten(1)
+    # Torch's own layers for this have no deterministic gradient on a GPU.
+    return features.mean((2, 3)) if pooling == "average" else features.amax((2, 3))
 
 
 class WithHead(nn.Module):
@@ -29,6 +40,8 @@ class WithHead(nn.Module):
         Name of the activation.
     dropout : float
         Fraction of the input of each dense layer but the first that is set to zero at random in training.
+    pooling : str
+        Whether the dense layers take the features of all positions, or their mean or maximum.
     """
 
     def __init__(
@@ -40,15 +53,17 @@ class WithHead(nn.Module):
         outputs: int,
         act: Activation,
         dropout: float = 0.0,
+        pooling: Pooling = "none",
     ) -> None:
         super().__init__()
-        self.features = features
-        count = made_of(features, channels, shape).numel() + LEVELS
+        self.features, self.pooling = features, pooling
+        made = torch.empty(made_of(features, channels, shape))
+        count = gathered(made, pooling).numel() + LEVELS
         self.head = dense_layers(count, hidden, outputs, act, dropout)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""
-        return self.head(torch.cat([self.features(x).flatten(1), level], dim=1))
+        return self.head(torch.cat([gathered(self.features(x), self.pooling), level], dim=1))
 
 
 class WithPsfBranch(nn.Module):
@@ -60,7 +75,7 @@ class WithPsfBranch(nn.Module):
     ----------
     features, psf : torch.nn.Module
         They map images [n, 1, ny, nx] to features [n, ...] of any shape.
-    shape, hidden, outputs, act, dropout
+    shape, hidden, outputs, act, dropout, pooling
         As for `WithHead`.
     """
 
@@ -73,15 +88,18 @@ class WithPsfBranch(nn.Module):
         outputs: int,
         act: Activation,
         dropout: float = 0.0,
+        pooling: Pooling = "none",
     ) -> None:
         super().__init__()
-        self.features, self.psf = features, psf
-        count = sum(made_of(part, 1, shape).numel() for part in (features, psf)) + LEVELS
+        self.features, self.psf, self.pooling = features, psf, pooling
+        made = [torch.empty(made_of(part, 1, shape)) for part in (features, psf)]
+        count = sum(gathered(part, pooling).numel() for part in made) + LEVELS
         self.head = dense_layers(count, hidden, outputs, act, dropout)
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images [n, 2, ny, nx] (galaxy and PSF) and levels [n, LEVELS] to [n, outputs]."""
-        galaxy, psf = self.features(x[:, :1]).flatten(1), self.psf(x[:, 1:]).flatten(1)
+        both = (self.features(x[:, :1]), self.psf(x[:, 1:]))
+        galaxy, psf = (gathered(part, self.pooling) for part in both)
         return self.head(torch.cat([galaxy, psf, level], dim=1))
 
 

@@ -6,11 +6,12 @@ import math
 
 from torch import nn
 
+from shearbench.networks.modules.convolution import LocallyConnected
 from shearbench.networks.terms import Initialisation
 
 
 def initialise(module: nn.Module, name: Initialisation) -> nn.Module:
-    """Draw the weights of all convolutions and dense layers anew, and return the module.
+    """Draw the weights of all convolutions, locally connected and dense layers anew, and return the module.
 
     The biases become zero, as in the papers. `torch` changes nothing.
 
@@ -25,18 +26,21 @@ def initialise(module: nn.Module, name: Initialisation) -> nn.Module:
         the last layer is zero, the others are as torch makes them. Inputs and outputs are numbers of units,
         times the number of pixels of a kernel.
     """
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    kinds = (nn.Conv2d, nn.Linear, LocallyConnected)
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds)]
     if name == "last_zero":
         layers = layers[-1:]
     for layer in [] if name == "torch" else layers:
-        if name == "xavier":
-            nn.init.xavier_normal_(layer.weight)
-        elif name == "he":
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        elif name == "orthogonal":
-            nn.init.orthogonal_(layer.weight, math.sqrt(2))
-        else:
-            nn.init.zeros_(layer.weight)
+        kernels = layer.weight.detach()
+        for kernel in kernels if isinstance(layer, LocallyConnected) else [kernels]:
+            if name == "xavier":
+                nn.init.xavier_normal_(kernel)
+            elif name == "he":
+                nn.init.kaiming_normal_(kernel, nonlinearity="relu")
+            elif name == "orthogonal":
+                nn.init.orthogonal_(kernel, math.sqrt(2))
+            else:
+                nn.init.zeros_(kernel)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return module
