@@ -92,8 +92,8 @@ class ConvNet(DenseHead):
     def _pools_the_last_stage(self) -> ConvNet:
         if self.pooling != "none" and self.scales == "all":
             raise ValueError(
-                f"pooling: found {self.pooling}, but with scales: all the dense layers take the features of all "
-                "positions; set pooling to none, or scales to last"
+                f"pooling: found {self.pooling}, but with scales: all the dense layers take the features of "
+                "all positions; set pooling to none, or scales to last"
             )
         return self
 

@@ -139,7 +139,7 @@ def test_networks_have_the_seeds_of_their_study_or_of_the_run():
     assert set(networks) <= set(run.variants)
     name, *_ = set(networks) - set(run.networks)
     assert run.seeds_of("exp_gauss", name) == [1, 2, 3]
-    assert len(run.study_estimates("downsampling")) == 4 * 3 * 2
+    assert len(run.study_estimates("downsampling")) == 5 * 3 * 2
 
 
 def test_a_variant_of_the_run_and_a_value_of_a_study_that_are_equal_are_one_network(tmp_path):
@@ -248,10 +248,10 @@ def test_populations_whose_figures_have_one_name_are_refused():
 def test_a_wrong_study_keeps_its_reason_and_stops_nothing(tmp_path):
     good = (STUDIES / "downsampling.yaml").read_text()
     (tmp_path / "good.yaml").write_text(good)
-    (tmp_path / "bad.yaml").write_text(good.replace("base: dilated", "base: dilatedd"))
+    (tmp_path / "bad.yaml").write_text(good.replace("base: baseline", "base: baselinee"))
     run = run_of(studies=tmp_path)
     assert list(run.studies.known) == ["good"]
-    assert "dilatedd" in run.studies.wrong["bad"]
+    assert "baselinee" in run.studies.wrong["bad"]
     assert run.study_outputs("good")
 
 
