@@ -309,7 +309,7 @@ def test_a_resolved_variant_resolves_to_itself():
         ("pooled", {"option": {}}, ["variants.pooled.option", "did you mean 'options'"]),
         ("pooled", [1], ["variants.pooled"]),
         ("pooled", {"options": 3}, ["variants.pooled.options"]),
-        ("pooled", {"architecture": "resnet"}, ["variants.pooled.architecture", "'resnet'", "convnet"]),
+        ("pooled", {"architecture": "vgg"}, ["variants.pooled.architecture", "'vgg'", "convnet"]),
     ],
 )
 def test_a_wrong_variant_is_said_in_plain_words(name, entry, said):
