@@ -14,7 +14,7 @@ from scipy.special import gammaincinv, gammaln
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.forward_model.accuracy import Extremes, choose_bandwidth
-from shearbench.forward_model.fourier import Grid, Renderer, light_reach, parameter_names
+from shearbench.forward_model.fourier import Grid, Psfs, Renderer, light_reach, parameter_names
 from shearbench.forward_model.profiles import PROFILES, SERSIC_RANGE
 
 # Errors of a pixel, as fractions of the flux. Copies of the galaxy's wings cover the whole stamp, and the
@@ -66,10 +66,7 @@ def fisher(
     if psf is None:
         raise ValueError("the kind of PSF is not known: the catalog has no attribute 'psf'")
     images = _psf_images(psf, psf_images, len(catalog))
-    profiles = catalog["profile"].replace("real", "sersic").to_numpy()
-    unknown = set(profiles) - set(PROFILES)
-    if unknown:
-        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(PROFILES)}, real")
+    profiles = _profiles(catalog)
     shear = np.hypot(catalog["g1"].to_numpy(np.float64), catalog["g2"].to_numpy(np.float64))
     if not ((catalog["hlr"].to_numpy() > 0) & (shear < 1)).all():
         raise ValueError("a catalog needs hlr > 0 and |g| < 1 for every galaxy")
@@ -86,6 +83,56 @@ def fisher(
     return matrices, names
 
 
+def derivatives(
+    catalog: pd.DataFrame,
+    pixel_scale: float,
+    shape: tuple[int, int],
+    psf_images: NDArray[np.floating[Any]] | None = None,
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the derivatives of the images from whose products `fisher` sums its matrices.
+
+    Parameters
+    ----------
+    catalog, pixel_scale, shape, psf_images
+        As for `fisher`.
+
+    Returns
+    -------
+    derivatives : ndarray, shape (n, P, ny, nx)
+        Flux per pixel by unit of each parameter; zero for a parameter that a galaxy does not have.
+    names : tuple of str
+        The P parameters, as for `fisher`.
+
+    Raises
+    ------
+    ValueError
+        A profile is unknown.
+    """
+    psf = catalog.attrs["psf"]
+    images = _psf_images(psf, psf_images, len(catalog))
+    profiles = _profiles(catalog)
+    names = parameter_names("sersic" if (profiles == "sersic").any() else "exponential")
+    found = np.zeros((len(catalog), len(names), *shape))
+    for profile in sorted(set(profiles)):
+        chosen = np.flatnonzero(profiles == profile)
+        rows = catalog.iloc[chosen]
+        extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
+        renderer = extremes.renderer(_grid(extremes, rows, images), torch.float64)
+        parameters, psfs = _inputs(renderer, rows, psf, images, chosen)
+        with torch.no_grad():
+            found[chosen, : len(renderer.names)] = renderer.jacobian(parameters, psfs)[1].numpy()
+    return found, names
+
+
+def _profiles(catalog: pd.DataFrame) -> NDArray[Any]:
+    """Return the profile of each galaxy; a real galaxy is taken as a Sersic profile."""
+    profiles = catalog["profile"].replace("real", "sersic").to_numpy()
+    unknown = set(profiles) - set(PROFILES)
+    if unknown:
+        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(PROFILES)}, real")
+    return profiles
+
+
 def _fisher(
     renderer: Renderer,
     rows: pd.DataFrame,
@@ -97,16 +144,26 @@ def _fisher(
 
     Images are float32, and sums over pixels float64: rounding changes bounds by less than 1e-6.
     """
+    with torch.no_grad():
+        return renderer.information(*_inputs(renderer, rows, psf, images, members)).numpy()
+
+
+def _inputs(
+    renderer: Renderer,
+    rows: pd.DataFrame,
+    psf: Mapping[str, Any],
+    images: torch.Tensor | None,
+    members: NDArray[np.int64],
+) -> tuple[torch.Tensor, Psfs]:
+    """Return the parameters and the PSFs of some galaxies for a renderer."""
     columns = [PARAMETER_COLUMNS[name] for name in renderer.names]
     parameters = torch.from_numpy(rows[columns].to_numpy(np.float64, copy=True))
     with torch.no_grad():
         if images is not None:
-            psfs = renderer.psf_image(images if images.ndim == 2 else images[members])
-        else:
-            shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
-            constant = len(torch.unique(shapes, dim=0)) == 1
-            psfs = renderer.psf(psf, *(shapes[:1] if constant else shapes).unbind(1))
-        return renderer.information(parameters, psfs).numpy()
+            return parameters, renderer.psf_image(images if images.ndim == 2 else images[members])
+        shapes = torch.from_numpy(rows[["psf_fwhm", "psf_g1", "psf_g2"]].to_numpy(np.float64, copy=True))
+        constant = len(torch.unique(shapes, dim=0)) == 1
+        return parameters, renderer.psf(psf, *(shapes[:1] if constant else shapes).unbind(1))
 
 
 def _psf_images(

@@ -1,0 +1,353 @@
+"""The table of the stages of a trained network: information held and readable parameters at each noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from shearbench.bounds.cramer_rao import marginal_variance
+from shearbench.bounds.fisher import derivatives, fisher
+from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.stamps import StampSet
+from shearbench.diagnostics.information import PRECISIONS, about_shape, held, sampled, share_of
+from shearbench.diagnostics.probes import Parts, probe
+from shearbench.diagnostics.stages import Stage, activations, exact_copy, find_stages
+from shearbench.forward_model.fourier import FLUX
+from shearbench.tasks.shear.model_file import TrainedNetwork
+from shearbench.tasks.shear.network import ShearNetwork
+
+LAYER_COLUMNS = [
+    "population",
+    "variant",
+    "seed",
+    "noise",
+    "precision",
+    "place",
+    "layer",
+    "kind",
+    "shape",
+    "numbers",
+    "galaxies",
+    "information",
+    "information_err",
+    "converged",
+    "information_noisy",
+    "probed",
+    *(f"{how}_{name}" for how in ("linear", "kernel") for name in ("shape", "flux", "size", "position")),
+]
+PIXELS = Stage("pixels", "stamp", "pixels", (), False)
+"""The stamp itself, as the first stage."""
+
+_REALISATIONS = 24  # of the noise, for each galaxy
+_ENOUGH = 0.999  # share above which the stages before are not computed: they hold no less
+_ROUNDED_STEPS = 20
+_READ = {"shape": ("g1", "g2"), "flux": ("flux",), "size": ("hlr",), "position": ("x", "y")}
+_BATCH = 250
+
+
+class Split(NamedTuple):
+    """Stamps of a split and their catalog."""
+
+    stamps: StampSet
+    catalog: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Galaxies:
+    """A few galaxies with the derivatives of their images.
+
+    Attributes
+    ----------
+    images : Tensor of float64, shape (n, ny, nx)
+    psf : Tensor of float64, shape (ny, nx) or (n, ny, nx)
+    slopes : Tensor of float64, shape (n, P, ny, nx)
+    names : tuple of str
+        Names of the P parameters.
+    prior : Tensor of float64, shape (P,)
+        Inverse variances of the parameters in the population.
+    """
+
+    images: Tensor
+    psf: Tensor
+    slopes: Tensor
+    names: tuple[str, ...]
+    prior: Tensor
+
+    @classmethod
+    def of(cls, split: Split, count: int) -> Galaxies:
+        """Return the first galaxies of a split."""
+        stamps, catalog = split
+        count = min(count, len(stamps))
+        images, psf = (torch.from_numpy(part).double() for part in stamps.noiseless(0, count))
+        rows = catalog.iloc[:count]
+        slopes, names = derivatives(rows, stamps.pixel_scale, stamps.shape, psf.numpy())
+        variance = catalog[[PARAMETER_COLUMNS[name] for name in names]].var(ddof=0).to_numpy(np.float64)
+        with np.errstate(divide="ignore"):
+            prior = torch.from_numpy(1 / variance)
+        return cls(images, psf, torch.from_numpy(slopes), names, prior)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def psf_of(self, member: Tensor) -> Tensor:
+        """Return the PSF of the stamps of some galaxies, or the one of all."""
+        return self.psf if self.psf.ndim == 2 else self.psf[member]
+
+    def about_shape(self, matrices: Tensor) -> Tensor:
+        """Return the information about the shape in Fisher matrices, see `about_shape`."""
+        return about_shape(matrices, self.names, self.prior)
+
+    def pixels(self, sigma: float) -> Tensor:
+        """Return the Fisher matrices of the pixels, [n, P, P]."""
+        flat = self.slopes.flatten(2)
+        return flat @ flat.mT / sigma**2
+
+
+def table_of_layers(
+    model: TrainedNetwork,
+    galaxies: Galaxies,
+    splits: Mapping[str, Split],
+    sigmas: Sequence[float],
+    probed: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Measure what each stage of a trained network holds, and what can be read from it.
+
+    Parameters
+    ----------
+    model : TrainedNetwork
+    galaxies : Galaxies
+        For the information.
+    splits : mapping of str to Split
+        ``train``, ``validation`` and ``test``: the probes are fitted, chosen and judged on them.
+    sigmas : sequence of float
+        Noise levels.
+    probed : int
+        Largest number of galaxies to fit the probes; half as many choose, and as many judge them.
+    seed : int
+        Seed of the run, which determines the noise.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each noise level, precision and stage, with the columns `LAYER_COLUMNS`. ``place``: 0 for
+        the pixels, then the order of the stages. ``precision``: the type to which the numbers are rounded,
+        or ``exact``. ``information``: the share of the information about the shape, mean over ``galaxies``
+        galaxies, with its error; a lower bound if not ``converged``. ``information_noisy``: the same from
+        noisy stamps, for the best linear estimates. ``linear_*``, ``kernel_*``: RMSE of the two probes over
+        the Cramer-Rao bound, for ``probed`` galaxies. Values that were not computed are missing.
+    """
+    network = model.network
+    exact = exact_copy(network)
+    about = {name: model.about[name] for name in ("population", "variant", "seed")}
+    counts = {"train": probed, "validation": probed // 2, "test": probed // 2}
+    images, psf = (torch.from_numpy(part) for part in splits["test"].stamps.noiseless(0, 4))
+    rows = []
+    for sigma in sigmas:
+        stages = find_stages(network, images, psf, torch.tensor(sigma))
+        found = informations(exact, stages, galaxies, sigma)
+        data = {name: Noisy.of(split, counts[name], sigma, seed, network) for name, split in splits.items()}
+        read = readable(network, stages, data, sigma)
+        for place, stage in enumerate([PIXELS, *stages]):
+            shape = splits["test"].stamps.shape if stage is PIXELS else stage.shape
+            rows += [
+                {
+                    **about,
+                    "noise": sigma,
+                    "precision": precision,
+                    "place": place,
+                    "layer": stage.layer,
+                    "kind": stage.kind,
+                    "shape": "x".join(map(str, shape)),
+                    "numbers": torch.Size(shape).numel(),
+                    **found.get((stage.layer, precision), {}),
+                    **read.get((stage.layer, precision), {}),
+                }
+                for precision in PRECISIONS
+                if (stage.layer, precision) in found
+            ]
+    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
+
+
+def informations(
+    network: ShearNetwork, stages: Sequence[Stage], galaxies: Galaxies, sigma: float
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the information that each stage holds, by layer and precision.
+
+    Parameters
+    ----------
+    network : ShearNetwork
+        In float64, see `exact_copy`.
+    stages : sequence of Stage
+    galaxies : Galaxies
+    sigma : float
+        Noise per pixel.
+
+    Returns
+    -------
+    dict
+        Columns of `LAYER_COLUMNS`.
+    """
+    n, level = len(galaxies), torch.tensor(sigma, dtype=torch.float64)
+    whole = galaxies.about_shape(galaxies.pixels(sigma))
+
+    def share(matrices: Tensor) -> Tensor:
+        return share_of(galaxies.about_shape(matrices), whole)
+
+    def row(shares: Tensor, converged: bool, noisy: float | None = None) -> dict[str, Any]:
+        error = float(shares.std()) / n**0.5 if n > 1 else None
+        return {
+            "galaxies": n,
+            "information": float(shares.mean()),
+            "information_err": error,
+            "converged": converged,
+            "information_noisy": noisy,
+        }
+
+    found = {(PIXELS.layer, "exact"): row(torch.ones(n), True, 1.0)}
+    for precision, dtype in PRECISIONS.items():
+        later = torch.zeros(n, dtype=torch.float64)
+        for stage in reversed(stages):
+
+            def function(stamps: Tensor, member: Tensor, stage: Stage = stage) -> Tensor:
+                return activations(network, [stage], stamps, galaxies.psf_of(member), level)[0]
+
+            if dtype is None and bool((later > _ENOUGH).all()):
+                found[stage.layer, precision] = row(later, True)
+                continue
+            steps = {} if dtype is None else {"steps": _ROUNDED_STEPS}
+            of = held(function, galaxies.images, galaxies.slopes, sigma, dtype, share, **steps)
+            shares, noisy = share(of.matrices), None
+            if dtype is None:
+                later = shares = torch.maximum(shares, later)  # a later stage holds no more
+                sums = of.readout @ _scores(of.matrices, galaxies)
+                generator = torch.Generator().manual_seed(1)
+                matrices = sampled(
+                    function, galaxies.images, galaxies.slopes, sigma, sums, _REALISATIONS, generator
+                )
+                noisy = float(share(matrices).mean())
+            found[stage.layer, precision] = row(shares, of.exact, noisy)
+    return found
+
+
+def _scores(matrices: Tensor, galaxies: Galaxies) -> Tensor:
+    """Return the combinations [n, P, 2] of estimates that tell the shape with the other parameters unknown."""
+    names = galaxies.names
+    shape = [names.index("g1"), names.index("g2")]
+    others = [k for k in range(len(names)) if k not in shape and bool(torch.isfinite(galaxies.prior[k]))]
+    nuisance = matrices[:, others][:, :, others] + galaxies.prior[others].diag()
+    found = matrices.new_zeros(len(matrices), len(names), 2)
+    found[:, shape] = torch.eye(2, dtype=matrices.dtype)
+    found[:, others] = -torch.linalg.solve(nuisance, matrices[:, others][:, :, shape])
+    return found
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Noisy stamps with the true parameters to predict.
+
+    Attributes
+    ----------
+    images : Tensor of float32, shape (n, ny, nx)
+    psf : Tensor of float32, shape (ny, nx) or (n, ny, nx)
+    targets : Tensor of float64, shape (n, P)
+        The true parameters; the flux is divided by `scale`.
+    scale : Tensor of float64, shape (n,)
+        The flux estimate by which a network divides the stamp.
+    bound : Tensor of float64, shape (n, P)
+        Cramer-Rao bounds of the parameters.
+    names : tuple of str
+        Names of the P parameters.
+    """
+
+    images: Tensor
+    psf: Tensor
+    targets: Tensor
+    scale: Tensor
+    bound: Tensor
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, split: Split, count: int, sigma: float, seed: int, network: ShearNetwork) -> Noisy:
+        """Return the first stamps of a split, with the noise that all estimators are given."""
+        stamps, rows = split.stamps, split.catalog.iloc[:count]
+        batches = list(stamps.batches(sigma, seed, _BATCH, 0, count))
+        images = torch.from_numpy(np.concatenate([batch.images for batch in batches]))
+        psfs = batches[0].psf if stamps.constant_psf else np.concatenate([batch.psf for batch in batches])
+        psf = torch.from_numpy(psfs)
+        matrices, names = fisher(rows, stamps.pixel_scale, stamps.shape, psf_images=psfs)
+        with torch.no_grad():
+            scale = network.normalise(images, psf, torch.tensor(sigma)).scale.double()
+        truth = rows[[PARAMETER_COLUMNS[name] for name in names]].to_numpy(np.float64, copy=True)
+        targets = torch.from_numpy(truth)
+        targets[:, FLUX] /= scale
+        bound = sigma * torch.from_numpy(np.sqrt(marginal_variance(matrices)))
+        return cls(images, psf, targets, scale, bound, names)
+
+    def errors_over_bounds(self, predicted: Tensor) -> dict[str, float]:
+        """Return the RMSE over the bound of shape, flux, size and position."""
+        away = predicted - self.targets
+        away = torch.cat([away[:, : FLUX + 1] * self.scale[:, None], away[:, FLUX + 1 :]], 1)
+        found = {}
+        for name, parameters in _READ.items():
+            columns = [self.names.index(parameter) for parameter in parameters]
+            known = self.bound[:, columns].isfinite().all(1)
+            square, least = (part[known][:, columns].square().mean() for part in (away, self.bound))
+            found[name] = float((square / least).sqrt())
+        return found
+
+
+def readable(
+    network: ShearNetwork, stages: Sequence[Stage], data: Mapping[str, Noisy], sigma: float
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return the errors of the probes of each stage, by layer and precision.
+
+    Parameters
+    ----------
+    network : ShearNetwork
+        As it measures, in float32.
+    stages : sequence of Stage
+    data : mapping of str to Noisy
+        ``train``, ``validation`` and ``test``.
+    sigma : float
+        Noise per pixel.
+
+    Returns
+    -------
+    dict
+        Columns of `LAYER_COLUMNS`.
+    """
+    targets = Parts(*(data[name].targets for name in ("train", "validation", "test")))
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for stage in (PIXELS, *stages):
+        numbers = Parts(*(_numbers(network, stage, data[name], sigma) for name in ("train", "validation", "test")))
+        for precision, dtype in PRECISIONS.items():
+            if dtype is torch.float32 or (stage is PIXELS and dtype is not None):
+                continue  # the network computes in float32
+            rounded = numbers if dtype is None else Parts(*(part.to(dtype).float() for part in numbers))
+            row: dict[str, Any] = {"probed": len(targets.fit)}
+            for how, predicted in probe(rounded, targets, kernel=dtype is None).items():
+                errors = data["test"].errors_over_bounds(predicted)
+                row |= {f"{how}_{name}": value for name, value in errors.items()}
+            found[stage.layer, precision] = row
+    return found
+
+
+@torch.no_grad()
+def _numbers(network: ShearNetwork, stage: Stage, data: Noisy, sigma: float) -> Tensor:
+    """Return the numbers of a stage for all stamps, [n, M]."""
+    level, made = torch.tensor(sigma), []
+    for low in range(0, len(data.images), _BATCH):
+        part = slice(low, low + _BATCH)
+        images, psf = data.images[part], data.psf if data.psf.ndim == 2 else data.psf[part]
+        if stage is PIXELS:
+            made.append(images.flatten(1) / data.scale[part, None].float())
+        else:
+            made.append(activations(network, [stage], images, psf, level)[0])
+    return torch.cat(made)
