@@ -91,6 +91,33 @@ class BayesFloor(Options):
     )
 
 
+class Diagnostics(Options):
+    """How trained networks are examined from inside (docs/inside.md)."""
+
+    variants: tuple[Name, ...] | None = Field(
+        None,
+        description="names of the networks that are examined, trained with the first seed; null: all of the "
+        "run; []: none",
+    )
+    galaxies: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="number of test galaxies at which the information held by each layer is computed",
+    )
+    probe_galaxies: int = Field(
+        500,
+        ge=40,
+        le=10**4,
+        description="number of training galaxies from which it is learned to read parameters from each layer",
+    )
+    noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
+        (1e-5, 1e-3, 1e-2),
+        min_length=1,
+        description="noise levels at which the networks are examined [flux per pixel]",
+    )
+
+
 class Config(Options):
     """The configuration of a run."""
 
@@ -107,6 +134,7 @@ class Config(Options):
     galaxies: Galaxies = Galaxies()
     shear_test: ShearTest = ShearTest()
     bayes_floor: BayesFloor = BayesFloor()
+    diagnostics: Diagnostics = Diagnostics()
     chunk_stamps: int = Field(
         5000, ge=1, le=10**7, description="number of stamps that one simulation job draws"
     )
@@ -180,6 +208,13 @@ class Config(Options):
                 raise ValueError(
                     f"estimators.{name}.network: '{network}' is not a variant of this run"
                     f"{nearest(network, known)}; its variants are {', '.join(known) or 'none'}"
+                )
+        for name in self.diagnostics.variants or ():
+            if name not in self.variants:
+                known = sorted(self.variants)
+                raise ValueError(
+                    f"diagnostics.variants: '{name}' is not a variant of this run{nearest(name, known)}; its "
+                    f"variants are {', '.join(known) or 'none'}"
                 )
         both = set(self.estimators) & set(self.variants)
         if both:

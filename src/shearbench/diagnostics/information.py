@@ -24,20 +24,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 PRECISIONS = {"exact": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types to which activations are rounded; `exact` means that they are not."""
 
-_NARROW = 300  # numbers up to which the whole Jacobian is computed
+NARROW = 300
+"""Count of numbers up to which the whole Jacobian of a stage is computed."""
+
 _BLOCK = 512  # stamps computed at once
 _RANK = 1e-10  # singular values of A below this fraction of the largest are zero
 _RANK_SQUARED = 1e-13  # the same of A^T A, as far as float64 goes: about 3e-7 for A
 _PROBES = 8  # random vectors from which the diagonal of A^T A is estimated
 _STEPS = 60  # of the Krylov space
+_REALISATIONS = 400  # of the noise, at least
+_SLOPES = 64  # realisations for the derivatives of the mean
+_STEP = 1e-2  # of these derivatives, over the noise
 _CHECKED = 5  # steps after which the share is compared with the one before
 _CONVERGED = 2e-4  # change of the share over this number of steps; the error is below 0.01 then
 
@@ -54,15 +60,11 @@ class Held:
     ----------
     matrices : Tensor, shape (n, P, P)
         Fisher matrices for a noise of `sigma`.
-    readout : Tensor, shape (n, M, P)
-        Weights of the numbers: the best linear estimates of changes of the parameters are linear functions
-        of the P weighted sums.
     exact : bool
         Whether the matrices have converged; if not, they are lower bounds.
     """
 
     matrices: Tensor
-    readout: Tensor
     exact: bool
 
 
@@ -104,7 +106,7 @@ def held(
     if dtype is not None:
         # Numbers that do not depend on the pixels, such as the zeros of dead units, are not rounded.
         weight = sigma / rounding_error(numbers, dtype)
-    if numbers.shape[1] <= _NARROW:
+    if numbers.shape[1] <= NARROW:
         return _from_jacobian(function, images, slopes, sigma, weight, dtype is not None)
     if share is None:
         whole = (slopes**2).sum((1, 2)) / sigma**2
@@ -147,7 +149,7 @@ def _from_jacobian(
     function: Function, images: Tensor, slopes: Tensor, sigma: float, weight: Tensor, rounded: bool
 ) -> Held:
     rows = weight[:, :, None] * _jacobian(function, images)
-    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    _, values, right = torch.linalg.svd(rows, full_matrices=False)
     largest = values.amax(1, keepdim=True)
     kept = values > _RANK * largest
     # Share of the information along each direction of pixels; without rounding errors all or nothing.
@@ -155,9 +157,7 @@ def _from_jacobian(
     filtered = torch.where(kept, filtered, 0.0)
     along = slopes @ right.mT  # [n, P, rank]
     matrices = (along * filtered[:, None]) @ along.mT / sigma**2
-    inverse = torch.where(kept, filtered / values.clamp_min(torch.finfo(values.dtype).tiny), 0.0)
-    readout = weight[:, :, None] * (left * inverse[:, None]) @ along.mT
-    return Held(matrices, readout, True)
+    return Held(matrices, True)
 
 
 def _from_products(
@@ -178,16 +178,15 @@ def _from_products(
     def of(stamps: Tensor) -> Tensor:
         return function(stamps, member)
 
-    _, pull = vjp(of, at)
-
-    def forward(block: Tensor) -> Tensor:
-        """Return A times a block of pixels [n, pixels, count], [n * count, M]."""
-        return jvp(of, (at,), (block.mT.reshape(at.shape),))[1]
+    made, pull = _pullback(of, at)
+    # A^T u is linear in u, and its own pullback is A: faster than `torch.func.jvp`, which repeats the forward
+    # pass with decomposed operations.
+    _, push = _pullback(lambda u: pull(u)[0], torch.zeros_like(made))
 
     # Conjugate gradients with a diagonal preconditioner: a network scales each pixel by its own number.
     signs = torch.randint(0, 2, (n, _PROBES, square.shape[1]), generator=torch.Generator().manual_seed(1))
     probes = torch.arange(n).repeat_interleave(_PROBES)
-    _, back = vjp(lambda stamps: function(stamps, probes), images[probes])
+    _, back = _pullback(lambda stamps: function(stamps, probes), images[probes])
     drawn = (2.0 * signs - 1).flatten(0, 1).to(weight) * weight[probes]
     diagonal = back(drawn)[0].detach().reshape(n, _PROBES, pixels).square().mean(1)
     least = (_RANK * diagonal.amax(1, keepdim=True)).clamp_min(torch.finfo(weight.dtype).tiny)
@@ -195,35 +194,34 @@ def _from_products(
     if rounded:
         scale = 1 / (1 + 1 / scale)
     if not diagonal.any():
-        return Held(slopes.new_zeros(n, count, count), slopes.new_zeros(n, square.shape[1], count), True)
+        return Held(slopes.new_zeros(n, count, count), True)
     block = _orthonormal(scale * slopes.mT)
     explored, mapped = block.new_zeros(n, pixels, 0), block.new_zeros(n, pixels, 0)
     matrices, before, exact = block.new_zeros(n, count, count), None, False
-    mixture = explored
     for step in range(1, steps + 1):
         explored = torch.cat([explored, block], 2)
-        image = pull(square * forward(block))[0].detach().reshape(n, count, pixels).mT
+        numbers = push(block.mT.reshape(at.shape))[0].detach()
+        image = pull(square * numbers)[0].detach().reshape(n, count, pixels).mT
         mapped = torch.cat([mapped, image], 2)
-        if step % _CHECKED == 0 or step == 1:
-            matrices, mixture = _projected(slopes, explored, mapped, rounded)
-            matrices = matrices / sigma**2
+        complete = explored.shape[2] + count > pixels
+        if step % _CHECKED == 0 or step in (1, steps) or complete:
+            matrices = _projected(slopes, explored, mapped, rounded) / sigma**2
             now = share(matrices)
-            if before is not None and bool(((now - before).abs() < _CONVERGED).all()):
-                exact = True
+            unchanged = before is not None and bool(((now - before).abs() < _CONVERGED).all())
+            exact = complete or unchanged or (not rounded and bool((now > 1 - _CONVERGED).all()))
+            if exact:
                 break
             before = now if step > 1 else None
-            if not rounded and bool((now > 1 - _CONVERGED).all()):
-                exact = True
-                break
         rest = scale * image
         for _ in range(2):  # twice, because of rounding errors
             rest = rest - explored @ (explored.mT @ rest)
         block = _orthonormal(rest)
-        if explored.shape[2] + count > pixels:
-            exact = True
-            break
-    readout = (square * forward(explored @ mixture)).reshape(n, count, -1).mT
-    return Held(matrices, readout, exact)
+    return Held(matrices, exact)
+
+
+def _pullback(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    found: Any = vjp(function, at)
+    return found[0], found[1]
 
 
 def _orthonormal(block: Tensor) -> Tensor:
@@ -232,25 +230,22 @@ def _orthonormal(block: Tensor) -> Tensor:
     return torch.linalg.qr(block / scale)[0]
 
 
-def _projected(slopes: Tensor, explored: Tensor, mapped: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
+def _projected(slopes: Tensor, explored: Tensor, mapped: Tensor, rounded: bool) -> Tensor:
     """Return the information, for unit noise, in the sums of the numbers weighted by A v, for explored v.
 
     It is D Y (Y' Y + V' Y)^-1 Y' D' with the explored pixels V and Y = A' A V; without rounding errors, the
-    second term is absent. Also return the combination [n, k, P] of the columns of V that gives the readout.
+    second term is absent.
     """
     rows = mapped
     if rounded:
         values, vectors = torch.linalg.eigh((explored.mT @ mapped + mapped.mT @ explored) / 2)
         rows = torch.cat([mapped, (vectors * values.clamp_min(0).sqrt()[:, None]).mT], 1)
     basis, upper = torch.linalg.qr(rows)
-    left, values, right = torch.linalg.svd(upper)
+    left, values, _ = torch.linalg.svd(upper)
     kept = values > _RANK_SQUARED * values.amax(1, keepdim=True)
     along = slopes @ (basis[:, : slopes.shape[2]] @ left)
     along = torch.where(kept[:, None], along, 0.0)
-    mixture = right.mT @ torch.where(
-        kept[:, :, None], along.mT / values.clamp_min(torch.finfo(values.dtype).tiny)[:, :, None], 0.0
-    )
-    return along @ along.mT, mixture
+    return along @ along.mT
 
 
 def about_shape(matrices: Tensor, names: Sequence[str], precision: Tensor) -> Tensor:
@@ -286,70 +281,64 @@ def share_of(part: Tensor, whole: Tensor) -> Tensor:
     return torch.linalg.solve(whole, part).diagonal(dim1=1, dim2=2).mean(1)
 
 
-def sampled(
-    function: Function,
+def from_realisations(
+    function: Callable[[Tensor, Tensor], Sequence[Tensor]],
     images: Tensor,
     slopes: Tensor,
     sigma: float,
-    readout: Tensor,
-    realisations: int,
     generator: torch.Generator,
-) -> Tensor:
-    """Return the information in weighted sums of the numbers of a stage, from realisations of the noise.
+) -> list[Tensor]:
+    """Return the information that a linear function of the numbers of stages can use, with real noise.
 
-    The derivatives of the mean of the sums and their covariance are averages over noisy stamps, so that they
-    hold where the noise is too large for a linear approximation. It is the information that a linear function
-    of the sums can use.
+    The derivatives of the mean of the numbers and their covariance are measured on noisy stamps, so that they
+    hold where the numbers are no linear function of the noise. The cost grows with the square of the count of
+    numbers; a stage should have a few hundred at most.
 
     Parameters
     ----------
-    function, images, slopes, sigma
+    function : callable
+        As `Function`, but it returns the numbers of several stages.
+    images, slopes, sigma
         As for `held`.
-    readout : Tensor, shape (n, M, R)
-        Weights of R sums.
-    realisations : int
-        Number of noisy stamps of each galaxy. Those of a pair have opposite noise.
     generator : torch.Generator
 
     Returns
     -------
-    Tensor, shape (n, P, P)
+    list of Tensor, each of shape (n, P, P)
     """
-    n, sums = len(images), readout.shape[2]
-    noise = torch.randn(n, realisations // 2, *images.shape[1:], generator=generator, dtype=images.dtype)
-    noise = sigma * torch.cat([noise, -noise], 1)
+    with torch.no_grad():
+        widest = max(part.shape[1] for part in function(images[:1], torch.zeros(1, dtype=torch.long)))
+    count, found = max(_REALISATIONS, 5 * widest), []
+    for k, (image, slope) in enumerate(zip(images, slopes, strict=True)):
+        noise = sigma * torch.randn(count, *image.shape, generator=generator, dtype=image.dtype)
+        values = _computed(function, image + noise, k)
+        # Steps far below the noise, for which float64 is precise enough.
+        steps = _STEP * sigma / slope.flatten(1).norm(dim=1).clamp_min(torch.finfo(slope.dtype).tiny)
+        moved = (steps[:, None, None] * slope)[:, None]
+        few = image + noise[:_SLOPES]
+        ahead, back = (_computed(function, (few + sign * moved).flatten(0, 1), k) for sign in (1, -1))
+        matrices = []
+        for value, plus, minus in zip(values, ahead, back, strict=True):
+            mean = (plus - minus).unflatten(0, (len(slope), -1)).mean(1) / (2 * steps[:, None])  # [P, M]
+            spread = value.std(0)
+            used = spread > 0
+            value, mean = (
+                (value[:, used] - value[:, used].mean(0)) / spread[used],
+                mean[:, used] / spread[used],
+            )
+            covariance = value.mT @ value / (count - 1)
+            # An unbiased estimate of the inverse of the covariance (Hartlap et al. 2007, A&A 464, 399).
+            factor = (count - value.shape[1] - 2) / (count - 1)
+            inverse = torch.linalg.pinv(covariance, rtol=_RANK, hermitian=True)
+            matrices.append(factor * mean @ inverse @ mean.mT)
+        found.append(matrices)
+    return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
-    def of_sums(stamps: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sums [B, R] of stamps [B, ny, nx] and their derivatives [B, R, ny, nx] by the pixels."""
-        values, slope = [], []
-        each = max(_BLOCK // sums, 1)
-        for low in range(0, len(stamps), each):
-            which = owner[low : low + each].repeat_interleave(sums)
-            given = stamps[low : low + each].repeat_interleave(sums, 0).requires_grad_()
-            column = torch.arange(sums).repeat(len(which) // sums)
-            chosen = (function(given, which) * readout[which, :, column]).sum(1)
-            (gradient,) = torch.autograd.grad(chosen.sum(), given, allow_unused=True)
-            gradient = torch.zeros_like(given) if gradient is None else gradient
-            values.append(chosen.detach().reshape(-1, sums))
-            slope.append(gradient.reshape(-1, sums, *images.shape[1:]))
-        return torch.cat(values), torch.cat(slope)
 
-    _, near = of_sums(images, torch.arange(n))
-    owner = torch.arange(n).repeat_interleave(noise.shape[1])
-    value, slope = of_sums((images[:, None] + noise).flatten(0, 1), owner)
-    mean_slope = slope.unflatten(0, (n, -1)).mean(1).flatten(2) @ slopes.flatten(2).mT  # [n, R, P]
-    # The covariance of the linear approximation is known, and its error in the sample is that of the sums.
-    linear = noise.flatten(2) @ near.flatten(2).mT
-    left, values, _ = torch.linalg.svd(sigma * near.flatten(2), full_matrices=False)
-    good = values > _RANK * values.amax(1, keepdim=True)
-    whiten = torch.where(good[:, None], left / values.clamp_min(torch.finfo(values.dtype).tiny)[:, None], 0.0)
-    first, second = (
-        away.mT @ away / realisations
-        for part in (linear, value.unflatten(0, (n, -1)))
-        for away in [(part - part.mean(1, keepdim=True)) @ whiten]
-    )
-    seen, axes = torch.linalg.eigh(first)
-    correction = (axes * seen.clamp_min(_RANK).rsqrt()[:, None]) @ axes.mT
-    covariance = correction @ second @ correction
-    direction = whiten.mT @ mean_slope
-    return direction.mT @ torch.linalg.pinv(covariance, rtol=_RANK, hermitian=True) @ direction
+@torch.no_grad()
+def _computed(
+    function: Callable[[Tensor, Tensor], Sequence[Tensor]], stamps: Tensor, member: int
+) -> list[Tensor]:
+    """Return the numbers of stages for stamps of one galaxy."""
+    parts = [function(part, torch.full((len(part),), member)) for part in stamps.split(_BLOCK)]
+    return [torch.cat(columns) for columns in zip(*parts, strict=True)]

@@ -1,8 +1,8 @@
-"""The table of the stages of a trained network: information held and readable parameters at each noise level."""
+"""The table of the stages of a trained network: information held, and errors of what is read from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,14 @@ from shearbench.bounds.cramer_rao import marginal_variance
 from shearbench.bounds.fisher import derivatives, fisher
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.data.stamps import StampSet
-from shearbench.diagnostics.information import PRECISIONS, about_shape, held, sampled, share_of
+from shearbench.diagnostics.information import (
+    NARROW,
+    PRECISIONS,
+    about_shape,
+    from_realisations,
+    held,
+    share_of,
+)
 from shearbench.diagnostics.probes import Parts, probe
 from shearbench.diagnostics.stages import Stage, activations, exact_copy, find_stages
 from shearbench.forward_model.fourier import FLUX
@@ -44,9 +51,7 @@ LAYER_COLUMNS = [
 PIXELS = Stage("pixels", "stamp", "pixels", (), False)
 """The stamp itself, as the first stage."""
 
-_REALISATIONS = 24  # of the noise, for each galaxy
 _ENOUGH = 0.999  # share above which the stages before are not computed: they hold no less
-_ROUNDED_STEPS = 20
 _READ = {"shape": ("g1", "g2"), "flux": ("flux",), "size": ("hlr",), "position": ("x", "y")}
 _BATCH = 250
 
@@ -136,12 +141,20 @@ def table_of_layers(
     Returns
     -------
     pandas.DataFrame
-        A row for each noise level, precision and stage, with the columns `LAYER_COLUMNS`. ``place``: 0 for
-        the pixels, then the order of the stages. ``precision``: the type to which the numbers are rounded,
-        or ``exact``. ``information``: the share of the information about the shape, mean over ``galaxies``
-        galaxies, with its error; a lower bound if not ``converged``. ``information_noisy``: the same from
-        noisy stamps, for the best linear estimates. ``linear_*``, ``kernel_*``: RMSE of the two probes over
-        the Cramer-Rao bound, for ``probed`` galaxies. Values that were not computed are missing.
+        A row for each noise level, precision and stage, with the columns `LAYER_COLUMNS`:
+
+        - ``place``: 0 for the pixels, then the order of the stages; ``layer``, ``kind``, ``shape`` and
+          ``numbers``: see `shearbench.diagnostics.stages.Stage`;
+        - ``precision``: the type to which the numbers of the stage are rounded, or ``exact``;
+        - ``information``: the share of the information about the shape, mean over ``galaxies`` galaxies, with
+          its error; a lower bound if not ``converged``;
+        - ``information_noisy``: the share that a linear function of the numbers can use, from realisations of
+          the noise; where it is smaller, the numbers are no linear function of the noise;
+        - ``linear_*``, ``kernel_*``: RMSE of the two probes over the Cramer-Rao bound, fitted with ``probed``
+          galaxies.
+
+        Values that were not computed are missing. After rounding, and from realisations, information is
+        computed for stages of less than `NARROW` numbers.
     """
     network = model.network
     exact = exact_copy(network)
@@ -200,51 +213,46 @@ def informations(
     def share(matrices: Tensor) -> Tensor:
         return share_of(galaxies.about_shape(matrices), whole)
 
-    def row(shares: Tensor, converged: bool, noisy: float | None = None) -> dict[str, Any]:
+    def row(shares: Tensor, converged: bool) -> dict[str, Any]:
         error = float(shares.std()) / n**0.5 if n > 1 else None
         return {
             "galaxies": n,
             "information": float(shares.mean()),
             "information_err": error,
             "converged": converged,
-            "information_noisy": noisy,
         }
 
-    found = {(PIXELS.layer, "exact"): row(torch.ones(n), True, 1.0)}
+    def numbers(chosen: Sequence[Stage]) -> Callable[[Tensor, Tensor], list[Tensor]]:
+        return lambda stamps, member: activations(network, chosen, stamps, galaxies.psf_of(member), level)
+
+    found = {(PIXELS.layer, "exact"): row(torch.ones(n), True)}
     for precision, dtype in PRECISIONS.items():
         later = torch.zeros(n, dtype=torch.float64)
         for stage in reversed(stages):
-
-            def function(stamps: Tensor, member: Tensor, stage: Stage = stage) -> Tensor:
-                return activations(network, [stage], stamps, galaxies.psf_of(member), level)[0]
-
             if dtype is None and bool((later > _ENOUGH).all()):
                 found[stage.layer, precision] = row(later, True)
                 continue
-            steps = {} if dtype is None else {"steps": _ROUNDED_STEPS}
-            of = held(function, galaxies.images, galaxies.slopes, sigma, dtype, share, **steps)
-            shares, noisy = share(of.matrices), None
+            if dtype is not None and stage.numbers >= NARROW:
+                continue
+            function = numbers([stage])
+            of = held(
+                lambda stamps, member, function=function: function(stamps, member)[0],  # type: ignore[misc]
+                galaxies.images,
+                galaxies.slopes,
+                sigma,
+                dtype,
+                share,
+            )
+            shares = share(of.matrices)
             if dtype is None:
                 later = shares = torch.maximum(shares, later)  # a later stage holds no more
-                sums = of.readout @ _scores(of.matrices, galaxies)
-                generator = torch.Generator().manual_seed(1)
-                matrices = sampled(
-                    function, galaxies.images, galaxies.slopes, sigma, sums, _REALISATIONS, generator
-                )
-                noisy = float(share(matrices).mean())
-            found[stage.layer, precision] = row(shares, of.exact, noisy)
-    return found
-
-
-def _scores(matrices: Tensor, galaxies: Galaxies) -> Tensor:
-    """Return the combinations [n, P, 2] of estimates that tell the shape with the other parameters unknown."""
-    names = galaxies.names
-    shape = [names.index("g1"), names.index("g2")]
-    others = [k for k in range(len(names)) if k not in shape and bool(torch.isfinite(galaxies.prior[k]))]
-    nuisance = matrices[:, others][:, :, others] + galaxies.prior[others].diag()
-    found = matrices.new_zeros(len(matrices), len(names), 2)
-    found[:, shape] = torch.eye(2, dtype=matrices.dtype)
-    found[:, others] = -torch.linalg.solve(nuisance, matrices[:, others][:, :, shape])
+            found[stage.layer, precision] = row(shares, of.exact)
+    narrow = [stage for stage in stages if stage.numbers < NARROW]
+    matrices = from_realisations(
+        numbers(narrow), galaxies.images, galaxies.slopes, sigma, torch.Generator().manual_seed(1)
+    )
+    for stage, noisy in zip(narrow, matrices, strict=True):
+        found[stage.layer, "exact"]["information_noisy"] = float(share(noisy).mean())
     return found
 
 
@@ -326,7 +334,9 @@ def readable(
     targets = Parts(*(data[name].targets for name in ("train", "validation", "test")))
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for stage in (PIXELS, *stages):
-        numbers = Parts(*(_numbers(network, stage, data[name], sigma) for name in ("train", "validation", "test")))
+        numbers = Parts(
+            *(_numbers(network, stage, data[name], sigma) for name in ("train", "validation", "test"))
+        )
         for precision, dtype in PRECISIONS.items():
             if dtype is torch.float32 or (stage is PIXELS and dtype is not None):
                 continue  # the network computes in float32

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import Run
+from shearbench.plan.run import INSIDE, Run
 from shearbench.simulation.populations import SPLITS
 
 P = ParamSpec("P")
@@ -32,6 +32,7 @@ MADE_BY = {
     "networks.csv": "summarise_networks",
     "network_layers.csv": "summarise_networks",
     "networks.txt": "summarise_networks",
+    **dict.fromkeys(INSIDE, "gather_inside"),
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -179,6 +180,28 @@ class Digests:
             run.labels,
             [self.predict(population, split, variant, seed) for population, variant, seed in run.models],
             [self.cramer_rao(population, split) for population in run.populations],
+        )
+
+    # Networks from inside
+
+    @_once
+    def inside_layers(self, population: str, variant: str, seed: int) -> str:
+        """Return the digest of the table of a network's layers."""
+        config = self.run.config
+        return digest(
+            self.train(population, variant),
+            seed,
+            [self.simulate_stamps(population, split) for split in ("train", "validation", "test")],
+            config.diagnostics.model_dump(include={"galaxies", "probe_galaxies", "noise_levels"}),
+            config.seed,
+            self.code("inside_layers", self.run.variants[variant].make().modules()),
+        )
+
+    @_once
+    def gather_inside(self) -> str:
+        """Return the digest of the tables of all networks that are examined."""
+        return digest(
+            [self.inside_layers(*network) for network in self.run.examined], self.code("gather_inside")
         )
 
     # Metrics: these rules have one job each
@@ -358,6 +381,12 @@ class Digests:
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
                     which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
                     return Origin("train", self.train(population, variant), which)
+            case ["inside", population, variant, folder, _] if f"inside_{name}" in INSIDE:
+                seed = folder.removeprefix("seed")
+                if self._has(population) and variant in self.run.variants and seed.isdecimal():
+                    rule = f"inside_{stem}"
+                    which = {"population": population, "variant": variant, "seed": int(seed)}
+                    return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
             case ["metrics", "studies", _]:

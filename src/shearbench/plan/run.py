@@ -21,6 +21,8 @@ from shearbench.training.variants import Variant
 
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
 """The LaTeX tables of a run."""
+INSIDE = ("inside_layers.csv",)
+"""The tables of networks that are examined from inside; each begins with the columns of their names."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 
@@ -150,6 +152,16 @@ class Run:
             for population in self.populations
             for variant, seeds in self.networks.items()
             for seed in seeds
+        ]
+
+    @cached_property
+    def examined(self) -> list[tuple[str, str, int]]:
+        """The trained networks that are examined from inside, as (population, variant, seed)."""
+        chosen = self.config.diagnostics.variants
+        return [
+            (population, variant, self.config.seeds[0])
+            for population in self.populations
+            for variant in (self.config.variants if chosen is None else chosen)
         ]
 
     @cached_property
@@ -323,6 +335,10 @@ class Run:
             for noise in self.noise[split]
         ]
 
+    def inside(self, table: str) -> list[str]:
+        """Return the files of a table of all networks that are examined."""
+        return [f"{self.folder}/inside/{p}/{v}/seed{s}/{table}" for p, v, s in self.examined]
+
     def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
         """Return a path in the run's folder for each population, by default for all."""
         names = self.populations if populations is None else populations
@@ -417,6 +433,7 @@ class Run:
         empty = {
             *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
             *([] if self.with_posterior else ["bayes_floor.csv"]),
+            *([] if self.examined else INSIDE),
         }
         found = {}
         for name, entry in self.entries.items():

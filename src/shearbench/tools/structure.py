@@ -29,7 +29,7 @@ FLOORS: tuple[Mapping[str, str], ...] = (
     },
     {"training": "loop, recipe, checkpoints"},
     {"tasks": "shear, the first task of networks"},
-    {"measurement": "fits, moments, trained networks", "diagnostics": "layers, size and cost of networks"},
+    {"measurement": "fits, moments, trained networks", "diagnostics": "networks, from outside and inside"},
     {"estimators": "options of estimators"},
     {"config": "schema, reading, labels"},
     {"plan": "names, counts, digests of a run", "tools": "benchmarks, documentation"},

@@ -1,0 +1,51 @@
+"""Trained networks from inside: what each layer holds, and what can be read from it."""
+
+
+rule inside_layers:
+    input:
+        model=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
+        stamps=[RUN.stamps_of(split) for split in ("train", "validation", "test")],
+        catalogs=[
+            f"{FOLDER}/catalogs/{{population}}/{split}.parquet"
+            for split in ("train", "validation", "test")
+        ],
+    output:
+        f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/layers.csv",
+    log:
+        f"{FOLDER}/logs/inside_layers/{{population}}/{{variant}}/seed{{seed}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/inside_layers/{{population}}/{{variant}}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        galaxies=CONFIG.diagnostics.galaxies,
+        probed=CONFIG.diagnostics.probe_galaxies,
+        sigmas=sorted(CONFIG.diagnostics.noise_levels),
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.inside_layers(w.population, w.variant, int(w.seed)),
+    script:
+        "../../scripts/inside_layers.py"
+
+
+rule gather_inside:
+    input:
+        layers=RUN.inside("layers.csv"),
+    output:
+        layers=f"{FOLDER}/metrics/inside_layers.csv",
+    log:
+        f"{FOLDER}/logs/gather_inside.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/gather_inside.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        depends=DIGESTS.gather_inside(),
+    script:
+        "../../scripts/gather_inside.py"
+
+
+rule inside:
+    input:
+        rules.gather_inside.output,
