@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-from conftest import snakemake
+from conftest import planned, snakemake
 
 STUDY = """
 question: How long may steps be?
@@ -27,6 +27,17 @@ def test_a_value_that_diverges_is_a_result(run: Path):
     assert judged["n_failed"].to_dict() == {"short": 0, "long": 96}
     assert "Without a result: long (diverged)." in (metrics / "rates_verdict.txt").read_text()
     assert "diverged" in (run / "results/tiny/tables/study_rates.tex").read_text()
+    # The two share a job. If one changes, the other is not trained again.
+    log = run / "results/tiny/logs/train/studies/rates_1.log"
+    assert log.read_text().count("1/1") == 2
+    (run / "config/studies/rates.yaml").write_text(STUDY.replace("1.0e+30", "2e-3"))
+    assert planned(run, targets=["study_rates"])["train_rates_1"] == 1
+    snakemake(run, targets=["study_rates"])
+    kept, trained = log.read_text().split("for rates (long)")
+    assert "rates (short)\nmade before" in kept
+    assert "made before" not in trained
+    assert (pd.read_csv(metrics / "rates.csv")["n_diverged"] == 0).all()
+    assert planned(run, targets=["study_rates"]) == {}
     # Where the run itself names the network, it is an error.
     entry = "variants={long: {base: shearnet, training: {learning_rate: 1.0e+30, epochs: 1}}}"
     model = "results/tiny/models/exp_gauss/long/seed1/model.pt"
