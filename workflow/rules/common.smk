@@ -177,6 +177,16 @@ def reason_of(study):
     return refuse
 
 
+@functools.lru_cache(maxsize=None)
+def all_studies_that_fit(_):
+    """Say which studies do not fit the run, where all are asked for; an input function, without inputs."""
+    for study, reason in RUN.studies.wrong.items():
+        logger.warning(f"Left out: study_{study}. {reason}")
+    if not STUDIES:
+        raise WorkflowError("No study of config/studies fits this run.")
+    return []
+
+
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
     try:

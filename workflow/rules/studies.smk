@@ -4,6 +4,7 @@
 rule evaluate_study:
     input:
         estimates=lambda w: RUN.study_estimates(w.study),
+        histories=lambda w: RUN.study_histories(w.study),
         catalog=lambda w: f"{FOLDER}/catalogs/{STUDIES[w.study].population}/test.parquet",
         bounds=lambda w: f"{FOLDER}/bounds/{STUDIES[w.study].population}/test.parquet",
     output:
@@ -74,6 +75,61 @@ rule table_study:
         depends=lambda w: DIGESTS.table_study(w.study),
     script:
         "../../scripts/table_study.py"
+
+
+# The summary of all studies that fit the run.
+rule summarise_studies:
+    input:
+        [f"{FOLDER}/metrics/studies/{study}.csv" for study in STUDIES],
+    output:
+        f"{FOLDER}/metrics/studies.csv",
+    log:
+        f"{FOLDER}/logs/summarise_studies.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/summarise_studies.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        depends=lambda w: DIGESTS.summarise_studies(),
+    script:
+        "../../scripts/summarise_studies.py"
+
+
+rule figure_studies:
+    input:
+        rules.summarise_studies.output,
+    output:
+        pdf=[f"{FOLDER}/figures/studies.pdf"],
+        png=[
+            report(
+                f"{FOLDER}/figures/studies.png",
+                caption="../report/figure.rst",
+                category=RUN.entries["studies"].category,
+                labels={"figure": "studies", "population": "all"},
+            )
+        ],
+    log:
+        f"{FOLDER}/logs/figure_studies.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/figure_studies.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        figure="studies",
+        arguments=[[]],
+        entry=untracked(asdict(RUN.entries["studies"])),
+        depends=lambda w: DIGESTS.figure_studies(),
+    script:
+        "../../scripts/draw_figure.py"
+
+
+rule studies:
+    input:
+        rules.figure_studies.output,
+        [RUN.study_outputs(study) for study in STUDIES],
+        all_studies_that_fit,
 
 
 for study in STUDIES:

@@ -104,6 +104,41 @@ def accuracy(
     return {name: _plain(row.get(name, np.nan)) for name in ACCURACY}
 
 
+def resampled_ratios(
+    estimates: pd.DataFrame,
+    catalog: pd.DataFrame,
+    bounds: pd.DataFrame,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    source: str = "estimates",
+    rule: str = "measure",
+) -> NDArray[np.float64]:
+    """Return ``rmse_over_crb`` on resamples of the galaxies, which are the same for all estimators.
+
+    Parameters
+    ----------
+    estimates, catalog, bounds, resamples, seed, source, rule
+        As for `accuracy`.
+
+    Returns
+    -------
+    ndarray, shape (resamples,)
+        Flagged galaxies are left out of the estimator's ratio; NaN where all of a resample are flagged.
+
+    Raises
+    ------
+    ContractError
+        As for `accuracy`.
+    """
+    rows = join(estimates, catalog, bounds, source=source, rule=rule)
+    square = np.where(rows.good, (np.nan_to_num(rows.residual) ** 2).mean(axis=1), 0.0)
+    variance = np.where(rows.good, (rows.bound**2).mean(axis=1), 0.0)
+    drawn = bootstrap_means(np.column_stack([square, variance]), resamples, seed)
+    with np.errstate(invalid="ignore"):
+        return np.sqrt(drawn[:, 0] / drawn[:, 1])
+
+
 def accuracy_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows of `accuracy` as the table ``metrics/accuracy.csv``."""
     return pd.DataFrame(list(rows), columns=ACCURACY)

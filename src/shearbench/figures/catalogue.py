@@ -36,7 +36,7 @@ class Entry:
     caption: str
     reads: tuple[str, ...]
     reads_if_made: tuple[str, ...] = ()
-    each: Literal["run", "population", "study"] = "run"
+    each: Literal["run", "population", "study", "studies"] = "run"
 
 
 def entries() -> dict[str, Entry]:

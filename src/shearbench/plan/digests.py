@@ -278,6 +278,16 @@ class Digests:
             self.code("evaluate_study"),
         )
 
+    @_once
+    def summarise_studies(self) -> str:
+        """Return the digest of the summary of all studies."""
+        studies = [self.evaluate_study(study) for study in self.run.studies.known]
+        return digest(studies, self.code("summarise_studies"))
+
+    def figure_studies(self) -> str:
+        """Return the digest of the figure of all studies."""
+        return digest(self.summarise_studies(), self.figure_code("studies"))
+
     def table_study(self, study: str) -> str:
         """Return the digest of a study's LaTeX table."""
         return digest(self.evaluate_study(study), self.code("table_study"))
@@ -387,6 +397,8 @@ class Digests:
                     rule = f"inside_{stem}"
                     which = {"population": population, "variant": variant, "seed": int(seed)}
                     return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
+            case ["metrics", "studies.csv"]:
+                return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
             case ["metrics", "studies", _]:

@@ -396,6 +396,12 @@ class Run:
             for path in self.estimates_of(population, "test", noise, [], networks)
         ]
 
+    def study_histories(self, study: str) -> list[str]:
+        """Return the training histories of a study's networks."""
+        population = self.studies.known[study].population
+        networks = self.study_networks(study).items()
+        return [self.history_of(population, network, seed) for network, seeds in networks for seed in seeds]
+
     def study_outputs(self, study: str) -> list[str]:
         """Return the files of a study for a paper."""
         return [
@@ -437,7 +443,7 @@ class Run:
         }
         found = {}
         for name, entry in self.entries.items():
-            if entry.each == "study" or empty & {*entry.reads}:
+            if entry.each in ("study", "studies") or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
             populations = self.populations if entry.each == "population" else []

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
+from scipy.stats import norm
 
+from shearbench.evaluation.beliefs import OUTCOMES, in_words, summary
 from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.scaling import power_law
 from shearbench.evaluation.study import STUDY, study_table, verdict
@@ -52,9 +57,9 @@ def make_accuracy(results, noise=1e-5, error=0.1, **changes):
 MAX, AVERAGE, DILATED = "convnet.1", "convnet.2", "dilated"
 
 
-def table_of(study, accuracy, diverged=(), networks=(MAX, AVERAGE, DILATED)):
+def table_of(study, accuracy, diverged=(), networks=(MAX, AVERAGE, DILATED), **more):
     """Return the table of a study whose values have these networks."""
-    return study_table(study, dict(zip(study.values, networks)), accuracy, diverged)
+    return study_table(study, dict(zip(study.values, networks)), accuracy, diverged, **more)
 
 
 class TestStudy:
@@ -150,8 +155,6 @@ class TestTable:
 
     def test_significance_is_calibrated(self):
         """Two equal values, three seeds each: about 5 per cent of studies have a 2-sigma difference."""
-        import numpy as np
-
         rng = np.random.default_rng(3)
         study = make_study(values={"a": 1, "b": 2})
         found = []
@@ -171,7 +174,8 @@ class TestVerdict:
         assert text == (
             "Dilated has the lowest RMSE at sigma = 1e-05 on exp_gauss, 5.00 ± 0.12 times the Cramer-Rao "
             "bound (3 seeds each). It is better than Max pooling (a factor 2.020 ± 0.052, 11.5 sigma). The "
-            "difference is below 3 sigma for Average pooling (a factor 1.040 ± 0.033, 1.2 sigma). "
+            "difference is below 3 sigma for Average pooling (a factor 1.040 ± 0.033, 1.2 sigma; "
+            "only more test galaxies would separate them). "
             "Significances take the small number of seeds into account (Welch's t)."
         )
 
@@ -254,8 +258,8 @@ class TestVerdict:
             study, make_accuracy({MAX: [10, 11], DILATED: [12, 13]}), networks=(MAX, MAX, DILATED)
         )
         assert table["factor"].tolist()[:2] == [1.0, 1.0]
-        assert table["n_sigma"].tolist()[1] == 0.0
-        assert "Average pooling (a factor 1.00" in verdict(study, table)
+        assert table["effect"].tolist()[:2] == [1.0, 1.0]
+        assert "It is the same network as Max pooling." in verdict(study, table)
 
 
 class TestPowerLaw:
@@ -305,3 +309,126 @@ class TestPowerLaw:
     def test_a_law_needs_three_numbers(self, changes):
         with pytest.raises(ValidationError, match="power_law: a fit needs an axis with at least 3"):
             make_study(power_law=True, **changes)
+
+
+class TestComparison:
+    def test_the_same_galaxies_make_a_difference_more_certain(self):
+        """The galaxies scatter both ratios alike: of the difference, only what they do not share is left."""
+        rng = np.random.default_rng(1)
+        accuracy = make_accuracy({MAX: [10, 10.1, 10.2], AVERAGE: [11, 11.1, 11.2]}, error=1.0)
+        common = np.exp(0.1 * rng.standard_normal(400))
+        own = {MAX: np.exp(0.01 * rng.standard_normal(400)), AVERAGE: np.ones(400)}
+        resampled = {
+            (network, seed, 1e-5): 10 * common * own[network] for network in own for seed in (1, 2, 3)
+        }
+        study = make_study(values={"a": 1, "b": 2})
+        added = table_of(study, accuracy).set_index("value")
+        paired = table_of(study, accuracy, resampled=resampled).set_index("value")
+        assert added.loc["b", "n_sigma"] < 1 < 3 < paired.loc["b", "n_sigma"]
+        assert paired.loc["b", "factor"] == added.loc["b", "factor"] == pytest.approx(1.099, abs=1e-3)
+        scatter = math.hypot(0.1 / 10.1, 0.1 / 11.1) / math.sqrt(3)
+        expected = paired.loc["b", "factor"] * math.hypot(scatter, 0.01)
+        assert paired.loc["b", "factor_err"] == pytest.approx(expected, rel=0.1)
+
+    def test_the_effect_is_that_of_the_reference(self):
+        accuracy = make_accuracy({MAX: [10, 11], AVERAGE: [5, 5.1], DILATED: [20, 21]}, error=0.0)
+        table = table_of(make_study(reference="Average pooling"), accuracy).set_index("value")
+        assert table["is_reference"].tolist() == [False, True, False]
+        assert table.loc["Max pooling", "effect"] == pytest.approx(10.5 / 5.05)
+        first = table_of(make_study(), accuracy).set_index("value")
+        assert first["is_reference"].tolist() == [True, False, False]
+        assert first.loc["Average pooling", "effect"] == pytest.approx(5.05 / 10.5)
+        assert first.loc["Average pooling", "effect_n_sigma"] < 0 < first.loc["Dilated", "effect_n_sigma"]
+        p = table.loc["Max pooling", "effect_p"]
+        assert p == pytest.approx(2 * norm.sf(table.loc["Max pooling", "effect_n_sigma"]))
+        # One seed says nothing on the scatter between trainings.
+        one = table_of(make_study(), make_accuracy({MAX: [10, 11], AVERAGE: [5]})).set_index("value")
+        assert math.isnan(one.loc["Average pooling", "effect_p"])
+        assert math.isnan(one.loc["Average pooling", "effect_seeds_needed"])
+
+    @pytest.mark.parametrize("difference", [0.02, 0.1, 0.4])
+    def test_with_the_seeds_needed_the_difference_would_be_seen(self, difference):
+        def table(k):
+            # k seeds of the same scatter
+            z = norm.ppf((np.arange(k) + 0.5) / k)
+            z = 0.05 * z / z.std(ddof=1)
+            results = {MAX: 10 * (1 + z), AVERAGE: 10 * (1 + difference) * (1 + z)}
+            study = make_study(values={"a": 1, "b": 2})
+            return table_of(study, make_accuracy(results, error=0.0)).set_index("value").loc["b"]
+
+        needed = int(table(3)["seeds_needed"])
+        assert needed > 2
+        assert table(needed)["n_sigma"] >= 3 > table(needed - 1)["n_sigma"]
+        words = verdict(
+            study := make_study(values={"a": 1, "b": 2}),
+            table_of(study, make_accuracy({MAX: [9.9, 10.1], AVERAGE: [10.1, 10.3]}, error=0.0)),
+        )
+        assert re.search(r"sigma; \d+ seeds each would separate them\)", words)
+
+
+ratios = st.lists(st.floats(0.9, 50.0), min_size=1, max_size=4)
+
+
+@st.composite
+def results(draw):
+    """Draw the ratios of the seeds of some networks; some diverge."""
+    names = [f"convnet.{k}" for k in range(draw(st.integers(2, 6)))]
+    found = {name: draw(ratios) for name in names}
+    for name in names:
+        if draw(st.integers(0, 5)) == 0:
+            found[name] = [math.nan] * len(found[name])
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(results(), st.randoms(use_true_random=False))
+def test_the_order_of_values_changes_no_outcome(found, random):
+    labels = {f"value {k}": name for k, name in enumerate(found)}
+    shuffled = list(labels)
+    random.shuffle(shuffled)
+    tables = []
+    for order in (list(labels), shuffled):
+        study = make_study(values=dict.fromkeys(order, 1), reference="value 0")
+        networks = {label: labels[label] for label in order}
+        accuracy, lost = make_accuracy(found), {(n, 1) for n, r in found.items() if math.isnan(r[0])}
+        tables.append((study, study_table(study, networks, accuracy, lost)))
+    assert verdict(*tables[0]) == verdict(*tables[1])
+    one, other = (summary([table]) for _, table in tables)
+    pd.testing.assert_frame_equal(one, other)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(results(), min_size=1, max_size=3))
+def test_the_correction_for_many_comparisons_only_takes_discoveries_away(found):
+    tables = []
+    for k, one in enumerate(found):
+        study = make_study(name=f"s{k}", values=dict.fromkeys(one, 1))
+        tables.append(study_table(study, {name: name for name in one}, make_accuracy(one, error=0.0)))
+    table = summary(tables)
+    assert len(table) == sum(len(one) - 1 for one in found)
+    assert set(table["outcome"]) <= set(OUTCOMES)
+    known = table[table["p"].notna()]
+    assert (known["q"] >= known["p"]).all()
+    said = table[table["outcome"].isin(["helps", "hurts"])]
+    assert (said["p"] < 0.05).all()
+    assert ((said["effect"] < 1) == (said["outcome"] == "helps")).all()
+    assert (table.loc[table["effect"].isna(), "outcome"].isin(["no result", "diverged"])).all()
+
+
+@given(ratios)
+def test_equal_values_have_the_effect_1(seeds):
+    study = make_study(values={"a": 1, "b": 1})
+    table = study_table(study, {"a": MAX, "b": MAX}, make_accuracy({MAX: seeds}))
+    assert table["effect"].tolist() == table["factor"].tolist() == [1.0, 1.0]
+    assert summary([table])["outcome"].tolist() == ["same network"]
+
+
+def test_a_value_that_diverged_is_an_outcome_in_words():
+    accuracy = make_accuracy({MAX: [10, 10.1, 9.9], AVERAGE: [20, 20.1, math.nan], DILATED: [math.nan] * 3})
+    lost = {(AVERAGE, 3), *((DILATED, seed) for seed in (1, 2, 3))}
+    table = summary([table_of(make_study(), accuracy, lost)])
+    words = dict(zip(table["value"], map(in_words, table.to_dict("records"))))
+    assert words == {
+        "Average pooling": "hurts, diverged in 1 of 3 seeds",
+        "Dilated": "diverged in 3 of 3 seeds",
+    }

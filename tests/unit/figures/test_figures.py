@@ -37,6 +37,7 @@ from shearbench.figures import (
     residuals,
     shear_bias,
     shear_bias_bins,
+    studies,
     study,
     style,
     training,
@@ -292,6 +293,33 @@ def study_tables(
     return pd.DataFrame(table), pd.DataFrame(single)
 
 
+def effects_table(studies: int = 14, values: int = 6) -> pd.DataFrame:
+    """Return a summary of studies, of which one value diverged, one in part, and one has one seed."""
+    rng = np.random.default_rng(5)
+    rows = []
+    for sigma in (1e-5, 1e-2):
+        for k in range(studies * values):
+            effect = float(np.exp(rng.normal(0, 0.3 if sigma < 1e-3 else 0.05)))
+            outcome = ["helps" if effect < 1 else "hurts", "no difference seen at this precision"][k % 2]
+            lost = {0: 3, 1: 1}.get(k, 0)
+            rows.append(
+                {
+                    "study": f"study_{k // values}",
+                    "value": f"value {k % values}: a label",
+                    "reference": "none",
+                    "population": "exp_gauss",
+                    "noise": sigma,
+                    "n_trained": 3,
+                    "n_seeds": 3 - lost,
+                    "n_diverged": lost,
+                    "effect": np.nan if lost == 3 else effect,
+                    "effect_err": np.nan if lost == 3 else 0.05 * effect,
+                    "outcome": {0: "diverged", 2: "one seed"}.get(k, outcome),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def gallery_of(levels: tuple[float, ...] = NOISE, galaxies: int = 2, size: int = 32) -> Gallery:
     y, x = np.indices((size, size)) - (size - 1) / 2
     images = []
@@ -329,6 +357,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "gallery": lambda: gallery.draw_gallery(gallery_of()),
     "cost": lambda: cost.draw(accuracy_table()),
     "study": lambda: study.draw(*study_tables(), question=QUESTION, axis_label="down-sampling"),
+    "studies": lambda: studies.draw(effects_table()),
 }
 
 
@@ -349,7 +378,9 @@ def error_bars(figure: Figure) -> list[float]:
             if isinstance(container, ErrorbarContainer):
                 for bars in container.lines[2]:
                     lengths += [
-                        float(np.ptp(segment[:, 1])) for segment in bars.get_segments() if len(segment)
+                        float(np.ptp(segment, axis=0).max())
+                        for segment in bars.get_segments()
+                        if len(segment)
                     ]
     return lengths
 
@@ -393,6 +424,7 @@ def test_says_what_it_shows(name: str) -> None:
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
+        "studies": ["helps", "hurts", "diverged", r"$\sigma$ = $10^{-5}$", "3/3"],
         "study": ["down-sampling", QUESTION, r"$\sigma$ = $10^{-5}$", "RMSE / Cramér–Rao bound"],
     }
     for text in expected[name]:
@@ -712,7 +744,7 @@ def test_the_catalogue_has_every_figure_as_its_module_says() -> None:
     for name, entry in found.items():
         module = importlib.import_module(f"shearbench.figures.{name}")
         assert module.ENTRY == entry
-        further = {"run": 0, "population": 1, "study": 2}[entry.each]
+        further = {"run": 0, "population": 1, "study": 2, "studies": 0}[entry.each]
         taken = inspect.signature(module.draw).parameters.values()
         needed = [p.name for p in taken if p.default is p.empty]
         assert len(needed) == len(entry.reads) + further, name

@@ -43,7 +43,7 @@ def all_digests(digests):
     run = digests.run
     singles = (
         "evaluate_accuracy evaluate_shear_bias evaluate_residuals evaluate_throughput evaluate_bayes_floor "
-        "draw_gallery summarise_networks tables paper save_config manifest"
+        "draw_gallery summarise_networks summarise_studies figure_studies tables paper save_config manifest"
     ).split()
     found = {(rule,): getattr(digests, rule)() for rule in singles}
     for population in run.populations:
@@ -409,6 +409,7 @@ def test_every_kind_of_file_has_its_origin():
             digests.evaluate_study(study),
             {"study": study, "table": f"{study}_verdict"},
         ),
+        "metrics/studies.csv": Origin("summarise_studies", digests.summarise_studies(), {"table": "studies"}),
         f"tables/study_{study}.tex": Origin("table_study", digests.table_study(study), {"study": study}),
         "tables/accuracy.tex": Origin("tables", digests.tables(), {"table": "accuracy"}),
         "paper/numbers.json": Origin("paper", digests.paper(), {"content": "numbers"}),

@@ -1,0 +1,82 @@
+"""The summary of all studies: the effect of each value beside the reference of its study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+SUMMARY = (
+    "study value reference population noise n_trained n_seeds n_diverged effect effect_err p q outcome "
+    "seeds_needed"
+).split()
+FALSE_DISCOVERIES = 0.05
+"""Expected fraction of the differences reported that are none, at most."""
+
+HELPS, HURTS, NO_DIFFERENCE = "helps", "hurts", "no difference seen at this precision"
+OUTCOMES = (HELPS, HURTS, NO_DIFFERENCE, "diverged", "one seed", "same network", "no result")
+"""The outcomes of a comparison, in the column ``outcome``."""
+
+
+def summary(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return the effect of each value of all studies at the judged noise levels.
+
+    Parameters
+    ----------
+    tables : iterable of pandas.DataFrame
+        The table of each study (`shearbench.evaluation.study.study_table`).
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns `SUMMARY`, a row for each value other than the reference of its study and each judged
+        noise level, sorted by noise level and effect, rows without an effect last. ``effect`` is the RMSE
+        divided by that of the value ``reference``, with its error ``effect_err``: below 1 the value helps.
+        ``p`` is the two-sided probability of the difference, ``q`` the same adjusted by Benjamini and
+        Hochberg (1995, J. R. Stat. Soc. B 57, 289) for all comparisons in the table, so that of the values
+        with q below `FALSE_DISCOVERIES` that fraction at most is expected to make no difference.
+        ``outcome`` is one of `OUTCOMES`: without a second seed of both, nothing can be said. ``seeds_needed``
+        is the number of seeds at which the same difference would have three sigma, see
+        `shearbench.evaluation.study.study_table`.
+    """
+    rows = pd.concat([table[table["judged"]] for table in tables], ignore_index=True)
+    of = rows[rows["is_reference"]].set_index(["study", "noise"])
+    rows = rows[~rows["is_reference"]].reset_index(drop=True)
+    at = pd.MultiIndex.from_frame(rows[["study", "noise"]])
+    rows["reference"] = of["value"].reindex(at).to_numpy()
+    rows["same"] = of["variant"].reindex(at).to_numpy() == rows["variant"].to_numpy()
+    names = {"effect_p": "p", "effect_seeds_needed": "seeds_needed"}
+    rows = rows.drop(columns=list(names.values()), errors="ignore").rename(columns=names)
+    p = rows["p"].to_numpy(float)
+    rows["q"] = np.nan
+    usable = np.isfinite(p)
+    if usable.any():
+        rows.loc[usable, "q"] = stats.false_discovery_control(p[usable])
+    rows["outcome"] = [_outcome(row) for row in rows.to_dict("records")]
+    return rows.sort_values(["noise", "effect", "study", "value"], kind="stable", ignore_index=True)[SUMMARY]
+
+
+def _outcome(row: dict[str, float]) -> str:
+    if row["same"]:
+        return "same network"
+    if row["n_seeds"] == 0 and row["n_diverged"]:
+        return "diverged"
+    if not math.isfinite(row["effect"]):
+        return "no result"
+    if not math.isfinite(row["q"]):
+        return "one seed"
+    if row["q"] < FALSE_DISCOVERIES:
+        return HELPS if row["effect"] < 1 else HURTS
+    return NO_DIFFERENCE
+
+
+def in_words(row: dict[str, object]) -> str:
+    """Return the outcome of a row of `summary` in words, with the trainings that diverged."""
+    outcome, diverged = str(row["outcome"]), int(str(row["n_diverged"]))
+    lost = f"diverged in {diverged} of {row['n_trained']} seeds"
+    if outcome == "diverged":
+        return lost
+    return f"{outcome}, {lost}" if diverged else outcome
