@@ -78,7 +78,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
             )
             snr = gallery.snr[i, k]
             text = f"S/N {power(snr)}"
-            note(stamp, text, color="white", fontsize=6.5, bbox=_BEHIND)
+            note(stamp, text, color="white", fontsize=6.5, bbox=BEHIND)
             if not np.isfinite(gallery.model[i, k]).all():
                 note(model, "no fit", "center center", color="0.3")
         axes[i, 0].set_ylabel(f"$\\sigma$ = {exact(sigma)}", fontsize=7.5, labelpad=3)
@@ -90,7 +90,7 @@ def draw_gallery(gallery: Gallery) -> Figure:
     for k in range(galaxies):
         for axis, title in zip(axes[0, 4 * k :], ("stamp", "model", "residual")):
             axis.set_title(title, fontsize=7.5, pad=2)
-    _scale_bar(axes[-1, 0], size)
+    scale_bar(axes[-1, 0], size)
     if shown is not None:
         bar = figure.colorbar(shown, ax=axes, fraction=0.02, pad=0.01, aspect=40)
         bar.set_label(r"residual / $\sigma$")
@@ -98,7 +98,8 @@ def draw_gallery(gallery: Gallery) -> Figure:
     return figure
 
 
-_BEHIND = {"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 1.0}
+BEHIND = {"facecolor": "black", "alpha": 0.55, "linewidth": 0, "pad": 1.0}
+"""Background of white text on an image."""
 
 
 def _norm(image: NDArray[np.float32], sigma: float) -> AsinhNorm:
@@ -107,8 +108,9 @@ def _norm(image: NDArray[np.float32], sigma: float) -> AsinhNorm:
     return AsinhNorm(linear_width=2 * sigma, vmin=-2 * sigma, vmax=max(high, 4 * sigma))
 
 
-def _scale_bar(axis: Axes, size: float) -> None:
+def scale_bar(axis: Axes, size: float) -> None:
+    """Draw a bar of a round number of arcseconds into an image of a side `size` [arcsec]."""
     length = 10 ** math.floor(math.log10(size / 3)) * (2 if size >= 6 else 1)
     x, y = -0.42 * size, -0.42 * size
     axis.plot([x, x + length], [y, y], color="white", linewidth=1.5)
-    axis.text(x + length * 1.15, y, f'{length:g}"', color="white", fontsize=6.5, va="center", bbox=_BEHIND)
+    axis.text(x + length * 1.15, y, f'{length:g}"', color="white", fontsize=6.5, va="center", bbox=BEHIND)

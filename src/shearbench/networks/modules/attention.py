@@ -1,4 +1,10 @@
-"""Attention over channels and positions, and transformers."""
+"""Attention over channels and positions, and transformers.
+
+A module that weighs the pixels of a stamp, or patches of it, has the method ``attention_map(x)``: for the
+input of the module it returns the weights [n, ny, nx], or [n, tokens] row by row. Attention between tokens
+also has ``attention_scores(x)``, [n, from, to]. A module that tells tokens their positions has the attribute
+``position_code`` [tokens, numbers]. `shearbench.diagnostics.attention` finds modules by these names.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +66,16 @@ class PixelWeights(nn.Conv2d):
     def __init__(self, side: int = 7) -> None:
         super().__init__(2, 1, side, padding=side // 2)
 
-    def weights(self, x: Tensor) -> Tensor:
-        """Return the weights [n, 1, ny, nx] of the pixels of images [n, channels, ny, nx]."""
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Return the weights [n, ny, nx] of the pixels of images [n, channels, ny, nx]."""
+        return self._weights(x)[:, 0]
+
+    def _weights(self, x: Tensor) -> Tensor:
         return torch.sigmoid(super().forward(torch.cat([x.mean(1, True), x.amax(1, True)], 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [n, channels, ny, nx] to the same shape."""
-        return x * self.weights(x)
+        return x * self._weights(x)
 
 
 class Cbam(nn.Module):
@@ -114,9 +123,21 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [n, tokens, width] to the same shape."""
-        query, key, value = self.mixed(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
+        weights, value = self._weights(x)
         return self.out((weights @ value).transpose(1, 2).flatten(2))
+
+    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights [n, heads, tokens, tokens] and the values [n, heads, tokens, width / heads]."""
+        query, key, value = self.mixed(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1), value
+
+    def attention_scores(self, x: Tensor) -> Tensor:
+        """Return the weights that each token gives to others [n, tokens, tokens], the mean over the heads."""
+        return self._weights(x)[0].mean(1)
+
+    def attention_map(self, x: Tensor) -> Tensor:
+        """Return the weight that each token gets [n, tokens], the mean over the tokens that give it."""
+        return self.attention_scores(x).mean(1)
 
 
 class CrossAttention(nn.Module):
@@ -208,6 +229,11 @@ class Position(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(0.02 * torch.randn(tokens, width))
 
+    @property
+    def position_code(self) -> Tensor:
+        """The numbers that encode the positions, [tokens, width]."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [n, tokens, width] to the same shape."""
         return x + self.weight
@@ -235,6 +261,11 @@ class Sinusoids(nn.Module):
         self.register_buffer("weight", sinusoids(shape, width), persistent=False)
 
     weight: Tensor
+
+    @property
+    def position_code(self) -> Tensor:
+        """The numbers that encode the positions, [tokens, width]."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [n, tokens, features] to the same shape, or to `width` more features if joined."""

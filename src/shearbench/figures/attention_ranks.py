@@ -1,0 +1,127 @@
+"""Rank correlation of attention with the information in the pixels, and the cost of a study's networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from shearbench.evaluation.statistics import combine_seeds
+from shearbench.figures.axes import figure_title, log_limits
+from shearbench.figures.catalogue import Entry
+from shearbench.figures.legends import legend_below
+from shearbench.figures.style import DOUBLE, exact, styled, wrapped
+
+ENTRY = Entry(
+    category="7. Studies",
+    caption="""\
+**Does attention fall where the information is?** Left: Spearman's rank correlation, over the pixels or
+patches of a stamp, between the weights of each layer with attention and the Fisher information on the shear
+(filled symbols), the light of the noiseless stamp (crosses), and the information in the stamp of another
+galaxy (open symbols). Means over test galaxies and training seeds; error bars: scatter of the seeds over the
+square root of their number and bootstrap over the galaxies, in quadrature. Where filled and open symbols
+agree, the layer weighs places in the stamp and does not follow the galaxy. Right: floating-point operations
+per stamp, and seconds per stamp on one core, of a measurement and of a training step without the optimiser,
+relative to the first network.""",
+    reads=("studies/{study}_attention.csv", "studies/{study}_attention_cost.csv"),
+    each="study",
+)
+
+_KINDS = {"information": "information", "light": "light", "other": "information of another galaxy"}
+_COSTS = {
+    "flops": ("FLOPs", "s"),
+    "forward_seconds": ("measurement [s]", "o"),
+    "step_seconds": ("step [s]", "D"),
+}
+_ROW = 0.19  # height of a row, inches
+
+
+@styled
+def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> Figure:
+    """Draw the rank correlations of each layer, and beside them the cost of each network.
+
+    Parameters
+    ----------
+    ranks, costs : pandas.DataFrame
+        Tables of `shearbench.diagnostics.attention.measure_attention`.
+    question : str
+        Question of the study, not used.
+    name : str
+        Name of the study, the title.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    ranks = ranks.assign(place=_places(ranks))
+    with_error = {kind: f"{kind}_err" for kind in _KINDS}
+    means = combine_seeds(ranks, ["value", "place", "noise"], with_error)
+    rows = list(dict.fromkeys(zip(means["value"], means["place"])))
+    levels = sorted(means["noise"].unique())
+    colors = colormaps["viridis"](np.linspace(0.0, 0.7, max(len(levels), 1)))
+    height = _ROW * max(len(rows), 2 * len(costs), 4) + 1.3
+    figure = Figure(figsize=(DOUBLE, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
+    for k, (noise, color) in enumerate(zip(levels, colors)):
+        for kind in _KINDS:
+            own = means[means["noise"] == noise]
+            y = [
+                rows.index(row) + 0.26 * (k - (len(levels) - 1) / 2)
+                for row in zip(own["value"], own["place"])
+            ]
+            left.errorbar(
+                own[kind], y, xerr=own[f"{kind}_err"], color=color, elinewidth=0.8, **_look(kind, color)
+            )
+    left.axvline(0, color="0.6", linewidth=0.6, zorder=0)
+    left.set_xlim(-1.05, 1.05)
+    left.set_xlabel("Spearman's rank correlation with the weights")
+    left.set_yticks(range(len(rows)), [f"{value}, {place}" for value, place in rows])
+    left.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    reference = costs.iloc[:1]
+    for k, (column, (label, marker)) in enumerate(_COSTS.items()):
+        unit = reference[column].to_numpy(float)
+        y = np.arange(len(costs)) + 0.22 * (k - 1)
+        right.plot(
+            costs[column].to_numpy(float) / unit,
+            y,
+            linestyle="none",
+            marker=marker,
+            markersize=4,
+            color="black",
+            markerfacecolor=("black", "white", "0.6")[k],
+            label=label,
+        )
+    right.axvline(1, color="0.6", linewidth=0.6, zorder=0)
+    relative = costs[list(_COSTS)].to_numpy(float) / reference[list(_COSTS)].to_numpy(float)
+    log_limits(right, "x", np.append(relative.ravel(), 1.0))
+    right.set_yticks(range(len(costs)), [wrapped(str(value), 18) for value in costs["value"]])
+    right.set_ylim(max(len(costs), 1) - 0.5, -0.5)
+    right.set_xlabel(f"cost relative to {costs['value'].iloc[0]}" if len(costs) else "cost")
+    right.legend(loc="best", fontsize=6.5)
+    for axis in (left, right):
+        axis.tick_params(axis="y", which="both", left=False, right=False)
+        axis.grid(axis="y", linewidth=0.3, color="0.9")
+        axis.set_axisbelow(True)
+    entries = [
+        Line2D([], [], color="0.3", label=label, **_look(kind, "0.3")) for kind, label in _KINDS.items()
+    ]
+    entries += [
+        Line2D([], [], color=color, linewidth=3, label=f"$\\sigma$ = {exact(noise)}")
+        for noise, color in zip(levels, colors)
+    ]
+    legend_below(figure, entries)
+    figure_title(figure, name)
+    return figure
+
+
+def _look(kind: str, color: object) -> dict[str, object]:
+    marker, face = {"information": ("o", color), "light": ("x", color), "other": ("o", "white")}[kind]
+    return {"marker": marker, "markerfacecolor": face, "linestyle": "none", "markersize": 4}
+
+
+def _places(ranks: pd.DataFrame) -> pd.Series:
+    """Return the place of each layer among those of its network with attention, in words."""
+    numbers = ranks.groupby(["value", "seed", "noise"], sort=False).cumcount() + 1
+    return "layer " + numbers.astype(str)
