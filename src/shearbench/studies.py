@@ -61,6 +61,12 @@ class Study(Options):
         default_factory=dict, description="Changes to the training recipe, the same for all values."
     )
 
+    attention: bool = Field(
+        False,
+        description="Also draw where the networks with attention look, beside the information in each pixel, "
+        "and how they are told positions.",
+    )
+
     @model_validator(mode="after")
     def _values_fit(self) -> Study:
         if self.reference is not None and self.reference not in self.values:

@@ -1,4 +1,4 @@
-"""Studies. Each file in config/studies is a target `study_<name>`: networks, table, figure and verdict."""
+"""Studies. Each file in config/studies is a target `study_<name>`: networks, table, figures and verdict."""
 
 
 rule evaluate_study:
@@ -27,34 +27,69 @@ rule evaluate_study:
         "../../scripts/evaluate_study.py"
 
 
-rule figure_study:
+rule measure_attention:
     input:
-        rules.evaluate_study.output.table,
-        rules.evaluate_study.output.accuracy,
+        models=lambda w: sum(RUN.study_models(w.study).values(), []),
+        stamps=lambda w: RUN.stamps_of("test", STUDIES[w.study].population),
+        catalog=lambda w: f"{FOLDER}/catalogs/{STUDIES[w.study].population}/test.parquet",
     output:
-        pdf=[f"{FOLDER}/figures/study_{{study}}.pdf"],
-        png=[
-            report(
-                f"{FOLDER}/figures/study_{{study}}.png",
-                caption="../report/figure.rst",
-                category=RUN.entries["study"].category,
-                labels={"figure": "study", "population": "{study}"},
-            )
-        ],
+        ranks=f"{FOLDER}/metrics/studies/{{study}}_attention.csv",
+        costs=f"{FOLDER}/metrics/studies/{{study}}_attention_cost.csv",
+        maps=f"{FOLDER}/metrics/studies/{{study}}_attention.h5",
     log:
-        f"{FOLDER}/logs/figure_study/{{study}}.log",
+        f"{FOLDER}/logs/measure_attention/{{study}}.log",
     benchmark:
-        f"{FOLDER}/benchmarks/figure_study/{{study}}.tsv"
+        f"{FOLDER}/benchmarks/measure_attention/{{study}}.tsv"
     conda:
         ENVIRONMENT
     params:
         origins=origins,
-        figure="study",
-        arguments=lambda w: [[STUDIES[w.study].question, w.study.replace("_", " ")]],
-        entry=untracked(asdict(RUN.entries["study"])),
-        depends=lambda w: DIGESTS.figure_study(w.study),
+        models=lambda w: untracked(RUN.study_models(w.study)),
+        population=lambda w: untracked(RUN.population(STUDIES[w.study].population)),
+        sigmas=lambda w: STUDIES[w.study].levels,
+        seed=CONFIG.seed,
+        resamples=CONFIG.bootstrap,
+        depends=lambda w: DIGESTS.measure_attention(w.study),
     script:
-        "../../scripts/draw_figure.py"
+        "../../scripts/measure_attention.py"
+
+
+for name, entry in RUN.entries.items():
+    if entry.each != "study":
+        continue
+
+    rule:
+        name:
+            f"figure_{name}"
+        input:
+            [f"{FOLDER}/metrics/{path}" for path in entry.reads],
+        output:
+            pdf=[f"{FOLDER}/figures/{name}_{{study}}.pdf"],
+            png=[
+                report(
+                    f"{FOLDER}/figures/{name}_{{study}}.png",
+                    caption="../report/figure.rst",
+                    category=entry.category,
+                    labels={
+                        "figure": name.replace("_", " "),
+                        "population": "{study}",
+                    },
+                )
+            ],
+        log:
+            f"{FOLDER}/logs/figure_{name}/{{study}}.log",
+        benchmark:
+            f"{FOLDER}/benchmarks/figure_{name}/{{study}}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            origins=origins,
+            figure=name,
+            arguments=lambda w: [[STUDIES[w.study].question, w.study.replace("_", " ")]],
+            entry=untracked(asdict(entry)),
+            depends=lambda w, name=name: DIGESTS.figure_of_study(name, w.study),
+        script:
+            "../../scripts/draw_figure.py"
 
 
 rule table_study:

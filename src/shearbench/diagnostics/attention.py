@@ -224,7 +224,8 @@ def measure_attention(
         A row for each layer with attention to pixels or patches, network and noise level. The columns
         ``information``, ``light`` and ``other`` are the means over galaxies of the rank correlation of the
         weights with the information in the pixels, with the noiseless stamp, and with the information in the
-        pixels of another galaxy; ``_err``: their bootstrap errors. Columns are `RANK_COLUMNS`.
+        pixels of another galaxy; ``_err``: their bootstrap errors. ``n_galaxies`` is the number of galaxies
+        to which a layer does not give equal weights everywhere. Columns are `RANK_COLUMNS`.
     costs : pandas.DataFrame
         A row for each value, also those without attention: number of weights, floating-point operations
         per stamp (of a measurement), and seconds per stamp on one core, of a measurement and of a training
@@ -266,17 +267,26 @@ def measure_attention(
                         "seed": model.about["seed"],
                         "layer": layer,
                         "noise": sigma,
-                        "n_galaxies": count,
                     }
-                    for name, images in compared.items():
-                        each = rank_correlations(weights.double().numpy(), images)
-                        row[name] = each.mean()
-                        row[f"{name}_err"] = bootstrap_means(each[:, None], resamples).std(ddof=1)
+                    weighed = weights.double().numpy()
+                    each = np.stack([rank_correlations(weighed, one) for one in compared.values()], 1)
+                    each = each[np.isfinite(each).all(1)]
+                    row["n_galaxies"] = len(each)
+                    means, errors = _mean(each, resamples)
+                    for name, mean, error in zip(compared, means, errors):
+                        row |= {name: mean, f"{name}_err": error}
                     ranks.append(row)
         if trained:
             costs.append({"study": study, "value": value, **_cost(trained[0], stamps, seed)})
     maps = _maps(good, stamps, rows, population, method, sigmas, seed)
     return pd.DataFrame(ranks, columns=RANK_COLUMNS), pd.DataFrame(costs, columns=COST_COLUMNS), maps
+
+
+def _mean(each: NDArray[np.float64], resamples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean over galaxies and its bootstrap error, for each column; NaN without galaxies."""
+    if len(each) == 0:
+        return np.full(each.shape[1], np.nan), np.full(each.shape[1], np.nan)
+    return each.mean(0), bootstrap_means(each, resamples).std(0, ddof=1)
 
 
 def _first(stamps: StampSet, sigma: float, seed: int, count: int) -> StampBatch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.colors import AsinhNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -11,18 +10,18 @@ from shearbench.evaluation.attention import EXAMPLES, AttentionMaps, read_maps
 from shearbench.figures.axes import figure_title, note
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.gallery import BEHIND, scale_bar
-from shearbench.figures.style import DOUBLE, exact, styled, wrapped
+from shearbench.figures.style import DOUBLE, SINGLE, exact, styled, wrapped
 
 ENTRY = Entry(
     category="7. Studies",
     caption="""\
 **Where networks look.** From left to right: the stamp of a galaxy (grey scale linear below twice the noise
-σ, logarithmic above), the Fisher information on the shear in each of its pixels with flux, position and
-size unknown, and the attention of each network with attention to pixels or patches: the weight of each
-pixel, averaged over layers, seeds and heads. Information and weights are divided by their mean over the
-stamp, and each panel has a colour scale of its own, from zero to its largest value, which is given. A
-network can undo a weight in a later layer, so that a pixel with little weight is not always a pixel that is
-not used.""",
+σ or a fiftieth of the peak, logarithmic above), the Fisher information on the shear in each of its pixels,
+with flux, position and size unknown, and the attention of each network with attention to pixels or patches:
+the weight of each pixel, averaged over layers, training seeds and attention heads. Information and weights
+are divided by their mean over the stamp. Each panel has a colour scale of its own, from its smallest to its
+largest value, which it gives. A network can undo a weight in a later layer, so that a pixel with little
+weight may be used nevertheless.""",
     reads=("studies/{study}_attention.h5",),
     each="study",
 )
@@ -48,22 +47,25 @@ def draw_maps(maps: AttentionMaps, name: str) -> Figure:
     matplotlib.figure.Figure
     """
     columns = 2 + len(maps.maps)
-    side = min((DOUBLE - 0.25) / columns, 1.1)
+    whole = SINGLE if columns <= 4 else DOUBLE
+    side = (whole - 0.25) / columns
     layout = ConstrainedLayoutEngine(w_pad=0.01, h_pad=0.01, wspace=0.0, hspace=0.0)
-    size = (side * columns + 0.25, (side + 0.02) * len(EXAMPLES) + 0.6)
-    figure = Figure(figsize=size, layout=layout)
+    figure = Figure(figsize=(whole, (side + 0.02) * len(EXAMPLES) + 0.6), layout=layout)
     axes = figure.subplots(len(EXAMPLES), columns, squeeze=False)
     width = maps.stamp.shape[-1] * maps.pixel_scale
     shown = {"origin": "lower", "extent": (-width / 2, width / 2) * 2}
     for k, example in enumerate(EXAMPLES):
         sigma = maps.sigma[k]
-        norm = AsinhNorm(linear_width=2 * sigma, vmin=-2 * sigma, vmax=max(maps.stamp[k].max(), 4 * sigma))
+        peak = maps.stamp[k].max()
+        linear = max(2 * sigma, 0.02 * peak)
+        norm = AsinhNorm(linear_width=linear, vmin=-linear, vmax=max(peak, 2 * linear))
         axes[k, 0].imshow(maps.stamp[k], norm=norm, cmap="gray", **shown)
         axes[k, 0].set_ylabel(example, fontsize=7.5, labelpad=3)
         note(axes[k, 0], f"$\\sigma$ = {exact(sigma)}", color="white", fontsize=6, bbox=BEHIND)
         for axis, image in zip(axes[k, 1:], [maps.information[k], *(one[k] for one in maps.maps.values())]):
-            axis.imshow(image, vmin=0, vmax=image.max(), cmap="inferno", **shown)
-            note(axis, f"max {_short(image.max())}", color="white", fontsize=6, bbox=BEHIND)
+            axis.imshow(image, cmap="inferno", **shown)
+            limits = f"{_short(image.min())} to {_short(image.max())}"
+            note(axis, limits, color="white", fontsize=6, bbox=BEHIND)
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
@@ -75,4 +77,4 @@ def draw_maps(maps: AttentionMaps, name: str) -> Figure:
 
 
 def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if np.isfinite(value) else "--"
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"

@@ -32,8 +32,8 @@ relative to the first network.""",
 _KINDS = {"information": "information", "light": "light", "other": "information of another galaxy"}
 _COSTS = {
     "flops": ("FLOPs", "s"),
-    "forward_seconds": ("measurement [s]", "o"),
-    "step_seconds": ("step [s]", "D"),
+    "forward_seconds": ("seconds, measurement", "o"),
+    "step_seconds": ("seconds, training step", "D"),
 }
 _ROW = 0.19  # height of a row, inches
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from shearbench.evaluation.attention import AttentionMaps, read_maps
 from shearbench.figures.axes import figure_title
 from shearbench.figures.catalogue import Entry
-from shearbench.figures.style import DOUBLE, styled, wrapped
+from shearbench.figures.style import DOUBLE, SINGLE, styled, wrapped
 
 ENTRY = Entry(
     category="7. Studies",
@@ -47,8 +47,9 @@ def draw_codes(maps: AttentionMaps, name: str) -> Figure:
     matplotlib.figure.Figure
     """
     columns = max(len(maps.scores), 1)
-    side = min((DOUBLE - 1.0) / columns, 1.7)
-    figure = Figure(figsize=(side * columns + 1.0, 2 * side + 0.9), layout="constrained")
+    whole = SINGLE if columns <= 2 else DOUBLE
+    side = (whole - 1.0) / columns
+    figure = Figure(figsize=(whole, 2 * side + 0.9), layout="constrained")
     axes = figure.subplots(2, columns, squeeze=False)
     most = max([1.0, *(len(one) * one.max() for one in maps.scores.values())])
     grams, weights = [], []

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import INSIDE, Run
+from shearbench.plan.run import INSIDE, STUDY_FILES, Run
 from shearbench.simulation.populations import SPLITS
 
 P = ParamSpec("P")
@@ -288,13 +288,29 @@ class Digests:
         """Return the digest of the figure of all studies."""
         return digest(self.summarise_studies(), self.figure_code("studies"))
 
+    @_once
+    def measure_attention(self, study: str) -> str:
+        """Return the digest of the attention of a study's networks, and of their cost."""
+        known = self.run.studies.known[study]
+        networks = self.run.study_networks(study)
+        modules = {name for network in networks for name in self.run.variants[network].make().modules()}
+        return digest(
+            known.model_dump(mode="json"),
+            [(self.train(known.population, variant), seeds) for variant, seeds in networks.items()],
+            self.simulate_stamps(known.population, "test"),
+            self.run.config.seed,
+            self.run.config.bootstrap,
+            self.code("measure_attention", sorted(modules)),
+        )
+
     def table_study(self, study: str) -> str:
         """Return the digest of a study's LaTeX table."""
         return digest(self.evaluate_study(study), self.code("table_study"))
 
-    def figure_study(self, study: str) -> str:
-        """Return the digest of a study's figure."""
-        return digest(self.evaluate_study(study), self.figure_code("study"))
+    def figure_of_study(self, name: str, study: str) -> str:
+        """Return the digest of a figure of a study."""
+        rules = sorted({STUDY_FILES[path] for path in self.run.entries[name].reads})
+        return digest([getattr(self, rule)(study) for rule in rules], self.figure_code(name))
 
     # Figures, tables, the paper
 
@@ -403,9 +419,10 @@ class Digests:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
             case ["metrics", "studies", _]:
                 for study in self.run.studies.known:
-                    if name in (f"{study}.csv", f"{study}_accuracy.csv", f"{study}_verdict.txt"):
-                        names = {"study": study, "table": stem}
-                        return Origin("evaluate_study", self.evaluate_study(study), names)
+                    for path, rule in STUDY_FILES.items():
+                        if f"studies/{name}" == path.format(study=study):
+                            names = {"study": study, "table": stem}
+                            return Origin(rule, getattr(self, rule)(study), names)
             case ["tables", _] if suffix == "tex":
                 if stem in self.run.tables:
                     return Origin("tables", self.tables(), {"table": stem})

@@ -25,6 +25,15 @@ INSIDE = ("inside_layers.csv",)
 """The tables of networks that are examined from inside; each begins with the columns of their names."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
+STUDY_FILES = {
+    "studies/{study}.csv": "evaluate_study",
+    "studies/{study}_accuracy.csv": "evaluate_study",
+    "studies/{study}_verdict.txt": "evaluate_study",
+    "studies/{study}_attention.csv": "measure_attention",
+    "studies/{study}_attention_cost.csv": "measure_attention",
+    "studies/{study}_attention.h5": "measure_attention",
+}
+"""The rule that makes each file of a study in ``metrics/``."""
 
 
 @dataclass(frozen=True)
@@ -407,9 +416,26 @@ class Run:
         return [
             f"{self.metrics}/studies/{study}.csv",
             f"{self.metrics}/studies/{study}_verdict.txt",
-            f"{self.folder}/figures/study_{study}.pdf",
+            *(f"{self.folder}/figures/{name}_{study}.pdf" for name in self.study_figures(study)),
             f"{self.folder}/tables/study_{study}.tex",
         ]
+
+    def study_figures(self, study: str) -> list[str]:
+        """Return the names of the figures of a study: those whose metrics the study makes."""
+        rules = {"evaluate_study", *(["measure_attention"] if self.studies.known[study].attention else [])}
+        return [
+            name
+            for name, entry in self.entries.items()
+            if entry.each == "study" and {STUDY_FILES[one] for one in entry.reads} <= rules
+        ]
+
+    def study_models(self, study: str) -> dict[str, list[str]]:
+        """Return the model files of a study's networks, by the labels of its values."""
+        known = self.studies.known[study]
+        return {
+            label: [self.model_of(known.population, known.variant_name(label), seed) for seed in known.seeds]
+            for label in known.values
+        }
 
     @cached_property
     def all_study_outputs(self) -> list[str]:

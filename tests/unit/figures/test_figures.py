@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import os
 import subprocess
 import sys
 from collections import UserDict
 from collections.abc import Callable
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,15 +25,19 @@ from matplotlib.figure import Figure
 from shearbench.data.noise import unit_noise
 from shearbench.data.stamps import StampBatch, StampSet, write_stamps
 from shearbench.errors import ContractError
+from shearbench.evaluation.attention import EXAMPLES, AttentionMaps
 from shearbench.evaluation.gallery import Gallery, make_gallery, read_gallery, write_gallery
 from shearbench.figures import (
     accuracy,
+    attention_maps,
+    attention_ranks,
     catalogue,
     cost,
     decomposition,
     efficiency,
     gallery,
     looks,
+    position_codes,
     residuals,
     shear_bias,
     shear_bias_bins,
@@ -177,7 +181,7 @@ def trend_table(population: str = "exp_gauss", sersic: bool = False) -> pd.DataF
     for name, label, kind, seed, floor, _ in _rows(NETWORKS, 3):
         for quantity, (low, high) in ranges.items():
             edges = np.linspace(0, 1, 9) ** 1.3 * (high - low) + low
-            for a, b in pairwise(edges):
+            for a, b in itertools.pairwise(edges):
                 centre = (a + b) / 2
                 crb = 1.15e-4 * {"flux": 1.5 / centre, "hlr": centre}.get(quantity, 1.0)
                 rmse = np.hypot(crb, floor * (1 + 0.5 * centre))
@@ -344,6 +348,36 @@ def gallery_of(levels: tuple[float, ...] = NOISE, galaxies: int = 2, size: int =
     )
 
 
+def maps_of(values: tuple[str, ...] = ("pixels (spatial)", "both (CBAM)", "transformer")) -> AttentionMaps:
+    y, x = np.indices((24, 24)) - 11.5
+    images = np.stack([np.exp(-np.hypot(x, (1 + k) * y) / 4) for k in range(len(EXAMPLES))])
+    images /= images.mean((1, 2), keepdims=True)
+    code = np.cos(np.subtract.outer(np.arange(9), np.arange(9)))
+    return AttentionMaps(
+        pixel_scale=0.2,
+        sigma=np.array([1e-5, 1e-5, 1e-5, 1e-2]),
+        stamp=images,
+        information=images**2,
+        maps=dict.fromkeys(values, images),
+        codes=dict.fromkeys(values[-1:], code),
+        scores=dict.fromkeys(values[-2:], np.full((9, 9), 1 / 9)),
+    )
+
+
+def attention_tables(values: tuple[str, ...] = ("pixels (spatial)", "transformer")) -> list[pd.DataFrame]:
+    rng = np.random.default_rng(7)
+    keys = itertools.product(values, (1, 2, 3), (1e-5, 1e-2), ("features.3", "features.6"))
+    ranks = pd.DataFrame(keys, columns=["value", "seed", "noise", "layer"])
+    ranks = ranks.assign(study="attention", variant=ranks["value"], n_galaxies=100)
+    for kind, mean in (("information", 0.6), ("light", 0.2), ("other", -0.3)):
+        ranks[kind] = mean + 0.05 * rng.normal(size=len(ranks))
+        ranks[f"{kind}_err"] = 0.02
+    costs = pd.DataFrame({"value": ["none", *values]})
+    for column in ("parameters", "flops", "forward_seconds", "step_seconds"):
+        costs[column] = [1.0, *(1 + rng.random(len(values)))]
+    return [ranks, costs]
+
+
 QUESTION = "Which way of making the image smaller sets the floor of the error at low noise?"
 FIGURES: dict[str, Callable[[], Figure]] = {
     "accuracy": lambda: accuracy.draw(accuracy_table()),
@@ -358,6 +392,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "cost": lambda: cost.draw(accuracy_table()),
     "study": lambda: study.draw(*study_tables(), question=QUESTION, axis_label="down-sampling"),
     "studies": lambda: studies.draw(effects_table()),
+    "attention_maps": lambda: attention_maps.draw_maps(maps_of(), "attention"),
+    "attention_ranks": lambda: attention_ranks.draw(*attention_tables(), QUESTION, "attention"),
+    "position_codes": lambda: position_codes.draw_codes(maps_of(), "positions"),
 }
 
 
@@ -426,10 +463,20 @@ def test_says_what_it_shows(name: str) -> None:
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
         "studies": ["helps", "hurts", "diverged", r"$\sigma$ = $10^{-5}$", "3/3"],
         "study": ["down-sampling", QUESTION, r"$\sigma$ = $10^{-5}$", "RMSE / Cramér–Rao bound"],
+        "attention_maps": [
+            "stamp",
+            "information",
+            "pixels (spatial)",
+            "both (CBAM)",
+            "transformer",
+            "0.00 to",
+        ],
+        "attention_ranks": ["rank correlation", "information of another galaxy", "relative to none"],
+        "position_codes": ["no code", "from patch", "to patch", "similarity of codes", "weight / mean"],
     }
     for text in expected[name]:
         assert text in found, text
-    if name not in ("truth", "residuals", "training", "gallery"):
+    if name not in ("truth", "residuals", "training", "gallery", "attention_maps", "position_codes"):
         lengths = error_bars(figure)
         assert lengths
         assert all(length > 0 for length in lengths)
@@ -725,13 +772,14 @@ def test_captions_are_valid(name: str) -> None:
     entry = catalogue.entries().get(name)
     text = (REPORT / ("workflow.rst" if entry is None else "figure.rst")).read_text()
     # Of Snakemake's, both `get` and attributes are used; jinja takes an entry for an attribute.
-    wildcards = {"study": "downsampling"} if name == "study" else {}
+    of_study = entry is not None and entry.each == "study"
+    wildcards = {"study": "downsampling"} if of_study else {}
     params = SimpleNamespace(entry=None if entry is None else UserDict(asdict(entry)))
     job = SimpleNamespace(wildcards=UserDict(wildcards), params=params, config={})
     rendered = jinja2.Environment(undefined=jinja2.StrictUndefined).from_string(text).render(snakemake=job)
     # A warning is an error at this level.
     docutils.publish_doctree(rendered, settings_overrides={"halt_level": 2, "report_level": 5})
-    assert ("downsampling" in rendered) == (name == "study")
+    assert ("downsampling" in rendered) == of_study
     if name in ("accuracy", "efficiency"):
         assert "biased" in rendered
         assert "S/N" in rendered

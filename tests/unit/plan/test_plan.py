@@ -65,8 +65,10 @@ def all_digests(digests):
     for name in run.figures:
         found["figure", name] = digests.figure(name)
     for study in run.studies.known:
-        for rule in ("evaluate_study", "figure_study", "table_study"):
+        for rule in ("evaluate_study", "table_study", "measure_attention"):
             found[rule, study] = getattr(digests, rule)(study)
+        for name in run.study_figures(study):
+            found["figure_study", study, name] = digests.figure_of_study(name, study)
     return found
 
 
@@ -277,6 +279,21 @@ def test_how_a_run_is_called_and_how_stamps_are_cut_change_no_result():
     assert rules_of(changed({"run": "other"})) == {"save_config", "manifest", "paper"}
 
 
+def test_a_study_with_attention_has_further_figures_and_its_networks_by_value():
+    run = TINY_RUN.run
+    further = {"attention_maps", "attention_ranks", "position_codes"}
+    assert set(run.study_figures("attention")) == {"study", *further}
+    assert run.study_figures("downsampling") == ["study"]
+    drawn = {path.rpartition("/")[2] for path in run.study_outputs("attention") if path.endswith(".pdf")}
+    assert drawn == {f"{name}_attention.pdf" for name in ("study", *further)}
+    models = run.study_models("attention")
+    known = run.studies.known["attention"]
+    assert list(models) == list(known.values)
+    assert all(len(paths) == len(known.seeds) for paths in models.values())
+    made = {path for paths in models.values() for path in paths}
+    assert all((origin := TINY_RUN.origin(path)) is not None and origin.rule == "train" for path in made)
+
+
 def test_a_new_noise_level_changes_no_estimate_and_no_network():
     levels = {"noise_levels": [1e-5, 1e-3, 1e-2]}
     rules = rules_of(changed(levels))
@@ -410,6 +427,11 @@ def test_every_kind_of_file_has_its_origin():
             {"study": study, "table": f"{study}_verdict"},
         ),
         "metrics/studies.csv": Origin("summarise_studies", digests.summarise_studies(), {"table": "studies"}),
+        "metrics/studies/attention_attention.h5": Origin(
+            "measure_attention",
+            digests.measure_attention("attention"),
+            {"study": "attention", "table": "attention_attention"},
+        ),
         f"tables/study_{study}.tex": Origin("table_study", digests.table_study(study), {"study": study}),
         "tables/accuracy.tex": Origin("tables", digests.tables(), {"table": "accuracy"}),
         "paper/numbers.json": Origin("paper", digests.paper(), {"content": "numbers"}),
