@@ -29,7 +29,7 @@ rule evaluate_study:
 
 rule measure_attention:
     input:
-        models=lambda w: sum(RUN.study_models(w.study).values(), []),
+        models=lambda w: sorted(set(sum(RUN.study_models(w.study).values(), []))),
         stamps=lambda w: RUN.stamps_of("test", STUDIES[w.study].population),
         catalog=lambda w: f"{FOLDER}/catalogs/{STUDIES[w.study].population}/test.parquet",
     output:

@@ -296,6 +296,7 @@ class Digests:
         modules = {name for network in networks for name in self.run.variants[network].make().modules()}
         return digest(
             known.model_dump(mode="json"),
+            self.run.studies.networks[study],
             [(self.train(known.population, variant), seeds) for variant, seeds in networks.items()],
             self.simulate_stamps(known.population, "test"),
             self.run.config.seed,

@@ -433,8 +433,8 @@ class Run:
         """Return the model files of a study's networks, by the labels of its values."""
         known = self.studies.known[study]
         return {
-            label: [self.model_of(known.population, known.variant_name(label), seed) for seed in known.seeds]
-            for label in known.values
+            label: [self.model_of(known.population, network, seed) for seed in known.seeds]
+            for label, network in self.studies.networks[study].items()
         }
 
     @cached_property

@@ -291,6 +291,10 @@ def test_a_study_that_is_wrong_stops_no_other_and_is_told_where_it_is_asked_for(
             {"x": "x_accuracy.yaml and this file: their result files", "x_accuracy": "x.yaml and this file"},
         ),
         (
+            {"x": "values: {a: 8, b: 4}", "x_attention": "values: {a: 8, b: 4}"},
+            {"x": "x_attention.yaml and this file: their result", "x_attention": "x.yaml and this file"},
+        ),
+        (
             {"x": "values: {a: 8, b: 4}", "X": "values: {c: 8, d: 4}"},
             {"x": "X.yaml and this file", "X": "x.yaml and this file"},
         ),
