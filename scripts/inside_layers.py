@@ -4,7 +4,8 @@ import torch
 
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.stamps import read_stamps
-from shearbench.diagnostics.layers import Galaxies, Split, table_of_layers
+from shearbench.diagnostics.galaxies import Galaxies, Split
+from shearbench.diagnostics.layers import table_of_layers
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
 from shearbench.jobs.torch_settings import torch_settings

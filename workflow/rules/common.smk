@@ -25,7 +25,7 @@ from shearbench.jobs.runlock import hold_lock
 from shearbench.options import is_name
 from shearbench.plan.digests import Digests
 from shearbench.plan.records import record_others
-from shearbench.plan.run import Run, unavailable
+from shearbench.plan.run import INSIDE, Run, unavailable
 from shearbench.simulation.populations import SPLITS
 
 

@@ -28,11 +28,35 @@ rule inside_layers:
         "../../scripts/inside_layers.py"
 
 
+rule inside_flow:
+    input:
+        model=rules.inside_layers.input.model,
+        stamps=RUN.stamps_of("test"),
+        catalog=f"{FOLDER}/catalogs/{{population}}/test.parquet",
+    output:
+        flow=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/flow.csv",
+        curvature=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/curvature.csv",
+        shifts=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/shifts.csv",
+    log:
+        f"{FOLDER}/logs/inside_flow/{{population}}/{{variant}}/seed{{seed}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/inside_flow/{{population}}/{{variant}}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        sigmas=sorted(CONFIG.diagnostics.noise_levels),
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.inside_flow(w.population, w.variant, int(w.seed)),
+    script:
+        "../../scripts/inside_flow.py"
+
+
 rule gather_inside:
     input:
-        layers=RUN.inside("layers.csv"),
+        **{name: RUN.inside(name) for name in INSIDE},
     output:
-        layers=f"{FOLDER}/metrics/inside_layers.csv",
+        **{name: f"{FOLDER}/metrics/inside_{name}.csv" for name in INSIDE},
     log:
         f"{FOLDER}/logs/gather_inside.log",
     benchmark:

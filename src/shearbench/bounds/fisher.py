@@ -83,13 +83,13 @@ def fisher(
     return matrices, names
 
 
-def derivatives(
+def jacobians(
     catalog: pd.DataFrame,
     pixel_scale: float,
     shape: tuple[int, int],
     psf_images: NDArray[np.floating[Any]] | None = None,
-) -> tuple[NDArray[np.float64], tuple[str, ...]]:
-    """Return the derivatives of the images from whose products `fisher` sums its matrices.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
+    """Return noiseless images and the derivatives from whose products `fisher` sums its matrices.
 
     Parameters
     ----------
@@ -98,6 +98,8 @@ def derivatives(
 
     Returns
     -------
+    images : ndarray, shape (n, ny, nx)
+        Flux per pixel.
     derivatives : ndarray, shape (n, P, ny, nx)
         Flux per pixel by unit of each parameter; zero for a parameter that a galaxy does not have.
     names : tuple of str
@@ -112,7 +114,7 @@ def derivatives(
     images = _psf_images(psf, psf_images, len(catalog))
     profiles = _profiles(catalog)
     names = parameter_names("sersic" if (profiles == "sersic").any() else "exponential")
-    found = np.zeros((len(catalog), len(names), *shape))
+    drawn, found = np.zeros((len(catalog), *shape)), np.zeros((len(catalog), len(names), *shape))
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
         rows = catalog.iloc[chosen]
@@ -120,8 +122,9 @@ def derivatives(
         renderer = extremes.renderer(_grid(extremes, rows, images), torch.float64)
         parameters, psfs = _inputs(renderer, rows, psf, images, chosen)
         with torch.no_grad():
-            found[chosen, : len(renderer.names)] = renderer.jacobian(parameters, psfs)[1].numpy()
-    return found, names
+            drawn[chosen], slopes = (part.numpy() for part in renderer.jacobian(parameters, psfs))
+        found[chosen, : len(renderer.names)] = slopes
+    return drawn, found, names
 
 
 def _profiles(catalog: pd.DataFrame) -> NDArray[Any]:

@@ -32,7 +32,7 @@ MADE_BY = {
     "networks.csv": "summarise_networks",
     "network_layers.csv": "summarise_networks",
     "networks.txt": "summarise_networks",
-    **dict.fromkeys(INSIDE, "gather_inside"),
+    **{f"inside_{name}.csv": "gather_inside" for name in INSIDE},
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -198,11 +198,26 @@ class Digests:
         )
 
     @_once
+    def inside_flow(self, population: str, variant: str, seed: int) -> str:
+        """Return the digest of the gradients, curvatures and shifts of a network."""
+        config = self.run.config
+        return digest(
+            self.train(population, variant),
+            seed,
+            self.simulate_stamps(population, "test"),
+            config.diagnostics.model_dump(include={"noise_levels"}),
+            config.seed,
+            self.code("inside_flow", self.run.variants[variant].make().modules()),
+        )
+
+    @_once
     def gather_inside(self) -> str:
         """Return the digest of the tables of all networks that are examined."""
-        return digest(
-            [self.inside_layers(*network) for network in self.run.examined], self.code("gather_inside")
-        )
+        rules = sorted(set(INSIDE.values()))
+        tables = [getattr(self, rule)(*network) for network in self.run.examined for rule in rules]
+        rules = sorted(set(INSIDE.values()))
+        tables = [getattr(self, rule)(*network) for network in self.run.examined for rule in rules]
+        return digest(tables, self.code("gather_inside"))
 
     # Metrics: these rules have one job each
 
@@ -408,11 +423,11 @@ class Digests:
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
                     which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
                     return Origin("train", self.train(population, variant), which)
-            case ["inside", population, variant, folder, _] if f"inside_{name}" in INSIDE:
+            case ["inside", population, variant, folder, _] if stem in INSIDE and suffix == "csv":
                 seed = folder.removeprefix("seed")
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
-                    rule = f"inside_{stem}"
-                    which = {"population": population, "variant": variant, "seed": int(seed)}
+                    rule = INSIDE[stem]
+                    which = {"population": population, "variant": variant, "seed": int(seed), "table": stem}
                     return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})

@@ -21,8 +21,13 @@ from shearbench.training.variants import Variant
 
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
 """The LaTeX tables of a run."""
-INSIDE = ("inside_layers.csv",)
-"""The tables of networks that are examined from inside; each begins with the columns of their names."""
+INSIDE = {
+    "layers": "inside_layers",
+    "flow": "inside_flow",
+    "curvature": "inside_flow",
+    "shifts": "inside_flow",
+}
+"""The tables of a network that is examined from inside, and the rule that makes each."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 STUDY_FILES = {
@@ -345,8 +350,8 @@ class Run:
         ]
 
     def inside(self, table: str) -> list[str]:
-        """Return the files of a table of all networks that are examined."""
-        return [f"{self.folder}/inside/{p}/{v}/seed{s}/{table}" for p, v, s in self.examined]
+        """Return the files of one of the tables `INSIDE` of all networks that are examined."""
+        return [f"{self.folder}/inside/{p}/{v}/seed{s}/{table}.csv" for p, v, s in self.examined]
 
     def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
         """Return a path in the run's folder for each population, by default for all."""
@@ -465,7 +470,7 @@ class Run:
         empty = {
             *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
             *([] if self.with_posterior else ["bayes_floor.csv"]),
-            *([] if self.examined else INSIDE),
+            *([] if self.examined else [f"inside_{name}.csv" for name in INSIDE]),
         }
         found = {}
         for name, entry in self.entries.items():

@@ -6,7 +6,7 @@ import torch
 from simulated import make_split
 from torch import nn
 
-from shearbench.bounds.fisher import derivatives, fisher
+from shearbench.bounds.fisher import fisher, jacobians
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.diagnostics import information
 from shearbench.diagnostics.information import (
@@ -39,7 +39,7 @@ NETWORKS = {
 @pytest.fixture(scope="module")
 def galaxies(tmp_path_factory):
     stamps, catalog = make_split(tmp_path_factory.mktemp("split"), "test", 100, side=SIDE, scale=SCALE)
-    slopes, names = derivatives(catalog.iloc[:GALAXIES], SCALE, (SIDE, SIDE))
+    _, slopes, names = jacobians(catalog.iloc[:GALAXIES], SCALE, (SIDE, SIDE))
     images, psf = stamps.noiseless()
     return torch.from_numpy(images), torch.from_numpy(psf), torch.from_numpy(slopes), names, catalog
 
