@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked slurm test-slurm scaling results figures report test lint format bench docs lock clean
+.PHONY: help checked slurm test-slurm scaling results figures studies report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -37,6 +37,10 @@ slurm: checked  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm:
 figures: checked  ## redraw all figures from the metrics
 	@echo "== figures: from the metrics"
 	$(SNAKEMAKE) --forceall --allowed-rules figures $(FIGURE_RULES) -- figures
+
+studies: checked  ## run all studies: table and figure of all verdicts (CONFIG=config/studies.yaml for all populations)
+	@echo "== studies: all of config/studies that fit the run"
+	$(SNAKEMAKE) studies
 
 report: checked  ## write Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html

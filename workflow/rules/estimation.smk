@@ -68,8 +68,9 @@ rule train:
 
 
 # The networks of studies, several in a job: where a training takes seconds, so does the start of a job.
-# Snakemake prefers these rules to those with wildcards.
-for batch, (population, networks) in RUN.batches.items():
+# Snakemake prefers these rules to those with wildcards. By their priorities, the studies come to their verdicts
+# one after the other.
+for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
 
     rule:
         name:
@@ -89,7 +90,7 @@ for batch, (population, networks) in RUN.batches.items():
             f"{FOLDER}/logs/train/studies/{batch}.log",
         benchmark:
             f"{FOLDER}/benchmarks/train/studies/{batch}.tsv"
-        priority: 10
+        priority: 10_000 - number
         conda:
             ENVIRONMENT
         resources:
@@ -118,6 +119,7 @@ for batch, (population, networks) in RUN.batches.items():
             f"{FOLDER}/logs/predict_study/studies/{batch}.log",
         benchmark:
             f"{FOLDER}/benchmarks/predict_study/studies/{batch}.tsv"
+        priority: 10_000 - number
         conda:
             ENVIRONMENT
         params:

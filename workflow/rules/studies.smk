@@ -15,6 +15,7 @@ rule evaluate_study:
         f"{FOLDER}/logs/evaluate_study/{{study}}.log",
     benchmark:
         f"{FOLDER}/benchmarks/evaluate_study/{{study}}.tsv"
+    priority: 20_000
     conda:
         ENVIRONMENT
     params:
@@ -163,7 +164,8 @@ rule figure_studies:
 rule studies:
     input:
         rules.figure_studies.output,
-        [RUN.study_outputs(study) for study in STUDIES],
+        [f"{FOLDER}/figures/study_{study}.png" for study in STUDIES],
+        [f"{FOLDER}/metrics/studies/{study}_verdict.txt" for study in STUDIES],
         all_studies_that_fit,
 
 
