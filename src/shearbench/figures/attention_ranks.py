@@ -35,7 +35,7 @@ _COSTS = {
     "forward_seconds": ("seconds, measurement", "o"),
     "step_seconds": ("seconds, training step", "D"),
 }
-_ROW = 0.19  # height of a row, inches
+_ROW = 0.32  # height of a row, inches
 
 
 @styled
@@ -61,16 +61,15 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
     rows = list(dict.fromkeys(zip(means["value"], means["place"])))
     levels = sorted(means["noise"].unique())
     colors = colormaps["viridis"](np.linspace(0.0, 0.7, max(len(levels), 1)))
-    height = _ROW * max(len(rows), 2 * len(costs), 4) + 1.3
+    height = _ROW * max(len(rows), len(costs), 3) + 1.3
     figure = Figure(figsize=(DOUBLE, height), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1.0])
     for k, (noise, color) in enumerate(zip(levels, colors)):
-        for kind in _KINDS:
-            own = means[means["noise"] == noise]
-            y = [
-                rows.index(row) + 0.26 * (k - (len(levels) - 1) / 2)
-                for row in zip(own["value"], own["place"])
-            ]
+        own = means[means["noise"] == noise]
+        at = np.array([rows.index(row) for row in zip(own["value"], own["place"])], float)
+        for i, kind in enumerate(_KINDS):
+            # Each level and kind has its own height in a row.
+            y = at + 0.4 * (k - (len(levels) - 1) / 2) + 0.11 * (i - 1)
             left.errorbar(
                 own[kind], y, xerr=own[f"{kind}_err"], color=color, elinewidth=0.8, **_look(kind, color)
             )
