@@ -38,6 +38,10 @@ class Study(Options):
         max_length=100,
         description="The values compared: for each a label for figures, and the option's value.",
     )
+    shear: bool = Field(
+        False,
+        description="Also measure m and c of each value on the shear split, at the noise levels of `noise`.",
+    )
     power_law: bool = Field(
         False,
         description="Fit a power law of the RMSE in the values of `axis`: at least 3 numbers above zero. "

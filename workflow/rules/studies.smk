@@ -28,6 +28,33 @@ rule evaluate_study:
         "../../scripts/evaluate_study.py"
 
 
+# m and c of the networks of a study, if it asks for them. The estimates are not kept.
+rule evaluate_study_shear:
+    input:
+        models=lambda w: RUN.study_model_files(w.study),
+        stamps=lambda w: RUN.stamps_of("shear", STUDIES[w.study].population),
+        catalog=lambda w: f"{FOLDER}/catalogs/{STUDIES[w.study].population}/shear.parquet",
+    output:
+        table=f"{FOLDER}/metrics/studies/{{study}}_shear.csv",
+        verdict=f"{FOLDER}/metrics/studies/{{study}}_shear.txt",
+    log:
+        f"{FOLDER}/logs/evaluate_study_shear/{{study}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_study_shear/{{study}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        study=lambda w: untracked(STUDIES[w.study].model_dump(mode="json")),
+        networks=lambda w: untracked(RUN.studies.networks[w.study]),
+        trained=lambda w: untracked(RUN.study_networks(w.study)),
+        seed=CONFIG.seed,
+        resamples=CONFIG.bootstrap,
+        depends=lambda w: DIGESTS.evaluate_study_shear(w.study),
+    script:
+        "../../scripts/evaluate_study_shear.py"
+
+
 rule measure_attention:
     input:
         models=lambda w: sorted(set(sum(RUN.study_models(w.study).values(), []))),

@@ -76,7 +76,8 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
             )
             plan.wrong[name] = "\n".join(lines)
     for one, other in combinations(sorted(plan.known), 2):
-        files = [f"{one}{suffix}".casefold() for suffix in ("", "_accuracy", "_attention", "_attention_cost")]
+        ends = ("", "_accuracy", "_attention", "_attention_cost", "_shear")
+        files = [f"{one}{suffix}".casefold() for suffix in ends]
         if other.casefold() in files:
             for this, that in ((one, other), (other, one)):
                 reason = "their result files would have the same name; rename one"

@@ -293,6 +293,21 @@ class Digests:
             self.code("evaluate_study"),
         )
 
+    def evaluate_study_shear(self, study: str) -> str:
+        """Return the digest of the biases m and c of a study's networks."""
+        known, config = self.run.studies.known[study], self.run.config
+        return digest(
+            known.model_dump(mode="json"),
+            self.run.studies.networks[study],
+            [
+                self.predict(known.population, "shear", variant, seed)
+                for variant, seeds in self.run.study_networks(study).items()
+                for seed in seeds
+            ],
+            config.bootstrap,
+            self.code("evaluate_study_shear"),
+        )
+
     @_once
     def summarise_studies(self) -> str:
         """Return the digest of the summary of all studies."""

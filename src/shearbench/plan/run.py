@@ -34,6 +34,8 @@ STUDY_FILES = {
     "studies/{study}.csv": "evaluate_study",
     "studies/{study}_accuracy.csv": "evaluate_study",
     "studies/{study}_verdict.txt": "evaluate_study",
+    "studies/{study}_shear.csv": "evaluate_study_shear",
+    "studies/{study}_shear.txt": "evaluate_study_shear",
     "studies/{study}_attention.csv": "measure_attention",
     "studies/{study}_attention_cost.csv": "measure_attention",
     "studies/{study}_attention.h5": "measure_attention",
@@ -401,6 +403,15 @@ class Run:
             for path in self.estimates_of(population, "shear", noise, self.ensemble_estimators, {})
         ]
 
+    def study_model_files(self, study: str) -> list[str]:
+        """Return the model files of a study: network by network, seed by seed."""
+        population = self.studies.known[study].population
+        return [
+            self.model_of(population, network, seed)
+            for network, seeds in self.study_networks(study).items()
+            for seed in seeds
+        ]
+
     def study_estimates(self, study: str) -> list[str]:
         """Return the estimates of a study's networks at every noise level."""
         population, networks = self.studies.known[study].population, self.study_networks(study)
@@ -418,9 +429,11 @@ class Run:
 
     def study_outputs(self, study: str) -> list[str]:
         """Return the files of a study for a paper."""
+        biases = [f"{self.metrics}/studies/{study}_shear.{kind}" for kind in ("csv", "txt")]
         return [
             f"{self.metrics}/studies/{study}.csv",
             f"{self.metrics}/studies/{study}_verdict.txt",
+            *(biases if self.studies.known[study].shear else []),
             *(f"{self.folder}/figures/{name}_{study}.pdf" for name in self.study_figures(study)),
             f"{self.folder}/tables/study_{study}.tex",
         ]
