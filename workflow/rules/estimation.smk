@@ -35,8 +35,9 @@ rule train:
         train_catalog=f"{FOLDER}/catalogs/{{population}}/train.parquet",
         validation_catalog=f"{FOLDER}/catalogs/{{population}}/validation.parquet",
     output:
-        model=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt",
-        history=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",
+        # Lists, as in the rules that train several networks.
+        model=[f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt"],
+        history=[f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv"],
     log:
         f"{FOLDER}/logs/train/{{population}}/{{variant}}/seed{{seed}}.log",
     benchmark:
@@ -203,7 +204,7 @@ ruleorder: predict > predict_study
 use rule predict as predict_study with:
     input:
         stamps=RUN.stamps_of("test"),
-        models=[rules.train.output.model],
+        models=rules.train.output.model,
     output:
         [
             f"{FOLDER}/estimates/{{population}}/test/{noise}/{{variant}}.seed{{seed}}.parquet"
