@@ -360,7 +360,7 @@ def draw_batch(
     psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
     edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
     counts = [drawing.own(*pair) for pair in itertools.pairwise(edges)]
-    numbers = {
+    numbers: dict[str, Tensor] = {
         name: torch.stack([_numbers(name, count, seed, step, generator)[drawing.share] for seed in seeds])
         for name in recipe.augmentation
         if name != "d4"
