@@ -394,9 +394,12 @@ def _maps(
             given = recorded(network, "attention_scores", *_tensors(batch), level)
             if given:
                 scores[value] = next(iter(given.values())).mean(0).double().numpy()
-            told = [one.position_code for one in network.body.modules() if hasattr(one, "position_code")]
+            told = [one for one in network.body.modules() if hasattr(one, "position_code")]
             if told:
-                gram = (told[0] @ told[0].mT).detach().double()
-                codes[value] = (gram / gram.diagonal().mean()).numpy()
+                code = torch.as_tensor(told[0].position_code).detach().double().numpy()
+                gram = code @ code.T
+                codes[value] = gram / gram.diagonal().mean()
     mean = information.mean((1, 2), keepdims=True)
-    return AttentionMaps(stamps.pixel_scale, sigma, stamp, information / mean, maps, codes, scores)
+    return AttentionMaps(
+        stamps.pixel_scale, sigma, stamp.astype(np.float64), information / mean, maps, codes, scores
+    )

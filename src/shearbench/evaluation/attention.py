@@ -101,14 +101,12 @@ def read_maps(path: str | os.PathLike[str], expected: Origin | None = None) -> A
     """
     with open_hdf5(path, "an HDF5 file of attention maps", RULE, expected) as file:
         try:
-            return AttentionMaps(
-                float(file.attrs["pixel_scale"]),
-                **{name: file[name][...] for name in _ARRAYS},
-                **{
-                    name: {str(one.attrs["value"]): one[...] for one in file[name].values()}
-                    for name in _GROUPS
-                },
+            maps, codes, scores = (
+                {str(one.attrs["value"]): one[...] for one in file[name].values()} for name in _GROUPS
             )
+            sigma, stamp, information = (file[name][...] for name in _ARRAYS)
+            scale = float(file.attrs["pixel_scale"])
+            return AttentionMaps(scale, sigma, stamp, information, maps, codes, scores)
         except (KeyError, ValueError, AttributeError) as error:
             needed = ", ".join((*_ARRAYS, *_GROUPS))
             raise ContractError.of(path, "datasets", f"{error}", needed, RULE) from error

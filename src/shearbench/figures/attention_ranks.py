@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
@@ -81,10 +83,10 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
     reference = costs.iloc[:1]
     for k, (column, (label, marker)) in enumerate(_COSTS.items()):
         unit = reference[column].to_numpy(float)
-        y = np.arange(len(costs)) + 0.22 * (k - 1)
+        beside = np.arange(len(costs)) + 0.22 * (k - 1)
         right.plot(
             costs[column].to_numpy(float) / unit,
-            y,
+            beside,
             linestyle="none",
             marker=marker,
             markersize=4,
@@ -115,7 +117,7 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
     return figure
 
 
-def _look(kind: str, color: object) -> dict[str, object]:
+def _look(kind: str, color: Any) -> dict[str, Any]:
     marker, face = {"information": ("o", color), "light": ("x", color), "other": ("o", "white")}[kind]
     return {"marker": marker, "markerfacecolor": face, "linestyle": "none", "markersize": 4}
 
