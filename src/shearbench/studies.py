@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,10 +47,16 @@ class Study(Options):
         description="Fit a power law of the RMSE in the values of `axis`: at least 3 numbers above zero. "
         "Values that are not numbers, such as null, are left out of the fit.",
     )
-    reference: Label | None = Field(
+    reference: Label | dict[Label, Label] | None = Field(
         None,
         description="The label of the value that the others are compared with in the summary of all studies; "
-        "null: the first.",
+        "null: the first. A mapping gives single values references of their own; the values that it names "
+        "as references, and not more, are compared with none, the others with the first.",
+    )
+    expects: dict[Label, Literal["helps", "hurts", "makes no difference"]] = Field(
+        default_factory=dict,
+        description="What the belief says of values beside their references: `helps`, `hurts` or `makes no "
+        "difference`. The summary says whether this holds.",
     )
     population: Name = Field("exp_gauss", description="Population for training and comparison.")
     noise: Sigma | Annotated[tuple[Sigma, ...], Distinct, Field(min_length=1)] = Field(
@@ -73,9 +79,16 @@ class Study(Options):
 
     @model_validator(mode="after")
     def _values_fit(self) -> Study:
-        if self.reference is not None and self.reference not in self.values:
-            close = nearest(self.reference, self.values)
-            raise ValueError(f"reference: '{self.reference}' is not one of the values{close}")
+        given = self.reference or {}
+        named = [given] if isinstance(given, str) else [*given, *given.values()]
+        for key, labels in (("reference", named), ("expects", self.expects)):
+            for label in labels:
+                if label not in self.values:
+                    close = nearest(label, self.values)
+                    raise ValueError(f"{key}: '{label}' is not one of the values{close}")
+        for label in self.expects:
+            if self.reference_of(label) == label:
+                raise ValueError(f"expects: '{label}' is a reference, which is compared with no other value")
         if self.power_law and (self.axis is None or len(self.sizes) < 3):
             raise ValueError(
                 "power_law: a fit needs an axis with at least 3 values that are numbers above zero, and "
@@ -93,10 +106,13 @@ class Study(Options):
         """The noise levels of the verdicts, from the lowest up."""
         return sorted(self.noise) if isinstance(self.noise, tuple) else [self.noise]
 
-    @property
-    def compared_with(self) -> str:
-        """The label of the value that the others are compared with."""
-        return self.reference or next(iter(self.values))
+    def reference_of(self, label: str) -> str:
+        """Return the label of the value that a value is compared with; its own, if that is a reference."""
+        if isinstance(self.reference, str):
+            return self.reference
+        references = self.reference or {}
+        others = label if label in references.values() else next(iter(self.values))
+        return references.get(label, others)
 
     @property
     def sizes(self) -> dict[str, float]:

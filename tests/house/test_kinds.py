@@ -115,6 +115,7 @@ def test_study(path, monkeypatch):
     assert study.belief is not None, "what people say about it: belief"
     assert study.belief.endswith((".", "!"))
     assert study.source is not None, "where they say it: source"
+    assert study.expects, "what the belief says of the values: expects"
     assert f"\n- `{study.name}`: {study.question}\n" in CONFIGURATIONS
 
 

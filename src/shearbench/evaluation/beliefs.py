@@ -43,11 +43,7 @@ def summary(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         `shearbench.evaluation.study.study_table`.
     """
     rows = pd.concat([table[table["judged"]] for table in tables], ignore_index=True)
-    of = rows[rows["is_reference"]].set_index(["study", "noise"])
-    rows = rows[~rows["is_reference"]].reset_index(drop=True)
-    at = pd.MultiIndex.from_frame(rows[["study", "noise"]])
-    rows["reference"] = of["value"].reindex(at).to_numpy()
-    rows["same"] = of["variant"].reindex(at).to_numpy() == rows["variant"].to_numpy()
+    rows = rows[rows["value"] != rows["reference"]].reset_index(drop=True)
     names = {"effect_p": "p", "effect_seeds_needed": "seeds_needed"}
     rows = rows.drop(columns=list(names.values()), errors="ignore").rename(columns=names)
     p = rows["p"].to_numpy(float)
@@ -60,7 +56,7 @@ def summary(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _outcome(row: dict[str, float]) -> str:
-    if row["same"]:
+    if row["effect"] == 1 and math.isnan(row["effect_err"]):
         return "same network"
     if row["n_seeds"] == 0 and row["n_diverged"]:
         return "diverged"

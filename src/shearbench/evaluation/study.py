@@ -21,7 +21,7 @@ from shearbench.studies import Study
 STUDY = (
     "study value variant population noise n_trained n_seeds n_diverged n n_failed train_seconds "
     "rmse_over_crb rmse_over_crb_err bootstrap_err seed_scatter judged best factor factor_err n_sigma "
-    "seeds_needed is_reference effect effect_err effect_n_sigma effect_p effect_seeds_needed"
+    "seeds_needed reference effect effect_err effect_n_sigma effect_p effect_seeds_needed"
 ).split()
 SIGNIFICANT = 3.0
 """Number of standard deviations from which a difference is called significant."""
@@ -70,10 +70,10 @@ def study_table(
         seeds. Its error is the scatter of the seeds (``seed_scatter``, NaN for one seed) over sqrt(n_seeds)
         and the bootstrap error over galaxies (``bootstrap_err``), in quadrature.
 
-        ``judged`` marks the noise levels of the verdict, ``best`` the lowest ratio at each level,
-        ``is_reference`` the value that the others are compared with in the summary. ``factor`` is the ratio
-        divided by the best one, ``effect`` that divided by the reference's. ``n_sigma`` is the significance
-        of ln(factor): the normal deviate with the same probability as Welch's t for the number of seeds
+        ``judged`` marks the noise levels of the verdict, ``best`` the lowest ratio at each level;
+        ``reference`` is the value that this one is compared with in the summary, or itself. ``factor`` is
+        the ratio divided by the best one, ``effect`` that divided by the reference's. ``n_sigma`` is the
+        significance of ln(factor): the normal deviate with the same probability as Welch's t for the number of seeds
         (Welch 1947, Biometrika 34, 28); ``effect_n_sigma`` is the same for ln(effect), negative if the value
         is better. ``effect_p`` is its two-sided probability, NaN if one of the two has a single seed.
         ``seeds_needed`` is the number of seeds of each value at which the same difference would have
@@ -102,12 +102,12 @@ def study_table(
                 ),
                 "judged": any(math.isclose(noise, level, rel_tol=1e-9) for level in study.levels),
                 "best": label == best,
-                "is_reference": label == study.compared_with,
+                "reference": study.reference_of(label),
                 **result.columns(),
             }
             if best is not None:
                 row |= _compared(result, found[best])
-            effect = _compared(result, found[study.compared_with])
+            effect = _compared(result, found[study.reference_of(label)])
             row |= {
                 "effect": effect["factor"],
                 "effect_err": effect["factor_err"],

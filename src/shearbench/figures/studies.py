@@ -19,20 +19,21 @@ from shearbench.figures.style import BLUE, DOUBLE, VERMILLION, exact, styled
 ENTRY = Entry(
     category="7. Studies",
     caption="""\
-Effect of each value of all studies: RMSE of g divided by the RMSE of the study's reference (in brackets) on
-the same noisy galaxies, at each noise level σ (per pixel, flux units) at which studies are judged; below 1
-the value helps. Error bars: bootstrap of the same galaxies for both and scatter of the training seeds over
-the square root of their number, in quadrature. Filled symbols: differences that are significant (Welch's t
-for the number of seeds) after the false discoveries among all comparisons of the figure are limited to 5%
-(Benjamini–Hochberg). Crosses at the edge: all trainings of a value diverged; a number such as 1/3 counts
-the trainings that diverged.""",
+Effect of each value of all studies: RMSE of g divided by the RMSE of the value that it is compared with (in
+brackets; some values have their own) on the same noisy galaxies, at each noise level σ (per pixel, flux
+units) at which studies are judged; below 1 the value helps. Error bars: bootstrap of the same galaxies for
+both and scatter of the training seeds over the square root of their number, in quadrature. Filled symbols:
+differences that are significant (Welch's t for the number of seeds) after the false discoveries among all
+comparisons of the figure are limited to 5% (Benjamini–Hochberg). Crosses at the edge: all trainings of a
+value diverged; a number such as 1/3 counts the trainings that diverged.""",
     reads=("studies.csv",),
     each="studies",
 )
 
 _LOOKS = {HELPS: (BLUE, "o"), HURTS: (VERMILLION, "s")}
 _OTHER = ("0.45", "D")
-_ROW, _PAGE, _LONGEST = 0.135, 9.6, 34  # height of a row and of a page, inches; characters of a label
+_ROW, _LEAST, _PAGE, _MARGIN = 0.135, 0.09, 9.6, 0.75  # heights, inches: rows, a page, title and legend
+_LONGEST = 34  # characters of a label
 
 
 @styled
@@ -54,7 +55,8 @@ def draw(table: pd.DataFrame) -> Figure:
     blocks = _blocks(table)
     columns = _in_columns(blocks, 2 if len(table) > 12 * max(len(levels), 1) else 1)
     rows = max((sum(len(values) + 1 for _, values in column) for column in columns), default=1)
-    figure = Figure(figsize=(DOUBLE, min(_ROW * rows + 0.75, _PAGE)), layout="constrained")
+    pitch = min(_ROW, max((_PAGE - _MARGIN) / max(rows, 1), _LEAST))
+    figure = Figure(figsize=(DOUBLE, pitch * rows + _MARGIN), layout="constrained")
     axes = figure.subplots(1, max(len(columns) * len(levels), 1), squeeze=False, sharey=False)[0]
     limits = {level: _limits(table[table["noise"] == level]) for level in levels}
     for number, column in enumerate(columns):
@@ -64,7 +66,7 @@ def draw(table: pd.DataFrame) -> Figure:
             _panel(axis, table[table["noise"] == level], lines, rows, limits[level])
             axis.set_title(f"$\\sigma$ = {exact(level)}", fontsize=8)
             if k == 0:
-                _name(axis, table, lines)
+                _name(axis, table, lines, size=min(6.5, 57 * pitch))
     figure_title(figure, "RMSE / RMSE of the study's reference (in brackets)")
     legend_below(figure, _entries())
     return figure
@@ -146,15 +148,16 @@ def _panel(
     axis.tick_params(axis="x", labelsize=6.5)
 
 
-def _name(axis: Axes, table: pd.DataFrame, lines: list[tuple[str, str | None]]) -> None:
+def _name(axis: Axes, table: pd.DataFrame, lines: list[tuple[str, str | None]], size: float) -> None:
     """Write the names of studies, their references and their values at the left of a panel."""
-    references = table.drop_duplicates("study").set_index("study")["reference"]
+    references = table.groupby("study")["reference"].unique()
     texts = []
     for study, value in lines:
-        heading = f"{study.replace('_', ' ')} ({references[study]})"
+        beside = references[study][0] if len(references[study]) == 1 else "each its own"
+        heading = f"{study.replace('_', ' ')} ({beside})"
         texts.append(_short(heading if value is None else value))
     axis.set_yticks(range(len(lines)), texts)
-    axis.tick_params(axis="y", length=0, labelsize=6.5, pad=2)
+    axis.tick_params(axis="y", length=0, labelsize=size, pad=2)
     for label, (_, value) in zip(axis.get_yticklabels(), lines):
         label.set_fontweight("bold" if value is None else "normal")
 
