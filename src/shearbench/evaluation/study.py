@@ -74,8 +74,9 @@ def study_table(
         ``reference`` is the value that this one is compared with in the summary, or itself. ``factor`` is
         the ratio divided by the best one, ``effect`` that divided by the reference's. ``n_sigma`` is the
         significance of ln(factor): the normal deviate with the same probability as Welch's t for the number
-        of seeds (Welch 1947, Biometrika 34, 28); ``effect_n_sigma`` is the same for ln(effect),
-        negative if the value is better. ``effect_p`` is its two-sided probability, NaN if one of the two has a single seed.
+        of seeds (Welch 1947, Biometrika 34, 28); ``effect_n_sigma`` is the same for ln(effect), negative if
+        the value is better. ``effect_p`` is its two-sided probability, NaN if one of the two has a single
+        seed.
         ``seeds_needed`` is the number of seeds of each value at which the same difference would have
         `SIGNIFICANT` sigma; inf if no number is enough because of the error from the galaxies, NaN if there
         is no difference or one of the two has a single seed.
