@@ -141,6 +141,11 @@ class Population(Options):
         return self.profile if self.profile in ("gaussian", "exponential") else "sersic"
 
     @property
+    def made_of_images(self) -> bool:
+        """Whether galaxies or PSFs are images, so that they cannot be rendered from a formula."""
+        return self.profile == "cosmos-real" or self.psf.profile == "image"
+
+    @property
     def extent_arcsec(self) -> float:
         """Half-light radius of the largest galaxy with the widest PSF, added in quadrature [arcsec]."""
         return float((self.half_light_radius_arcsec[1] ** 2 + (self.psf.fwhm_arcsec[1] / 2) ** 2) ** 0.5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -98,42 +98,55 @@ def architecture_for(
         architecture = variant.make().adapted(population)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    problem = architecture.objection(shape) or recipe.objection(stamps)
+    problem = next(_objections(architecture, recipe, population, shape, stamps), None)
+    if problem is not None:
+        raise ConfigError(f"{where}: {problem}")
+    return architecture
+
+
+def _objections(
+    architecture: Architecture, recipe: Recipe, population: Population, shape: tuple[int, int], stamps: int
+) -> Iterator[str]:
+    """Yield each reason why a network cannot be trained on a population, see `architecture_for`."""
     if shape[0] != shape[1]:
-        problem = f"stamps of {shape[0]} by {shape[1]} pixels are not square"
-    elif problem is None and recipe.loss == "nll" and architecture.head != "gaussian":
-        problem = "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"
-    elif problem is None and recipe.loss != "nll" and architecture.head == "gaussian":
-        problem = "options.head: 'gaussian' can only be trained with the loss nll; set training.loss to nll"
-    elif problem is None and recipe.loss == "msb":
-        refined = round(architecture.refined_share * recipe.batch_size)
-        if refined < recipe.realisations:
-            problem = (
-                f"options.share: {refined} of the {recipe.batch_size} stamps of a step are refined, but the "
-                f"loss msb needs at least {recipe.realisations}, the realisations of a galaxy; raise "
-                "options.share"
-            )
+        yield f"stamps of {shape[0]} by {shape[1]} pixels are not square"
+    for reason in (architecture.objection(shape), recipe.objection(stamps)):
+        if reason is not None:
+            yield reason
+    if recipe.data == "rendered" and population.made_of_images:
+        file = population.psf.image_file or population.catalogue_file
+        yield (
+            f"training.data: 'rendered' needs galaxies and PSFs with a formula, but those of {file} are images; "
+            "use 'stored'"
+        )
+    if recipe.loss == "nll" and architecture.head != "gaussian":
+        yield "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"
+    if recipe.loss != "nll" and architecture.head == "gaussian":
+        yield "options.head: 'gaussian' can only be trained with the loss nll; set training.loss to nll"
+    refined = round(architecture.refined_share * recipe.batch_size)
+    if recipe.loss == "msb" and refined < recipe.realisations:
+        yield (
+            f"options.share: {refined} of the {recipe.batch_size} stamps of a step are refined, but the "
+            f"loss msb needs at least {recipe.realisations}, the realisations of a galaxy; raise "
+            "options.share"
+        )
     mixing = [name for name in recipe.augmentation if name in MIXING]
-    if problem is None and mixing and not population.psf.constant:
-        problem = (
+    if mixing and not population.psf.constant:
+        yield (
             f"training.augmentation: '{mixing[0]}' mixes two stamps, and in this population each stamp has "
             f"its own PSF; leave {mixing[0]} out"
         )
-    weights = [recipe.target_weights.get(target, 1.0) for target in architecture.targets]
-    if problem is None and not any(weights):
-        problem = (
+    if not any(recipe.target_weights.get(target, 1.0) for target in architecture.targets):
+        yield (
             f"training.target_weights: all targets, {', '.join(architecture.targets)}, have the weight 0; "
             "give one of them a larger weight"
         )
     for target in recipe.target_weights:
-        if problem is None and target not in architecture.targets:
-            problem = (
+        if target not in architecture.targets:
+            yield (
                 f"training.target_weights: this network has no target '{target}'"
                 f"{nearest(target, architecture.targets)}. Its targets are {', '.join(architecture.targets)}"
             )
-    if problem is not None:
-        raise ConfigError(f"{where}: {problem}")
-    return architecture
 
 
 def variant_presets() -> dict[str, dict[str, Any]]:

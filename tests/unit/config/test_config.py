@@ -491,3 +491,19 @@ def test_two_estimators_of_one_label_are_told_apart_by_their_names():
     assert named["mixture-exp"] == "mixture fit (exp), matched (mixture-exp)"
     assert named["mine"] == "mixture fit (exp), matched (mine)"
     assert named["hsm-ksb"] == "HSM KSB"
+
+
+@pytest.mark.parametrize(
+    ("population", "file"),
+    [
+        ({"psf": {"profile": "image", "image_file": "psf.fits"}}, "psf.fits"),
+        ({"profile": "cosmos-real", "catalogue_file": "galaxies.fits"}, "galaxies.fits"),
+    ],
+)
+def test_images_cannot_be_rendered_in_training_and_planning_says_so(population, file):
+    entries = {"populations": {"mine": {"base": "exp_gauss", **population}}, "variants": {"whitened": {}}}
+    with pytest.raises(ConfigError) as error:
+        resolve(entries)
+    assert "variants.whitened: training.data: 'rendered'" in str(error.value)
+    assert f"{file} are images; use 'stored'" in str(error.value)
+    assert resolve({**entries, "training": {"data": "stored"}}).variants["whitened"].training.data == "stored"

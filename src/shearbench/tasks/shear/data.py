@@ -225,9 +225,9 @@ class Rendered:
         seeds: Sequence[int],
         fixed: int | None = None,
     ) -> None:
-        if population.profile == "cosmos-real" or population.psf.profile == "image":
+        if population.made_of_images:
             raise ConfigError(
-                f"training.data: 'rendered' needs galaxies and PSFs with analytic profiles, but those of the "
+                f"training.data: 'rendered' needs galaxies and PSFs with a formula, but those of the "
                 f"population '{name}' are images; use 'stored'"
             )
         self.population, self.name, self.targets, self.count = population, name, targets, count
