@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from shearbench.studies import Study
+
 SUMMARY = (
     "study value reference population noise n_trained n_seeds n_diverged effect effect_err p q outcome "
     "seeds_needed"
@@ -76,3 +78,55 @@ def in_words(row: dict[str, object]) -> str:
     if outcome == "diverged":
         return lost
     return f"{outcome}, {lost}" if diverged else outcome
+
+
+def holds(study: Study, effects: pd.DataFrame) -> str:
+    """Return whether the belief that a study tests holds at one noise level, in words.
+
+    Parameters
+    ----------
+    study : Study
+        Its ``expects`` says the outcome of each value of which the belief says something.
+    effects : pandas.DataFrame
+        The rows of `summary` of this study at one noise level.
+
+    Returns
+    -------
+    str
+        "holds" if all these values have the expected outcome, "does not hold" if one or more have the
+        opposite and none the expected one, else which have and which have not. A value of which no training
+        had a result because all diverged counts as one that hurts.
+    """
+    if effects.empty:
+        return "not judged"
+    found = dict(zip(effects["value"], effects["outcome"]))
+    sorted_by: dict[str, list[str]] = {"holds": [], "does not hold": [], "not seen": [], "not judged": []}
+    for label, expected in study.expects.items():
+        outcome = found.get(label, "no result")
+        outcome = HURTS if outcome == "diverged" else outcome
+        if outcome == "same network":
+            outcome = NO_DIFFERENCE
+        if outcome not in (HELPS, HURTS, NO_DIFFERENCE):
+            kind = "not judged"
+        elif expected == "makes no difference":
+            kind = "holds" if outcome == NO_DIFFERENCE else "does not hold"
+        elif outcome == NO_DIFFERENCE:
+            kind = "not seen"
+        else:
+            kind = "holds" if outcome == expected else "does not hold"
+        sorted_by[kind].append(label)
+    kinds = {kind: labels for kind, labels in sorted_by.items() if labels}
+    if not kinds:
+        return "not judged"
+    if len(kinds) == 1:
+        (kind,) = kinds
+        return "no difference seen at this precision" if kind == "not seen" else kind
+    if "holds" not in kinds and "does not hold" in kinds:
+        return "does not hold"
+    return "in part: " + "; ".join(
+        f"{kind} for {', '.join(map(_quoted, labels))}" for kind, labels in kinds.items()
+    )
+
+
+def _quoted(label: str) -> str:
+    return f'"{label}"' if "," in label else label
