@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from shearbench.config.reading import DEFAULT, load
-from shearbench.config.schema import Config
+from shearbench.config.schema import Config, Observation
 from shearbench.config.studies import read_study, study_variants
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.figures.catalogue import entries
@@ -55,7 +55,7 @@ def first_line(of: object) -> str:
     return line
 
 
-@pytest.mark.parametrize("model", [Config, Recipe, Variant, VariantEntry, Study, Population])
+@pytest.mark.parametrize("model", [Config, Observation, Recipe, Variant, VariantEntry, Study, Population])
 def test_every_option_of_a_configuration_has_a_description(model):
     assert list(undescribed(model)) == []
 

@@ -17,6 +17,7 @@ from shearbench.data.external import (
     narrow_psf,
     narrowest_psf,
 )
+from shearbench.data.own_files import observed_files
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.evaluation.failures import sentences_of_run
 from shearbench.files.leftovers import remove_leftovers, remove_states
@@ -103,7 +104,21 @@ def inputs_of(population):
         raise wrong_configuration(error) from None
 
 
-DIGESTS = Digests(RUN, CHECKOUT / "scripts", inputs_of)
+@functools.lru_cache(maxsize=None)
+def inputs_of_observation(name):
+    """Return the files of a user's stamps, as `inputs_of` does."""
+    try:
+        options = CONFIG.observations[name]
+        files = observed_files(name, options.stamps, options.psf)
+        return contents(files, ".snakemake/shearbench/inputs.json", logger.warning)
+    except (ConfigError, OSError) as error:
+        raise wrong_configuration(error) from None
+
+
+DIGESTS = Digests(RUN, CHECKOUT / "scripts", inputs_of, inputs_of_observation)
+# The networks and estimators that measure the stamps of users, by the names of their files: the beginning of
+# their columns, and the seed of a network.
+MEASURERS = {file: (column, seed) for column, (file, _, seed) in RUN.measurers.items()}
 
 # Of the jobs that use a GPU, no more at a time than there are, unless --resources gpu=N says otherwise. A
 # profile for a cluster says so.
@@ -126,6 +141,8 @@ wildcard_constraints:
     seed=r"\d+",
     chunk=r"\d+",
     study=any_of(STUDIES),
+    observation=any_of(RUN.observations),
+    measurer=any_of(MEASURERS),
 
 
 def untracked(value):
@@ -148,6 +165,31 @@ def needs_ngmix(estimator):
     """Return whether an estimator runs in ngmix's own environment: with conda, and where ngmix is not here."""
     modules = CONFIG.estimator(estimator).modules()
     return WITH_CONDA and not HAS_NGMIX and "shearbench.estimators.ngmix" in modules
+
+
+def observation_of(name):
+    """Return the options of a user's stamps as plain values."""
+    return CONFIG.observations[name].model_dump(mode="json")
+
+
+def network_of(observation, measurer):
+    """Return the model file that a measurement of a user's stamps needs, or an empty list."""
+    column, seed = MEASURERS[measurer]
+    name = RUN.measurers[column][1]
+    network = RUN.network_inside(name) if seed is None else (name, seed)
+    return RUN.model_of(RUN.networks_from(observation), *network) if network else []
+
+
+def kind_of(name):
+    """Return the kind of an estimator, or ``network`` for a network of the run."""
+    return CONFIG.estimators[name]["kind"] if name in CONFIG.estimators else "network"
+
+
+def no_observations(_):
+    """Raise the error of the target observations in a run that has none."""
+    raise WorkflowError(
+        "observations: this configuration has no stamps of your own; name them as docs/own-data.md says"
+    ) from None
 
 
 def gpus_per_training():

@@ -84,6 +84,7 @@ rule manifest:
         RUN.all_estimates("test"),
         RUN.all_estimates("shear"),
         [RUN.model_of(p, v, s) for p, v, s in RUN.models],
+        RUN.observation_outputs,
         expand(
             f"{FOLDER}/catalogs/{{population}}/{{split}}.parquet",
             population=RUN.populations,
@@ -104,7 +105,14 @@ rule manifest:
         ENVIRONMENT
     params:
         seeds={"run": CONFIG.seed, "networks": list(CONFIG.seeds)},
-        inputs=untracked([file for name in RUN.populations for file in inputs_of(name)]),
+        inputs=untracked(
+            [file for name in RUN.populations for file in inputs_of(name)]
+            + [
+                file
+                for name in RUN.observations
+                for file in inputs_of_observation(name)
+            ]
+        ),
         depends=DIGESTS.manifest(),
     script:
         "../../scripts/manifest.py"

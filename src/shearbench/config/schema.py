@@ -118,6 +118,41 @@ class Diagnostics(Options):
     )
 
 
+class Observation(Options):
+    """Stamps of a user, measured by all estimators of the run (docs/own-data.md)."""
+
+    stamps: str = Field(
+        min_length=1,
+        description="file of the stamps: HDF5 (`.h5`, `.hdf5`), a FITS cube, or MEDS; it is only read",
+    )
+    psf: str | None = Field(
+        None, description="FITS or HDF5 file with one PSF image, or one each; null: in the file of the stamps"
+    )
+    sigma: Sigma | str | None = Field(
+        None,
+        description="standard deviation of a pixel's noise: a number, or the name of the array, HDU or "
+        "column with that of each stamp or with weight maps (inverse variances); null: `sigma` or `weight`",
+    )
+    pixel_scale_arcsec: float | None = Field(
+        None, ge=1e-3, le=10, description="pixel scale [arcsec]; null: as the file says"
+    )
+    flux_scale: float = Field(
+        1.0,
+        ge=1e-12,
+        le=1e12,
+        description="images and noise are multiplied by this number, to have the fluxes of the population",
+    )
+    networks_from: Name | None = Field(
+        None,
+        description="population whose networks measure the stamps; null: the only population of the run",
+    )
+    resize: bool = Field(
+        False,
+        description="for networks, stamps of another size are cut to the size of the training, or padded "
+        "with zeros; otherwise networks flag them. Other estimators measure any size",
+    )
+
+
 class Config(Options):
     """The configuration of a run."""
 
@@ -150,6 +185,10 @@ class Config(Options):
     variants: dict[Name, Variant] = Field(
         default_factory=dict,
         description="networks: presets, or new names with a `base` and the options that differ from it",
+    )
+    observations: dict[Name, Observation] = Field(
+        default_factory=dict,
+        description="stamps of your own by name: options of each are `observations.<name>` below",
     )
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
         (1,), min_length=1, description="seeds of the trainings: each network is trained once with each seed"
@@ -215,6 +254,18 @@ class Config(Options):
                 raise ValueError(
                     f"diagnostics.variants: '{name}' is not a variant of this run{nearest(name, known)}; its "
                     f"variants are {', '.join(known) or 'none'}"
+                )
+        for name, observation in self.observations.items():
+            source, known = observation.networks_from, sorted(self.populations)
+            if source is None and len(known) > 1:
+                raise ValueError(
+                    f"observations.{name}.networks_from: it is needed in a run with several populations: one "
+                    f"of {', '.join(known)}"
+                )
+            if source is not None and source not in known:
+                raise ValueError(
+                    f"observations.{name}.networks_from: '{source}' is not a population of this run"
+                    f"{nearest(source, known)}; its populations are {', '.join(known)}"
                 )
         both = set(self.estimators) & set(self.variants)
         if both:

@@ -27,16 +27,17 @@ class Entry:
         a study. A run that does not make these files does not draw the figure.
     reads_if_made : tuple of str
         Further files, passed to `draw` if the run makes them.
-    each : {'run', 'population', 'study'}
-        Whether there is one figure for the run, for each population, or for each study. For a population,
-        the call is ``draw(*tables, population)``; for a study, ``draw(*tables, question, name)``.
+    each : {'run', 'population', 'observation', 'study'}
+        Whether there is one figure for the run, for each population, for the stamps of each user, or for each
+        study. For a population or an observation, the call is ``draw(*tables, name)``; for a study,
+        ``draw(*tables, question, name)``.
     """
 
     category: str
     caption: str
     reads: tuple[str, ...]
     reads_if_made: tuple[str, ...] = ()
-    each: Literal["run", "population", "study", "studies"] = "run"
+    each: Literal["run", "population", "observation", "study", "studies"] = "run"
 
 
 def entries() -> dict[str, Entry]:

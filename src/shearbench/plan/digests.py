@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import INSIDE, STUDY_FILES, Run
+from shearbench.plan.run import INSIDE, OBSERVED, STUDY_FILES, Run
 from shearbench.simulation.populations import SPLITS
 
 P = ParamSpec("P")
@@ -33,6 +33,7 @@ MADE_BY = {
     "network_layers.csv": "summarise_networks",
     "networks.txt": "summarise_networks",
     **{f"inside_{name}.csv": "gather_inside" for name in INSIDE},
+    **dict.fromkeys(OBSERVED, "gather_observations"),
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -61,10 +62,18 @@ class Digests:
     inputs : callable
         Function from the name of a population to its external files: ``path``, ``bytes`` and ``sha256`` of
         each.
+    observed : callable
+        The same for the name of an observation.
     """
 
-    def __init__(self, run: Run, scripts: Path, inputs: Callable[[str], list[dict[str, Any]]]) -> None:
-        self.run, self.scripts, self.inputs = run, scripts, inputs
+    def __init__(
+        self,
+        run: Run,
+        scripts: Path,
+        inputs: Callable[[str], list[dict[str, Any]]],
+        observed: Callable[[str], list[dict[str, Any]]] = lambda name: [],
+    ) -> None:
+        self.run, self.scripts, self.inputs, self.observed = run, scripts, inputs, observed
         self._known: dict[Any, str] = {}
 
     def code(self, script: str, modules: Iterable[str] = ()) -> str:
@@ -218,6 +227,76 @@ class Digests:
         rules = sorted(set(INSIDE.values()))
         tables = [getattr(self, rule)(*network) for network in self.run.examined for rule in rules]
         return digest(tables, self.code("gather_inside"))
+
+    # The stamps of users, and files of networks that travel
+
+    @_once
+    def own_stamps(self, observation: str) -> str:
+        """Return the digest of a user's stamps and how they are read."""
+        return digest(
+            self.run.config.observations[observation].model_dump(),
+            [[file["path"], file["sha256"]] for file in self.observed(observation)],
+        )
+
+    @_once
+    def simulated_properties(self, population: str) -> str:
+        """Return the digest of the galaxies that those of users are compared with."""
+        return digest(self.simulate_stamps(population, "test"), self.run.noise_range, self.run.config.seed)
+
+    @_once
+    def observe(self, observation: str) -> str:
+        """Return the digest of the properties of a user's galaxies and of simulated ones."""
+        return digest(
+            self.own_stamps(observation),
+            self.simulated_properties(self.run.networks_from(observation)),
+            self.code("observe"),
+        )
+
+    @_once
+    def measure_observation(self, observation: str, measurer: str) -> str:
+        """Return the digest of the estimates of a user's galaxies, by the beginning of their columns."""
+        population = self.run.networks_from(observation)
+        _, name, seed = self.run.measurers[measurer]
+        own = self.own_stamps(observation)
+        if seed is not None:
+            modules = self.run.variants[name].make().modules()
+            return digest(own, self.train(population, name), seed, self.code("measure_observation", modules))
+        network = self.run.network_inside(name)
+        return digest(
+            own,
+            self.run.measuring_options(name),
+            (self.train(population, network[0]), network[1]) if network else None,
+            self.code("measure_observation", self.run.config.estimator(name).modules()),
+        )
+
+    @_once
+    def catalogue_observation(self, observation: str) -> str:
+        """Return the digest of the catalogue of a user's galaxies."""
+        return digest(
+            self.observe(observation),
+            [self.measure_observation(observation, measurer) for measurer in self.run.measurers],
+            self.run.labels,
+            self.evaluate_shear_bias(),
+            self.code("catalogue_observation"),
+        )
+
+    @_once
+    def gather_observations(self) -> str:
+        """Return the digest of the tables of the stamps of all users."""
+        found = [self.catalogue_observation(observation) for observation in self.run.observations]
+        return digest(found, self.code("gather_observations"))
+
+    @_once
+    def pack_network(self, population: str, variant: str, seed: int) -> str:
+        """Return the digest of a file of a network with its population, noise range and calibration."""
+        return digest(
+            self.train(population, variant),
+            seed,
+            self.run.population(population),
+            self.simulated_properties(population),
+            self.evaluate_shear_bias(),
+            self.code("pack_network"),
+        )
 
     # Metrics: these rules have one job each
 
@@ -446,6 +525,27 @@ class Digests:
                     return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
+            case ["networks", population, _] if suffix == "pt" and self._has(population):
+                variant, _, seed = stem.rpartition(".seed")
+                if seed.isdecimal() and (population, variant, int(seed)) in self.run.models:
+                    which = {"population": population, "variant": variant, "seed": int(seed)}
+                    return Origin("pack_network", self.pack_network(population, variant, int(seed)), which)
+            case ["observations", observation, "estimates", _] if observation in self.run.observations:
+                for measurer, (file, _, _) in self.run.measurers.items():
+                    if name == f"{file}.parquet":
+                        which = {"observation": observation, "estimator": file}
+                        depends = self.measure_observation(observation, measurer)
+                        return Origin("measure_observation", depends, which)
+            case ["observations", observation, _] if observation in self.run.observations:
+                if name in ("galaxies.parquet", "simulated.parquet"):
+                    which = {"observation": observation, "content": stem}
+                    return Origin("observe", self.observe(observation), which)
+                if name in ("shapes.parquet", "shear.parquet"):
+                    which = {"observation": observation, "content": stem}
+                    return Origin("catalogue_observation", self.catalogue_observation(observation), which)
+            case ["observations", _] if suffix == "parquet" and stem in self.run.observations:
+                which = {"observation": stem, "content": "catalogue"}
+                return Origin("catalogue_observation", self.catalogue_observation(stem), which)
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
             case ["metrics", "studies", _]:

@@ -15,7 +15,18 @@ from pathlib import Path
 
 from shearbench.files.origin import Origin, read_origin
 
-FOLDERS = ("catalogs", "stamps", "bounds", "estimates", "models", "metrics", "tables", "paper")
+FOLDERS = (
+    "catalogs",
+    "stamps",
+    "bounds",
+    "estimates",
+    "models",
+    "metrics",
+    "tables",
+    "paper",
+    "observations",
+    "networks",
+)
 """The folders of a run whose files have an origin."""
 
 

@@ -28,6 +28,8 @@ INSIDE = {
     "shifts": "inside_flow",
 }
 """The tables of a network that is examined from inside, and the rule that makes each."""
+OBSERVED = ("observed_galaxies.parquet", "observed_shapes.parquet", "observed_shear.parquet")
+"""The tables of the stamps of users: galaxies, estimates of each, and shear of the ensembles."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 STUDY_FILES = {
@@ -179,6 +181,66 @@ class Run:
             for population in self.populations
             for variant in (self.config.variants if chosen is None else chosen)
         ]
+
+    @cached_property
+    def observations(self) -> list[str]:
+        """The names of the stamps of users that the run measures."""
+        return list(self.config.observations)
+
+    def networks_from(self, observation: str) -> str:
+        """Return the population whose networks measure a user's stamps."""
+        return self.config.observations[observation].networks_from or self.populations[0]
+
+    @cached_property
+    def measurers(self) -> dict[str, tuple[str, str, int | None]]:
+        """All that measures a user's stamps, by the beginning of its columns in the catalogue.
+
+        For each: the name of its file of estimates, that of the estimator or variant, and the seed of a
+        network (else None).
+        """
+        found: dict[str, tuple[str, str, int | None]] = {}
+        wanted: list[tuple[str, str, str, int | None]] = [
+            (name, name, name, None) for name in self.estimators
+        ]
+        for variant, seeds in self.networks.items():
+            for seed in seeds:
+                column = variant if len(seeds) == 1 else f"{variant}_seed{seed}"
+                wanted.append((column, f"{variant}.seed{seed}", variant, seed))
+        for column, file, name, number in wanted:
+            column = column.replace("-", "_")  # FITS has no hyphens in the names of columns
+            if column in found and self.observations:
+                raise ConfigError(
+                    f"observations: '{found[column][1]}' and '{name}' would both have the columns "
+                    f"{column}_g1, ... of the catalogue; rename one of them"
+                )
+            found[column] = file, name, number
+        return found
+
+    def observed_by(self, observation: str) -> list[str]:
+        """Return the files of estimates of a user's stamps, in the order of `measurers`."""
+        folder = f"{self.folder}/observations/{observation}"
+        return [f"{folder}/estimates/{file}.parquet" for file, _, _ in self.measurers.values()]
+
+    @cached_property
+    def observation_outputs(self) -> list[str]:
+        """The catalogues of all stamps of users, as Parquet and FITS."""
+        return [
+            f"{self.folder}/observations/{name}.{suffix}"
+            for name in self.observations
+            for suffix in ("parquet", "fits")
+        ]
+
+    @cached_property
+    def packed(self) -> list[str]:
+        """The files of networks with their population, noise range and calibration."""
+        return [f"{self.folder}/networks/{p}/{v}.seed{s}.pt" for p, v, s in self.models]
+
+    @cached_property
+    def noise_range(self) -> tuple[float, float]:
+        """The noise levels, lowest and highest, that all networks are trained with, or those of the run."""
+        ranges = [variant.training.noise_range for variant in self.config.variants.values()]
+        ranges = ranges or [(min(self.config.noise_levels), max(self.config.noise_levels))]
+        return max(low for low, _ in ranges), min(high for _, high in ranges)
 
     @cached_property
     def with_posterior(self) -> list[str]:
@@ -484,13 +546,16 @@ class Run:
             *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
             *([] if self.with_posterior else ["bayes_floor.csv"]),
             *([] if self.examined else [f"inside_{name}.csv" for name in INSIDE]),
+            *([] if self.observations else OBSERVED),
         }
         found = {}
         for name, entry in self.entries.items():
             if entry.each in ("study", "studies") or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
-            populations = self.populations if entry.each == "population" else []
+            populations = {"population": self.populations, "observation": self.observations}.get(
+                entry.each, []
+            )
             stem = f"{self.folder}/figures/{name}"
             found[name] = Figure(
                 entry,

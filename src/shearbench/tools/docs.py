@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from shearbench.config.schema import Config
+from shearbench.config.schema import Config, Observation
 from shearbench.config.studies import read_study
 from shearbench.estimators import estimator_kinds, estimator_presets
 from shearbench.figures.catalogue import entries
@@ -93,6 +93,8 @@ def _sections() -> str:
         + "\nPresets: "
         + ", ".join(f"`{name}`" for name in PRESETS)
         + ".\n"
+        + "\n### `observations.<name>`\n\n"
+        + _table(_options(Observation))
     )
 
 

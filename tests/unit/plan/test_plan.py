@@ -482,3 +482,89 @@ def test_other_files_have_no_origin(path):
 def test_a_run_is_planned_without_studies():
     run = Run(resolve(GIVEN), Studies({}, {}, {}, {}))
     assert list(run.variants) == list(run.networks)
+
+
+# Stamps of users
+
+MINE = {"observations": {"mine": {"stamps": "my.h5"}, "other": {"stamps": "o.fits", "sigma": 1e-3}}}
+
+
+def test_stamps_of_users_are_measured_by_all_and_nothing_else_changes():
+    run = run_of(MINE)
+    assert run.observations == ["mine", "other"]
+    assert run.networks_from("mine") == "exp_gauss"
+    assert {"hsm_regauss", "metacal_shearnet", "refined"} <= set(run.measurers)
+    assert run.measurers["refined"] == ("refined.seed1", "refined", 1)
+    assert "results/tiny/observations/mine/estimates/refined.seed1.parquet" in run.observed_by("mine")
+    assert "results/tiny/observations/other.fits" in run.observation_outputs
+    assert {"refined_seed1", "refined_seed2"} <= set(run_of({"seeds": [1, 2]}).measurers)
+    assert rules_of(changed(MINE)) == {"save_config", "manifest"}
+    assert run_of().observation_outputs == []
+
+
+def test_two_estimators_whose_columns_have_one_name_are_refused():
+    twice = {"estimators": {"a-b": {"base": "hsm-ksb"}, "a_b": {"base": "hsm-ksb"}}}
+    assert run_of(twice).measurers
+    with pytest.raises(ConfigError, match=r"'a-b' and 'a_b' would both have the columns a_b_g1"):
+        run_of(merge(twice, MINE)).measurers  # noqa: B018
+
+
+def test_a_users_stamps_count_by_their_contents_and_options():
+    def depends(changes=MINE, sha256="0"):
+        found = Digests(
+            run_of(changes), ROOT / "scripts", lambda name: [], lambda name: [{"path": "p", "sha256": sha256}]
+        )
+        return (
+            found.observe("mine"),
+            found.measure_observation("mine", "hsm_regauss"),
+            found.measure_observation("mine", "refined"),
+            found.catalogue_observation("mine"),
+            found.gather_observations(),
+        )
+
+    before = depends()
+    for after in (depends(sha256="1"), depends(merge(MINE, {"observations": {"mine": {"sigma": 1e-4}}}))):
+        assert all(one != other for one, other in zip(before, after))
+    # Training anew changes what networks measured, and not what HSM did.
+    after = depends(merge(MINE, {"training": {"epochs": 3}}))
+    assert [one == other for one, other in zip(before, after)][:4] == [True, True, False, False]
+
+
+def test_files_of_users_stamps_have_an_origin():
+    digests = digests_of(MINE)
+    for path, rule in {
+        "observations/mine.parquet": "catalogue_observation",
+        "observations/mine/galaxies.parquet": "observe",
+        "observations/mine/shear.parquet": "catalogue_observation",
+        "observations/mine/estimates/refined.seed1.parquet": "measure_observation",
+        "observations/mine/estimates/hsm-regauss.parquet": "measure_observation",
+        "networks/exp_gauss/refined.seed1.pt": "pack_network",
+        "metrics/observed_shear.parquet": "gather_observations",
+    }.items():
+        assert digests.origin(f"results/tiny/{path}").rule == rule
+    for path in (
+        "observations/mine.fits",
+        "observations/none.parquet",
+        "networks/exp_gauss/refined.seed2.pt",
+    ):
+        assert digests.origin(f"results/tiny/{path}") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"networks_from": "exp"}, "'exp' is not a population of this run.*did you mean 'exp_gauss'"),
+        ({"stamps": ""}, "observations.mine.stamps: found '', expected at least 1 character"),
+        ({"sigma": -1}, "observations.mine.sigma: found -1, expected at least 1e-12"),
+        ({"psfs": "p.fits"}, "there is no such key .did you mean 'psf'"),
+    ],
+)
+def test_a_wrong_option_of_a_users_stamps_is_named(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        run_of(merge(MINE, {"observations": {"mine": changes}}))
+
+
+def test_the_population_of_the_networks_is_needed_where_there_are_several():
+    two = {"populations": {"second": SMALL}}
+    with pytest.raises(ConfigError, match=r"mine.networks_from: it is needed .*: one of exp_gauss, second"):
+        run_of(merge(two, MINE))
