@@ -22,7 +22,9 @@ from shearbench.figures.catalogue import entries
 ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
-    "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss gallery_exp_gauss"
+    "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss gallery_exp_gauss "
+    "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss "
+    "inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened inside_features_exp_gauss_refined"
 ).split()
 NETWORKS = ("shearnet", "whitened", "refined")
 METRICS = [
@@ -33,6 +35,12 @@ METRICS = [
         "bayes_floor.csv",
         "shear_bias_bins.csv",
         "training.csv",
+        "inside_layers.csv",
+        "inside_flow.csv",
+        "inside_curvature.csv",
+        "inside_shifts.csv",
+        "inside_overlap.csv",
+        "inside_maps.h5",
     )
 ]
 

@@ -52,11 +52,37 @@ rule inside_flow:
         "../../scripts/inside_flow.py"
 
 
+rule inside_maps:
+    input:
+        model=rules.inside_layers.input.model,
+        stamps=RUN.stamps_of("test"),
+        catalog=f"{FOLDER}/catalogs/{{population}}/test.parquet",
+    output:
+        maps=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/maps.h5",
+        overlap=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/overlap.csv",
+    log:
+        f"{FOLDER}/logs/inside_maps/{{population}}/{{variant}}/seed{{seed}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/inside_maps/{{population}}/{{variant}}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        sigmas=sorted(CONFIG.diagnostics.noise_levels),
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.inside_maps(w.population, w.variant, int(w.seed)),
+    script:
+        "../../scripts/inside_maps.py"
+
+
 rule gather_inside:
     input:
         **{name: RUN.inside(name) for name in INSIDE},
+        maps=RUN.inside("maps", "h5"),
     output:
         **{name: f"{FOLDER}/metrics/inside_{name}.csv" for name in INSIDE},
+        maps=f"{FOLDER}/metrics/inside_maps.h5",
     log:
         f"{FOLDER}/logs/gather_inside.log",
     benchmark:
@@ -73,3 +99,10 @@ rule gather_inside:
 rule inside:
     input:
         rules.gather_inside.output,
+        [
+            path
+            for figure in RUN.figures.values()
+            if set(figure.sources) & set(rules.gather_inside.output)
+            for suffix in ("pdf", "png")
+            for path in figure.files(suffix)
+        ],

@@ -278,7 +278,7 @@ def measure_attention(
                     ranks.append(row)
         if trained:
             costs.append({"study": study, "value": value, **_cost(trained[0], stamps, seed)})
-    maps = _maps(good, stamps, rows, population, method, sigmas, seed)
+    maps = _maps(good, stamps, rows, population, sigmas, seed)
     return pd.DataFrame(ranks, columns=RANK_COLUMNS), pd.DataFrame(costs, columns=COST_COLUMNS), maps
 
 
@@ -331,16 +331,31 @@ def _cost(model: TrainedNetwork, stamps: StampSet, seed: int) -> dict[str, Any]:
     }
 
 
-def _maps(
-    models: Mapping[str, Sequence[TrainedNetwork]],
-    stamps: StampSet,
-    rows: pd.DataFrame,
-    population: Population,
-    method: str,
-    sigmas: Sequence[float],
-    seed: int,
-) -> AttentionMaps:
-    """Return the attention to the galaxies of `EXAMPLES`, which have the PSF of the first galaxy."""
+def example_stamps(
+    stamps: StampSet, rows: pd.DataFrame, population: Population, sigmas: Sequence[float], seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Draw the galaxies of `EXAMPLES`, with the PSF of the first galaxy and the median flux and size.
+
+    Parameters
+    ----------
+    stamps : StampSet
+    rows : pandas.DataFrame
+        The catalog of its galaxies.
+    population : Population
+    sigmas : sequence of float
+        Noise levels; the last galaxy has the largest one, the others have the smallest.
+    seed : int
+        The run's seed, which determines the noise.
+
+    Returns
+    -------
+    stamp : ndarray, shape (k, ny, nx)
+    information : ndarray, shape (k, ny, nx)
+        See `information_map`.
+    sigma : ndarray, shape (k,)
+        Noise of each galaxy.
+    """
+    method = "no_pixel" if population.psf.profile == "image" else "auto"
     first = next(rows.itertuples(index=False))
     psf = psf_object(first, population.psf)
     flux, hlr = float(rows["flux"].median()), float(rows["hlr"].median())
@@ -364,6 +379,19 @@ def _maps(
     information = np.stack(
         [information_map(galaxy, psf, stamps.shape, stamps.pixel_scale, method) for galaxy in galaxies]
     )
+    return np.asarray(stamp, float), information, sigma
+
+
+def _maps(
+    models: Mapping[str, Sequence[TrainedNetwork]],
+    stamps: StampSet,
+    rows: pd.DataFrame,
+    population: Population,
+    sigmas: Sequence[float],
+    seed: int,
+) -> AttentionMaps:
+    """Return the attention to the galaxies of `EXAMPLES`, which have the PSF of the first galaxy."""
+    stamp, information, sigma = example_stamps(stamps, rows, population, sigmas, seed)
     kernel = torch.from_numpy(np.asarray(stamps.noiseless(0, 1)[1]))
     kernel = kernel if kernel.ndim == 2 else kernel[0]
     maps: dict[str, NDArray[np.float64]] = {}
@@ -379,7 +407,7 @@ def _maps(
                     kernel if stamps.constant_psf else kernel[None],
                     float(sigma[k]),
                 )
-                for k in range(len(galaxies))
+                for k in range(len(stamp))
             ]
             for layer in each[0]:
                 weights = torch.cat([one[layer] for one in each])[:, None].double()

@@ -108,8 +108,10 @@ def activations(
         found.setdefault(name, output)
 
     with hooked(modules, keep):
-        answer = network(images, psf, sigma)
-    found[ANSWER] = answer.shapes
+        if any(stage.layer == ANSWER for stage in stages):
+            found[ANSWER] = network(images, psf, sigma).shapes
+        else:  # of one orientation
+            network.body(network.normalise(images, psf, sigma))
     beside = any(stage.beside for stage in stages)
     amplitude = network.normalise(images, psf, sigma).amplitude / network.median_flux if beside else None
     return [

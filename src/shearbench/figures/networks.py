@@ -43,7 +43,7 @@ population.""",
 )
 
 # Colour and hatching of each type of layer; the hatching is for print in grey.
-_FILLINGS: dict[str, dict[str, Any]] = {
+FILLINGS: dict[str, dict[str, Any]] = {
     "convolution": {"facecolor": BLUE},
     "group convolution": {"facecolor": SKY, "hatch": "/////"},
     "attention": {"facecolor": VERMILLION, "hatch": "xxxxx"},
@@ -54,7 +54,7 @@ _FILLINGS: dict[str, dict[str, Any]] = {
     "other": {"facecolor": PURPLE, "hatch": "|||||"},
 }
 _PALE = ("pooling", "dense")  # a number is legible on these without a white background
-_KINDS = {
+KINDS = {
     "Conv2d": "convolution",
     "GroupConvolution": "group convolution",
     "SelfAttention": "attention",
@@ -105,9 +105,9 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
     networks = networks[networks["population"] == population]
     drawn = layers[layers["population"] == population].assign(look=_look(layers))
     drawn = drawn[drawn["look"] != ""].fillna({"added": "", "beside": ""})
-    used = [name for name in _FILLINGS if name in set(drawn["look"])]
+    used = [name for name in FILLINGS if name in set(drawn["look"])]
     entries = [
-        *[Patch(label=name, **_edge(name)) for name in used],
+        *[Patch(label=name, **edge(name)) for name in used],
         *[Line2D([], [], label=label, **line) for column, label, line in _SKIPS if drawn[column].any()],
     ]
     height = _ROW * len(networks) + 0.6 + legend_height(entries, DOUBLE)
@@ -138,13 +138,14 @@ def draw(networks: pd.DataFrame, layers: pd.DataFrame) -> Figure:
 
 def _look(layers: pd.DataFrame) -> pd.Series:
     """Return the type that each layer is drawn as; empty for an unknown layer without weights."""
-    known = layers["kind"].map(_KINDS).fillna("")
+    known = layers["kind"].map(KINDS).fillna("")
     other = (known == "") & (layers["parameters"] > 0) & ~layers["kind"].str.contains(_LITTLE)
     return known.mask(other, "other")
 
 
-def _edge(look: str) -> dict[str, Any]:
-    return {**_FILLINGS[look], "edgecolor": "black", "linewidth": 0.5}
+def edge(look: str) -> dict[str, Any]:
+    """Return how a box of a type of layer is drawn."""
+    return {**FILLINGS[look], "edgecolor": "black", "linewidth": 0.5}
 
 
 def _widths(own: pd.DataFrame) -> list[float]:
@@ -171,7 +172,7 @@ def _diagram(axis: Axes, row: int, own: pd.DataFrame, side: float) -> float:
         for layer, width in zip(chosen.to_dict("records"), _widths(chosen)):
             share = math.log2(1 + math.sqrt(layer["positions"])) / math.log2(1 + side)
             tall = max(_TALL * scale * share, _LOW)
-            axis.add_patch(Rectangle((x, centre - tall / 2), width, tall, zorder=3, **_edge(layer["look"])))
+            axis.add_patch(Rectangle((x, centre - tall / 2), width, tall, zorder=3, **edge(layer["look"])))
             axis.text(
                 x + width / 2,
                 centre,
@@ -214,7 +215,7 @@ def _numbers(axis: Axes, values: NDArray[np.float64], label: str) -> None:
     for row, value in enumerate(values):
         axis.axhline(row, color="0.85", linewidth=0.5, zorder=1)
         axis.plot(value, row, "o", color=BLUE, zorder=3)
-        _beside(axis, _short(value), value, row, 4)
+        _beside(axis, short(value), value, row, 4)
     axis.set_xlabel(label, linespacing=SPACING)
     axis.tick_params(axis="y", length=0, labelleft=False)
 
@@ -245,7 +246,7 @@ def _beside(axis: Axes, text: str, x: float, y: float, points: float) -> None:
     )
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
     """Write a large number with a prefix: 166k, 11M."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if value >= 0.9995 * 10**power:

@@ -33,6 +33,7 @@ MADE_BY = {
     "network_layers.csv": "summarise_networks",
     "networks.txt": "summarise_networks",
     **{f"inside_{name}.csv": "gather_inside" for name in INSIDE},
+    "inside_maps.h5": "gather_inside",
     **dict.fromkeys(OBSERVED, "gather_observations"),
 }
 """The rule that makes each file of ``metrics/``."""
@@ -217,6 +218,20 @@ class Digests:
             config.diagnostics.model_dump(include={"noise_levels"}),
             config.seed,
             self.code("inside_flow", self.run.variants[variant].make().modules()),
+        )
+
+    @_once
+    def inside_maps(self, population: str, variant: str, seed: int) -> str:
+        """Return the digest of the maps of a network."""
+        config = self.run.config
+        return digest(
+            self.train(population, variant),
+            seed,
+            self.simulate_stamps(population, "test"),
+            self.run.population(population),
+            config.diagnostics.model_dump(include={"noise_levels"}),
+            config.seed,
+            self.code("inside_maps", self.run.variants[variant].make().modules()),
         )
 
     @_once
@@ -517,10 +532,10 @@ class Digests:
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
                     which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
                     return Origin("train", self.train(population, variant), which)
-            case ["inside", population, variant, folder, _] if stem in INSIDE and suffix == "csv":
+            case ["inside", population, variant, folder, _] if stem in INSIDE or name == "maps.h5":
                 seed = folder.removeprefix("seed")
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
-                    rule = INSIDE[stem]
+                    rule = INSIDE.get(stem, "inside_maps")
                     which = {"population": population, "variant": variant, "seed": int(seed), "table": stem}
                     return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
             case ["metrics", "studies.csv"]:

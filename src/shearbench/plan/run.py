@@ -26,6 +26,7 @@ INSIDE = {
     "flow": "inside_flow",
     "curvature": "inside_flow",
     "shifts": "inside_flow",
+    "overlap": "inside_maps",
 }
 """The tables of a network that is examined from inside, and the rule that makes each."""
 OBSERVED = ("observed_galaxies.parquet", "observed_shapes.parquet", "observed_shear.parquet")
@@ -55,7 +56,7 @@ class Figure:
     sources : list of str
         Metrics that the figure reads.
     populations : list of str
-        Populations with one file each; empty if one file shows the whole run.
+        Populations, or networks, with one file each; empty if one file shows the whole run.
     paths : list of str
         Paths of the files, without suffix.
     """
@@ -413,9 +414,9 @@ class Run:
             for noise in self.noise[split]
         ]
 
-    def inside(self, table: str) -> list[str]:
-        """Return the files of one of the tables `INSIDE` of all networks that are examined."""
-        return [f"{self.folder}/inside/{p}/{v}/seed{s}/{table}.csv" for p, v, s in self.examined]
+    def inside(self, table: str, suffix: str = "csv") -> list[str]:
+        """Return the files of one of the tables `INSIDE`, or the maps, of all networks that are examined."""
+        return [f"{self.folder}/inside/{p}/{v}/seed{s}/{table}.{suffix}" for p, v, s in self.examined]
 
     def of_populations(self, pattern: str, populations: Iterable[str] | None = None) -> list[str]:
         """Return a path in the run's folder for each population, by default for all."""
@@ -545,7 +546,7 @@ class Run:
         empty = {
             *([] if self.networks else ["training.csv", "networks.csv", "network_layers.csv"]),
             *([] if self.with_posterior else ["bayes_floor.csv"]),
-            *([] if self.examined else [f"inside_{name}.csv" for name in INSIDE]),
+            *([] if self.examined else ["inside_maps.h5", *(f"inside_{name}.csv" for name in INSIDE)]),
             *([] if self.observations else OBSERVED),
         }
         found = {}
@@ -553,9 +554,12 @@ class Run:
             if entry.each in ("study", "studies") or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
-            populations = {"population": self.populations, "observation": self.observations}.get(
-                entry.each, []
-            )
+            cases = {
+                "population": self.populations,
+                "network": [f"{population}_{variant}" for population, variant, _ in self.examined],
+                "observation": self.observations,
+            }
+            populations = cases.get(entry.each, [])
             stem = f"{self.folder}/figures/{name}"
             found[name] = Figure(
                 entry,

@@ -218,4 +218,4 @@ def test_one_network_of_unknown_layers_is_drawn(tmp_path):
     ("value", "said"), [(999, "999"), (999.6, "1k"), (166402, "166k"), (11318272, "11.3M"), (2e9, "2G")]
 )
 def test_numbers_are_short(value, said):
-    assert figure_of_networks._short(value) == said
+    assert figure_of_networks.short(value) == said
