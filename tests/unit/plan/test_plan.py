@@ -43,7 +43,8 @@ def all_digests(digests):
     run = digests.run
     singles = (
         "evaluate_accuracy evaluate_shear_bias evaluate_residuals evaluate_throughput evaluate_bayes_floor "
-        "draw_gallery summarise_networks gather_inside summarise_studies figure_studies tables paper save_config manifest"
+        "draw_gallery summarise_networks gather_inside summarise_studies figure_studies tables paper "
+        "save_config manifest"
     ).split()
     found = {(rule,): getattr(digests, rule)() for rule in singles}
     for population in run.populations:
