@@ -18,7 +18,11 @@ training: {epochs: 1}
 
 
 def test_a_value_that_diverges_is_a_result(run: Path):
+    for other in (run / "config/studies").glob("*.yaml"):
+        other.unlink()
     (run / "config/studies/rates.yaml").write_text(STUDY)
+    with open(run / "config/tiny.yaml", "a") as file:
+        file.write("study_networks_per_job: 2\n")
     snakemake(run, targets=["study_rates"])
     metrics = run / "results/tiny/metrics/studies"
     table = pd.read_csv(metrics / "rates.csv")
@@ -28,10 +32,10 @@ def test_a_value_that_diverges_is_a_result(run: Path):
     assert "Without a result: long (diverged)." in (metrics / "rates_verdict.txt").read_text()
     assert "diverged" in (run / "results/tiny/tables/study_rates.tex").read_text()
     # The two share a job. If one changes, the other is not trained again.
-    log = run / "results/tiny/logs/train/studies/rates_1.log"
+    log = run / "results/tiny/logs/train/studies_1.log"
     assert log.read_text().count("1/1") == 2
     (run / "config/studies/rates.yaml").write_text(STUDY.replace("1.0e+30", "2e-3"))
-    assert planned(run, targets=["study_rates"])["train_rates_1"] == 1
+    assert planned(run, targets=["study_rates"])["train_studies_1"] == 1
     snakemake(run, targets=["study_rates"])
     kept, trained = log.read_text().split("for rates (long)")
     assert "rates (short)\nmade before" in kept

@@ -88,9 +88,9 @@ for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
                 update(RUN.history_of(population, *network)) for network in networks
             ],
         log:
-            f"{FOLDER}/logs/train/studies/{batch}.log",
+            f"{FOLDER}/logs/train/{batch}.log",
         benchmark:
-            f"{FOLDER}/benchmarks/train/studies/{batch}.tsv"
+            f"{FOLDER}/benchmarks/train/{batch}.tsv"
         priority: 10_000 - number
         conda:
             ENVIRONMENT
@@ -117,16 +117,16 @@ for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
         output:
             RUN.estimates_by(population, "test", networks),
         log:
-            f"{FOLDER}/logs/predict_study/studies/{batch}.log",
+            f"{FOLDER}/logs/predict_study/{batch}.log",
         benchmark:
-            f"{FOLDER}/benchmarks/predict_study/studies/{batch}.tsv"
+            f"{FOLDER}/benchmarks/predict_study/{batch}.tsv"
         priority: 10_000 - number
         conda:
             ENVIRONMENT
         params:
             origins=origins,
             population=population,
-            gpu_use_path=f"{FOLDER}/benchmarks/predict_study/studies/{batch}.gpu.csv",
+            gpu_use_path=f"{FOLDER}/benchmarks/predict_study/{batch}.gpu.csv",
             networks=untracked(networks),
             sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
             seed=CONFIG.seed,

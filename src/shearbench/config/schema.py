@@ -209,8 +209,9 @@ class Config(Options):
         1,
         ge=1,
         le=1000,
-        description="number of networks of a study that one job trains one after the other, and another job "
-        "measures with; more than 1 saves the start of jobs where trainings take seconds",
+        description="number of networks of studies that one job trains one after the other, and another job "
+        "measures with. More than 1 saves the start of jobs where trainings take seconds; a single study "
+        "may then train networks of others too",
     )
     bootstrap: int = Field(
         400, ge=20, le=10**5, description="number of bootstrap resamples from which each error is estimated"

@@ -292,27 +292,20 @@ class Run:
 
     @cached_property
     def batches(self) -> dict[str, tuple[str, list[tuple[str, int]]]]:
-        """The jobs that train several networks of a study one after the other.
+        """The jobs that train several networks of studies one after the other, in the order of the studies.
 
-        For each, by a name that begins with that of the study: the population, and network and seed of each
-        training. Empty if a job trains one network. A network of several studies is in a job of the first.
+        For each, by its name: the population, and network and seed of each training. Empty if a job trains
+        one network.
         """
         size = self.config.study_networks_per_job
         if size == 1:
             return {}
-        taken = set(self.models)
         found = {}
-        for name, study in self.studies.known.items():
-            wanted = {
-                (network, seed): None
-                for network, seeds in self.study_networks(name).items()
-                for seed in seeds
-                if (study.population, network, seed) not in taken
-            }
-            taken |= {(study.population, network, seed) for network, seed in wanted}
-            trainings = list(wanted)
-            for k, start in enumerate(range(0, len(trainings), size), 1):
-                found[f"{name}_{k}"] = study.population, trainings[start : start + size]
+        for name in self.populations:
+            of_the_run = {(network, seed) for population, network, seed in self.models if population == name}
+            trainings = [(v, s) for p, v, s in self.values_of if p == name and (v, s) not in of_the_run]
+            for start in range(0, len(trainings), size):
+                found[f"studies_{len(found) + 1}"] = name, trainings[start : start + size]
         return found
 
     def training(self, population: str, variant: str, seed: int) -> dict[str, Any]:

@@ -163,7 +163,14 @@ def test_a_variant_of_the_run_and_a_value_of_a_study_that_are_equal_are_one_netw
     assert [run.training("exp_gauss", "shearnet", seed)["may_diverge"] for seed in (1, 2)] == [False, True]
 
 
-def test_the_networks_of_a_study_share_jobs_where_the_configuration_says_so(tmp_path):
+@pytest.mark.parametrize("name", ["studies", "studies_tiny"])
+def test_all_studies_fit_the_runs_of_all_studies(name):
+    config = load(DEFAULT, ROOT / f"config/{name}.yaml")
+    assert plan_studies(STUDIES, config).wrong == {}
+    assert {1e-5, 1e-2} == set(config.noise_levels)
+
+
+def test_the_networks_of_studies_share_jobs_where_the_configuration_says_so(tmp_path):
     text = "question: q?\nbase: shearnet\naxis: options.width\nvalues: {a: 8, b: 16, c: 32}\nseeds: [1, 2]\n"
     (tmp_path / "s.yaml").write_text(text)
     (tmp_path / "t.yaml").write_text(text.replace("a: 8", "d: 64"))
@@ -171,9 +178,8 @@ def test_the_networks_of_a_study_share_jobs_where_the_configuration_says_so(tmp_
     digests = digests_of({**AS_FILES_SAY, "study_networks_per_job": 4}, studies=tmp_path)
     run, batches = digests.run, digests.run.batches
     assert [(name, len(networks)) for name, (_, networks) in batches.items()] == [
-        ("s_1", 4),
-        ("s_2", 1),
-        ("t_1", 2),
+        ("studies_1", 4),
+        ("studies_2", 3),
     ]
     trained = [(population, *network) for population, networks in batches.values() for network in networks]
     assert len(trained) == len(set(trained))
@@ -182,13 +188,13 @@ def test_the_networks_of_a_study_share_jobs_where_the_configuration_says_so(tmp_
     # Files of one job have one name, whatever the network; those of other jobs have others.
     jobs = {
         digests.job(digests.origin(path))
-        for _, networks in [batches["s_1"]]
+        for _, networks in [batches["studies_1"]]
         for network in networks
         for path in (run.model_of("exp_gauss", *network), run.history_of("exp_gauss", *network))
     }
-    assert jobs == {"train of s_1"}
-    paths = run.estimates_by("exp_gauss", "test", batches["t_1"][1])
-    assert {digests.job(digests.origin(path)) for path in paths} == {"predict_study of t_1"}
+    assert jobs == {"train of studies_1"}
+    paths = run.estimates_by("exp_gauss", "test", batches["studies_2"][1])
+    assert {digests.job(digests.origin(path)) for path in paths} == {"predict_study of studies_2"}
     assert "shearnet" in digests.job(digests.origin(run.model_of("exp_gauss", "shearnet", 1)))
 
 
