@@ -13,6 +13,7 @@ import pkgutil
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -129,9 +130,15 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
     ConfigError
         Two classes have the same kind.
     """
-    found: dict[str, type[T]] = {}
-    root = importlib.import_module(package)
-    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda m: m.name):
+    paths = tuple(importlib.import_module(package).__path__)
+    return dict(_discovered(package, subclass_of, paths))  # type: ignore[arg-type]  # a class has a hash
+
+
+@cache
+def _discovered(package: str, subclass_of: type[Any], paths: tuple[str, ...]) -> dict[str, type[Any]]:
+    # Remembered, because a plan asks for the architectures of each value of all studies.
+    found: dict[str, type[Any]] = {}
+    for info in sorted(pkgutil.iter_modules(paths), key=lambda m: m.name):
         module = importlib.import_module(f"{package}.{info.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, subclass_of) and "kind" in vars(value):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +58,7 @@ def summary(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return rows.sort_values(["noise", "effect", "study", "value"], kind="stable", ignore_index=True)[SUMMARY]
 
 
-def _outcome(row: dict[str, float]) -> str:
+def _outcome(row: Mapping[Hashable, Any]) -> str:
     if row["effect"] == 1 and math.isnan(row["effect_err"]):
         return "same network"
     if row["n_seeds"] == 0 and row["n_diverged"]:

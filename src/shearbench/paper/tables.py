@@ -220,7 +220,8 @@ def study_tex(study: Study, table: pd.DataFrame) -> str:
     """Return ``tables/study_{name}.tex``: RMSE over the bound of each value; the caption has the verdict."""
     head = [["", "seeds", "RMSE / bound", "factor", r"signif."]]
     body: list[Sequence[str] | str | None] = []
-    for noise, level in table.groupby("noise"):
+    for noise in sorted(table["noise"].unique()):
+        level = table[table["noise"] == noise]
         body.append(rf"$\sigma$ = {power_of_ten(noise)}")
         for row in level.to_dict("records"):
             significance = row["n_sigma"]

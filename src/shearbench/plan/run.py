@@ -300,7 +300,7 @@ class Run:
         size = self.config.study_networks_per_job
         if size == 1:
             return {}
-        found = {}
+        found: dict[str, tuple[str, list[tuple[str, int]]]] = {}
         for name in self.populations:
             of_the_run = {(network, seed) for population, network, seed in self.models if population == name}
             trainings = [(v, s) for p, v, s in self.values_of if p == name and (v, s) not in of_the_run]
