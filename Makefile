@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked slurm test-slurm scaling results figures studies report test lint format bench docs lock clean
+.PHONY: help checked slurm test-slurm scaling results measure figures studies report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -33,6 +33,12 @@ results: checked  ## run the default configuration: results/quick/ (continues an
 slurm: checked  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
 	@echo "== slurm: the workflow as SLURM jobs (see docs/cluster.md)"
 	$(BIN)/python -m snakemake --workflow-profile workflow/profiles/slurm $(if $(CONFIG),--configfile $(CONFIG)) $(DEPLOY)
+
+measure: .venv/ready  ## measure your own stamps with a finished run: STAMPS=my.h5 (docs/own-data.md)
+	@$(BIN)/python -m shearbench.tools.measure "$(STAMPS)" --run "$(RUN)" $(foreach file,$(NETWORK),--network "$(file)") \
+	  $(if $(POPULATION),--population $(POPULATION)) $(if $(PSF),--psf "$(PSF)") $(if $(SIGMA),--sigma $(SIGMA)) \
+	  $(if $(SCALE),--scale $(SCALE)) $(if $(FLUX_SCALE),--flux-scale $(FLUX_SCALE)) $(if $(RESIZE),--resize) \
+	  $(if $(OUTPUT),--output "$(OUTPUT)")
 
 figures: checked  ## redraw all figures from the metrics
 	@echo "== figures: from the metrics"

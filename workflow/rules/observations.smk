@@ -155,3 +155,4 @@ rule networks:
 rule observations:
     input:
         RUN.observation_outputs if RUN.observations else no_observations,
+        RUN.figures["observations"].files("png") if RUN.observations else [],

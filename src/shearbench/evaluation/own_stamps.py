@@ -167,6 +167,33 @@ def results_of(
     )
 
 
+def observed_tables(
+    observations: Mapping[str, tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]],
+) -> dict[str, pd.DataFrame]:
+    """Return the tables from which the figure of users' stamps is drawn.
+
+    Parameters
+    ----------
+    observations : mapping
+        For the name of each observation, its catalogue, simulated galaxies, shapes and shear.
+
+    Returns
+    -------
+    dict of str to pandas.DataFrame
+        ``galaxies``: properties, with ``source`` (data or simulated); ``shapes`` and ``shear``: as from
+        `results_of`. All have a column ``observation``.
+    """
+    galaxies, shapes, shear = [], [], []
+    for name, (catalog, simulated, of_galaxies, of_ensemble) in observations.items():
+        own = catalog[["row", "stamp_flag", "distance", "out_of_range", *simulated]]
+        galaxies.append(own.assign(observation=name, source="data"))
+        galaxies.append(simulated.assign(observation=name, source="simulated", out_of_range=False))
+        shapes.append(of_galaxies.assign(observation=name))
+        shear.append(of_ensemble.assign(observation=name))
+    tables = {"galaxies": galaxies, "shapes": shapes, "shear": shear}
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in tables.items()}
+
+
 def catalogue(properties: pd.DataFrame, estimates: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the catalogue of a user's galaxies: one row each, and columns of each estimator.
 
@@ -265,6 +292,7 @@ def ensemble_shear(
     g = estimates.loc[good, ["g1", "g2"]].to_numpy(float)
     mean, error = g.mean(axis=0), g.std(axis=0, ddof=1) / np.sqrt(len(g))
     row |= {"g1": mean[0], "g1_err": error[0], "g2": mean[1], "g2_err": error[1]}
+    shear: NDArray[Any]
     if "R11" in estimates:
         names = ["R11", "R12", "R21", "R22"]
         columns = np.column_stack([g, *(_column(estimates, name)[good] for name in names)])
@@ -276,7 +304,7 @@ def ensemble_shear(
             return empty | row | {"calibration": how}
         m, m_err, c, c_err = found
         shear = (mean - c) / (1 + m)
-        drawn = np.sqrt(error**2 + c_err**2 + (shear * m_err) ** 2) / np.abs(1 + m)
+        drawn = np.asarray(np.sqrt(error**2 + c_err**2 + (shear * m_err) ** 2) / np.abs(1 + m))
     row |= {"shear1": shear[0], "shear1_err": drawn[0], "shear2": shear[1], "shear2_err": drawn[1]}
     return row | {"calibration": how}
 
