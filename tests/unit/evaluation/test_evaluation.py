@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from shearbench.errors import ContractError
-from shearbench.evaluation.accuracy import ACCURACY, accuracy, accuracy_table
+from shearbench.evaluation.accuracy import ACCURACY, accuracy, accuracy_table, resampled_ratios
 from shearbench.evaluation.residuals import RESIDUALS, TRENDS, residuals, trends
 from shearbench.evaluation.statistics import bootstrap_means, combine_seeds, over_seeds
 from shearbench.evaluation.throughput import (
@@ -160,6 +160,26 @@ class TestAccuracy:
         assert len(table) == 3
         assert table["n"].dtype == np.int64
         assert list(accuracy_table([])) == ACCURACY
+
+
+class TestResampledRatios:
+    def test_they_are_those_of_the_error(self):
+        tables = make_tables(500)
+        row, ratios = accuracy(*tables, resamples=100), resampled_ratios(*tables, resamples=100)
+        assert ratios.shape == (100,)
+        assert ratios.std(ddof=1) == pytest.approx(row["rmse_over_crb_err"])
+
+    def test_all_estimators_have_the_same_galaxies_whatever_each_of_them_flags(self):
+        estimates, catalog, bounds = make_tables(500)
+        flagged = with_attrs(estimates.copy(), estimates)
+        flagged.loc[:9, ["g1", "g2"]] = np.nan
+        flagged.loc[:9, "flag"] = 1
+        one, other = (
+            resampled_ratios(table, catalog, bounds, resamples=100) for table in (estimates, flagged)
+        )
+        assert np.log(one / other).std() < 0.3 * np.log(one).std()
+        flagged[["g1", "g2"]], flagged["flag"] = np.nan, 1
+        assert np.isnan(resampled_ratios(flagged, catalog, bounds, resamples=100)).all()
 
 
 class TestJoin:
