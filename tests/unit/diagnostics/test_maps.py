@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import convolve
 from simulated import make_split
 
 from shearbench.diagnostics.flow import Batch, table_of_flow
@@ -15,7 +16,7 @@ from shearbench.diagnostics.stages import exact_copy
 from shearbench.diagnostics.summary import summarise_networks
 from shearbench.errors import ContractError
 from shearbench.evaluation.inside_maps import read_inside, write_inside
-from shearbench.figures import inside_features, inside_flow, inside_layers, inside_weights, style
+from shearbench.figures import inside_features, inside_flow, inside_layers, inside_weights, kernels, style
 from shearbench.networks.attention import Attention
 from shearbench.networks.shearnet import ShearNet
 from shearbench.networks.whitened import Whitened
@@ -183,3 +184,19 @@ def test_figures_are_drawn(made, layers, models, splits, tmp_path):
     # Each stage has a box and the shape of its output.
     for axis, name in zip(figures["layers"].axes[::2], NETWORKS, strict=True):
         assert len(axis.patches) == len(axis.get_xticklabels()) == layers[name]["place"].nunique()
+
+
+def test_kernels_respond_to_what_they_are_for():
+    made = kernels.patterns(24)
+    flat = {
+        name: np.abs(convolve(made["gradient"] * 0 + 1, kernel)) for name, kernel in kernels.KERNELS.items()
+    }
+    assert {name: round(float(image.max()), 12) for name, image in flat.items()} == {
+        "edge": 0,
+        "blur": 1,
+        "sharpen": 1,
+        "ridge": 0,
+    }
+    step = convolve(made["edge"], kernels.KERNELS["edge"], mode="nearest")
+    assert set(np.abs(step).argmax(1)) <= {11, 12}
+    assert np.abs(convolve(made["gradient"], kernels.KERNELS["ridge"])[2:-2, 2:-2]).max() < 1e-12

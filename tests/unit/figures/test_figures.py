@@ -792,7 +792,10 @@ def test_the_catalogue_has_every_figure_as_its_module_says() -> None:
     for name, entry in found.items():
         module = importlib.import_module(f"shearbench.figures.{name}")
         assert module.ENTRY == entry
-        further = {"run": 0, "population": 1, "network": 1, "study": 2, "studies": 0}[entry.each]
+        named = {"population": 1, "network": 1, "observation": 1, "study": 2}
+        further = named.get(entry.each, 0)
+            entry.each
+        ]
         taken = inspect.signature(module.draw).parameters.values()
         needed = [p.name for p in taken if p.default is p.empty]
         assert len(needed) == len(entry.reads) + further, name
