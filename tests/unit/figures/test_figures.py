@@ -794,8 +794,6 @@ def test_the_catalogue_has_every_figure_as_its_module_says() -> None:
         assert module.ENTRY == entry
         named = {"population": 1, "network": 1, "observation": 1, "study": 2}
         further = named.get(entry.each, 0)
-            entry.each
-        ]
         taken = inspect.signature(module.draw).parameters.values()
         needed = [p.name for p in taken if p.default is p.empty]
         assert len(needed) == len(entry.reads) + further, name
