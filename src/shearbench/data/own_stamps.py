@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import fourier_shift
 
 from shearbench.data.stamps import StampBatch
 from shearbench.errors import ShearbenchError
@@ -170,11 +171,9 @@ class OwnStamps:
             psf = self._source.constant_psf if self.constant_psf else psf
             if psf is None or not np.isfinite(psf).all() or not psf.sum() > 0:
                 cause |= Cause.BAD_PSF
-            elif image.size and not cause & Cause.NOT_SQUARE and _resized(psf, image.shape[0]) is None:
+            elif psf.shape[0] != psf.shape[1]:
                 raise ShearbenchError(
-                    f"{self.path}: found a PSF of {psf.shape[0]} by {psf.shape[1]} pixels for stamps of "
-                    f"{image.shape[0]} by {image.shape[1]}; the PSF's sides must be equal, and both even or "
-                    "both odd as the stamps' are, so that the PSF can be centred"
+                    f"{self.path}: found a PSF of {psf.shape[0]} by {psf.shape[1]} pixels, expected a square"
                 )
             self.cause[row] = int(cause)
         self.sigma = self.sigma * self.flux_scale
@@ -244,12 +243,10 @@ class OwnStamps:
             image, psf, _ = self._source.stamp(row)
             images[k] = _asserted(_resized(image, side)) * np.float32(self.flux_scale)
             if psfs is not None:
-                psfs[k] = _unit(_asserted(_resized(_asserted(psf), side)))
+                psfs[k] = _psf_of(_asserted(psf), side)
         if psfs is None:
             if side not in self._psf_of_side:
-                self._psf_of_side[side] = _unit(
-                    _asserted(_resized(_asserted(self._source.constant_psf), side))
-                )
+                self._psf_of_side[side] = _psf_of(_asserted(self._source.constant_psf), side)
             psfs = self._psf_of_side[side]
         return StampBatch(images, psfs, float(self.sigma[rows[0]]), self.pixel_scale, rows, rows)
 
@@ -259,7 +256,13 @@ def _asserted(array: NDArray[np.float32] | None) -> NDArray[np.float32]:
     return array
 
 
-def _unit(psf: NDArray[np.float32]) -> NDArray[np.float32]:
+def _psf_of(psf: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return a PSF of unit flux on a square of a size, with its centre at the centre."""
+    if (psf.shape[0] - side) % 2:
+        # With one row and column more, the centre is half a pixel away.
+        spectrum = np.fft.fft2(np.pad(psf.astype(np.float64), ((0, 1), (0, 1))))
+        psf = np.fft.ifft2(fourier_shift(spectrum, 0.5)).real
+    psf = _asserted(_resized(psf, side))
     return (psf / psf.sum(dtype=np.float64)).astype(np.float32)
 
 
@@ -444,13 +447,9 @@ def _meds(path: str, psf: str | None, sigma: float | str | None) -> _Source:
             return nothing, None, None if sigma is not None else nothing
         image = _float32(file.get_cutout(row, 0))
         weight = None if sigma is not None else _float32(file.get_cutout(row, 0, type="weight"))
-        own = None
-        if psfs is None and file.has_psf():
-            try:
-                own = _float32(file.get_psf(row, 0))
-            except (ValueError, OSError, RuntimeError):  # an object without a PSF
-                own = None
-        return image, own, weight
+        # An object without a PSF has a negative place in the array of PSFs.
+        has_psf = psfs is None and file.has_psf() and file["psf_start_row"][row, 0] >= 0
+        return image, _float32(file.get_psf(row, 0)) if has_psf else None, weight
 
     scale = None
     if (cutouts > 0).any():

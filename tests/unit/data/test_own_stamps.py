@@ -132,6 +132,69 @@ def test_stamps_of_another_size_are_resized_about_their_centre(tmp_path, arrays)
     assert (batch.images[:, 0] == 0).all()
 
 
+@pytest.mark.parametrize("side", [9, 11, 17])
+def test_an_odd_psf_is_centred_on_even_stamps(tmp_path, arrays, side):
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    arrays["psf"] = np.exp(-(x**2 + y**2) / 4)
+    ((_, batch),) = batches(OwnStamps(write(tmp_path / "s.h5", arrays)))
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    expected = np.exp(-(x**2 + y**2) / 4)
+    # The small one has lost the wings of the PSF.
+    np.testing.assert_allclose(batch.psf, expected / expected.sum(), atol=3e-3 if side == 9 else 3e-4)
+
+
+def test_a_meds_file_has_cutouts_of_several_sizes(tmp_path):
+    meds = pytest.importorskip("meds")
+    if not hasattr(meds, "MEDS"):
+        pytest.skip("the package of PyPI called meds is another one")
+    rng = np.random.default_rng(1)
+    sizes = [12, 12, 16, 12]
+    images = [rng.normal(size=(side, side)).astype(np.float32) for side in sizes]
+    y, x = np.mgrid[:9, :9] - 4
+    psf = np.exp(-(x**2 + y**2) / 3).astype(np.float32)
+    starts = np.cumsum([0, *(side**2 for side in sizes)])[:-1]
+    columns = {
+        "id": np.arange(10, 14),
+        "box_size": np.array(sizes),
+        "ncutout": np.array([1, 1, 1, 0]),
+        "start_row": starts[:, None],
+        "psf_start_row": np.array([[0], [-9999], [0], [0]]),
+        "psf_row_size": np.full((4, 1), 9),
+        "psf_col_size": np.full((4, 1), 9),
+        **{name: np.full((4, 1), 5.5) for name in ("cutout_row", "cutout_col")},
+        **{name: np.full((4, 1), 0.0) for name in ("dudrow", "dvdcol")},
+        **{name: np.full((4, 1), 0.2) for name in ("dudcol", "dvdrow")},
+    }
+    # Room for two cutouts each: FITS has no columns of one.
+    columns = {
+        name: np.tile(values, (1, 2)) if values.ndim == 2 else values for name, values in columns.items()
+    }
+    record = np.empty(4, [(name, values.dtype, values.shape[1:]) for name, values in columns.items()])
+    for name, values in columns.items():
+        record[name] = values
+    flat = np.concatenate([image.ravel() for image in images])
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.BinTableHDU(record, name="object_data"),
+        *(fits.BinTableHDU(record, name=name) for name in ("image_info", "metadata")),
+        fits.ImageHDU(flat, name="image_cutouts"),
+        fits.ImageHDU(np.full_like(flat, 4), name="weight_cutouts"),
+        fits.ImageHDU(psf.ravel(), name="psf"),
+    ]
+    fits.HDUList(hdus).writeto(tmp_path / "m.fits")
+    stamps = OwnStamps(tmp_path / "m.fits")
+    assert stamps.ids.tolist() == [10, 11, 12, 13]
+    assert stamps.pixel_scale == pytest.approx(0.2)
+    assert stamps.cause[[0, 2]].tolist() == [0, 0]
+    assert stamps.cause[1] == Cause.BAD_PSF
+    assert stamps.cause[3] & Cause.BAD_PIXELS
+    assert stamps.sigma[0] == 0.5
+    found = {tuple(rows.tolist()): batch for rows, batch in batches(stamps)}
+    assert set(found) == {(0,), (2,)}
+    np.testing.assert_array_equal(found[2,].images[0], images[2])
+    assert found[0,].psf.shape == (1, 12, 12)
+
+
 def without(name):
     return lambda arrays: arrays.pop(name)
 
@@ -144,7 +207,7 @@ def without(name):
         (without("sigma"), "found no noise 'weight'"),
         (lambda a: a.update(sigma=np.ones(3)), "found 3 noise levels for 5 images"),
         (lambda a: a.update(psf=np.ones((3, SIDE, SIDE))), r"found shape \[3, 12, 12\], expected"),
-        (lambda a: a.update(psf=np.ones((11, 11))), "found a PSF of 11 by 11 pixels for stamps of 12 by 12"),
+        (lambda a: a.update(psf=np.ones((11, 12))), "found a PSF of 11 by 12 pixels, expected a square"),
         (lambda a: a.update(id=np.ones(N)), "expected 5 whole numbers"),
     ],
 )
