@@ -140,7 +140,6 @@ rule pack_network:
     params:
         origins=origins,
         options=lambda w: untracked(RUN.population(w.population)),
-        noise=untracked(list(RUN.noise_range)),
         run_seed=CONFIG.seed,
         depends=lambda w: DIGESTS.pack_network(w.population, w.variant, int(w.seed)),
     script:

@@ -308,7 +308,8 @@ class Digests:
             self.train(population, variant),
             seed,
             self.run.population(population),
-            self.simulated_properties(population),
+            self.simulate_stamps(population, "test"),
+            self.run.config.seed,
             self.evaluate_shear_bias(),
             self.code("pack_network"),
         )

@@ -16,7 +16,7 @@ from shearbench.data.shapes import Flag
 from shearbench.errors import ShearbenchError
 from shearbench.estimators import make_estimator
 from shearbench.evaluation.own_stamps import Measured, distances, flagged_range, results_of, write_fits
-from shearbench.evaluation.shear_bias import SHEAR_BIAS
+from shearbench.evaluation.shear_bias import SHEAR_BIAS, shear_bias
 from shearbench.measurement.own_stamps import (
     PROPERTIES,
     geometry_of,
@@ -233,6 +233,36 @@ def test_catalogue_and_shear_of_the_ensemble(simulated, model_path, tmp_path):
         np.testing.assert_array_equal(data["tiny_g1"], found["tiny_g1"])
         assert data["out_of_range"].tolist() == found["out_of_range"].tolist()
         assert set(data["cause"]) == {""}
+
+
+def test_the_calibration_of_the_population_recovers_the_shear(tmp_path):
+    """Galaxies of a user with a shear, measured by an estimator whose shapes are 30% too small."""
+    estimator = make_estimator({"kind": "hsm"})
+    (tmp_path / "population").mkdir()
+    split, catalog = make_split(tmp_path / "population", "shear", 20)
+    table = measure_stamps(estimator, split, 1e-4, SEED)
+    table[["g1", "g2"]] *= 0.7
+    table.attrs |= {"estimator": "hsm", "seed": None}
+    rows = pd.DataFrame(shear_bias(table, catalog, resamples=50))
+    # Other galaxies, under one of the shears, in both orientations.
+    own_split, own_catalog = make_split(tmp_path, "shear", 40, seed=8)
+    sheared = np.flatnonzero((own_catalog["shear1"] > 0) & (own_catalog["noise_id"] >= 0))
+    images, psf = own_split.noiseless()
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        noise = np.random.default_rng(1).normal(0, 1e-4, images[sheared].shape)
+        file["images"], file["psf"], file["sigma"] = images[sheared] + noise, psf, 1e-4
+        file.attrs["pixel_scale_arcsec"] = SCALE
+    own = OwnStamps(tmp_path / "s.h5")
+    found = measure_own(estimator, own)
+    found[["g1", "g2"]] *= 0.7
+    galaxies = own_properties(own).assign(cause="")
+    known = simulated_properties(split, (1e-5, 1e-2), SEED)
+    one = Measured("hsm", "hsm", "hsm", "hsm", -1, found)
+    *_, shear = results_of("mine", "exp_gauss", galaxies, known, (1e-5, 1e-2), [one], rows, 50)
+    applied = own_catalog["shear1"].max()
+    assert shear["g1"][0] == pytest.approx(0.7 * applied, rel=0.1)
+    assert shear["shear1"][0] == pytest.approx(applied, rel=0.05)
+    assert shear["shear2"][0] == pytest.approx(0, abs=0.05 * applied)
 
 
 def test_a_packed_network_has_all_that_measures_elsewhere(simulated, model_path, tmp_path):
