@@ -36,7 +36,7 @@ PRECISIONS = {"exact": None, "float32": torch.float32, "bfloat16": torch.bfloat1
 NARROW = 300
 """Count of numbers up to which the whole Jacobian of a stage is computed."""
 
-_BLOCK = 512  # stamps computed at once
+_BLOCK = 256  # stamps computed at once
 _RANK = 1e-10  # singular values of A below this fraction of the largest are zero
 _RANK_SQUARED = 1e-13  # the same of A^T A, as far as float64 goes: about 3e-7 for A
 _PROBES = 8  # random vectors from which the diagonal of A^T A is estimated

@@ -21,7 +21,8 @@ the unbiased estimate of g1, or g2, with the smallest error, from the Fisher mat
 size unknown. Other columns: the derivative of the network's answer by the pixels, at each noise level σ that
 the network is told. Each image is divided by its norm, and all have the same colour scale. Numbers: the
 cosine between the two, mean over several galaxies, with its error: 1 means that the network weighs the pixels
-in the best way, and the error from noise is larger by 1 / cosine for the same response to shear.""",
+in the best way. The error from noise of an answer that responds to the shear only is 1 / cosine times the
+Cramér–Rao bound.""",
     reads=("inside_maps.h5", "inside_overlap.csv"),
     each="population",
 )
