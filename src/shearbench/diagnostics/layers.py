@@ -212,7 +212,7 @@ def readable(
     """
     targets = Parts(*(data[name].targets for name in ("train", "validation", "test")))
     found: dict[tuple[str, str], dict[str, Any]] = {}
-    for stage in (PIXELS, *stages):
+    for stage in (PIXELS, *(one for one in stages if not one.turned)):
         numbers = Parts(
             *(_numbers(network, stage, data[name], sigma) for name in ("train", "validation", "test"))
         )

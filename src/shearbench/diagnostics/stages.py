@@ -41,6 +41,9 @@ class Stage:
         Shape of its output for one stamp.
     beside : bool
         Whether the amplitude of the mean galaxy reaches the answer around the module.
+    turned : bool
+        Whether the orientation of the stamp does, by which a network turns its output back. It is one of
+        eight and does not count as information, but the shape cannot be read without it.
     """
 
     layer: str
@@ -48,6 +51,7 @@ class Stage:
     module: str
     shape: tuple[int, ...]
     beside: bool
+    turned: bool = False
 
     @property
     def numbers(self) -> int:
@@ -153,11 +157,12 @@ def find_stages(network: ShearNetwork, images: Tensor, psf: Tensor, sigma: Tenso
         order.append(name)
 
     with torch.no_grad(), hooked(paths, record):
-        test(images, psf, sigma)
+        right_answer = test(images, psf, sigma).standard
     right = calls[_ROOT][0]
     spread = right.std()
 
-    def fixed_by(path: str, stamps: Tensor) -> bool:
+    def fixed_by(path: str, stamps: Tensor) -> tuple[bool, bool]:
+        """Return whether the output of the network is fixed, and whether the answer is."""
         answer: list[Tensor] = []
         keep = {path: paths[path], _ROOT: root}
 
@@ -170,8 +175,11 @@ def find_stages(network: ShearNetwork, images: Tensor, psf: Tensor, sigma: Tenso
             return None
 
         with torch.no_grad(), hooked(keep, put_back):
-            test(stamps, psf, sigma)
-        return bool((answer[0] - right).abs().max() <= _SAME * spread)
+            again = test(stamps, psf, sigma).standard
+        return tuple(  # type: ignore[return-value]
+            bool((one - other).abs().max() <= _SAME * spread)
+            for one, other in ((answer[0], right), (again, right_answer))
+        )
 
     found: list[Stage] = []
     seen: set[int] = set()
@@ -183,14 +191,13 @@ def find_stages(network: ShearNetwork, images: Tensor, psf: Tensor, sigma: Tenso
         if id(one) in seen:  # a container returns the output of its last module
             continue
         seen.add(id(one))
-        if fixed_by(path, other):
-            beside = False
-        elif fixed_by(path, like):
-            beside = True
-        else:
+        (alone, fixed), beside = fixed_by(path, other), False
+        if not alone:
+            (alone, fixed), beside = fixed_by(path, like), True
+        if not alone:
             continue
         module = paths[path]
-        stage = Stage(path, type(module).__name__, path, tuple(one.shape[1:]), beside)
+        stage = Stage(path, type(module).__name__, path, tuple(one.shape[1:]), beside, not fixed)
         same = bool(found) and found[-1].numbers == stage.numbers and found[-1].beside == beside
         plain = not module.state_dict()
         if same and _rearranged(one, calls[found[-1].module][0]):

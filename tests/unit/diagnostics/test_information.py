@@ -189,6 +189,8 @@ def test_information_never_rises_and_starts_with_everything(name, galaxies, monk
     if name == "dilated":  # its first layer rearranges the pixels
         assert shares[0].min() > 1 - 1e-6
     assert stages[-1].layer == ANSWER or stages[-1].numbers == 2
+    turned = [stage.layer for stage in stages if stage.turned]
+    assert turned == [stage.layer for stage in stages if name == "whitened" and "network" in stage.layer]
 
 
 def test_noise_realisations_agree_where_the_numbers_are_linear_and_not_elsewhere(galaxies):
