@@ -88,7 +88,7 @@ def draw(galaxies: pd.DataFrame, shapes: pd.DataFrame, shear: pd.DataFrame, obse
     figure = Figure(figsize=(DOUBLE, height), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[1.6, side + 0.7])[:, 0]
     for axis, (name, label) in zip(above.subplots(1, 5), _PANELS.items()):
-        _histogram(axis, data[name], simulated.get(name), out)
+        _histogram(axis, data[name], None if name == "distance" else simulated[name], out)
         axis.set_xlabel(label)
     matrix, first, second = below.subplots(1, 3, width_ratios=[1.5, 1, 1])
     single = [
@@ -126,20 +126,22 @@ def _histogram(axis: Axes, values: pd.Series, simulated: pd.Series | None, out: 
         note(axis, "no values", "upper left")
         axis.set_yticks([])
         return
+    if simulated is None:
+        every = np.append(every, 1.0)  # the threshold
     low, high = every.min() / 1.05, every.max() * 1.05
     bins = np.geomspace(low, high, 25).tolist()
     parts = [positive(values[~out]), positive(values[out])]
     n = max(sum(map(len, parts)), 1)
     weights = [np.full(len(part), 1 / n) for part in parts]
     axis.hist(parts, bins, weights=weights, stacked=True, color=[BLUE, VERMILLION], alpha=0.7)
-    if simulated is None or not len(positive(simulated)):
+    if simulated is None:
         axis.axvline(1, color="black", linestyle=":", linewidth=0.9)
     else:
         reference = positive(simulated)
         axis.hist(
             reference,
             bins,
-            weights=np.full(len(reference), 1 / len(reference)),
+            weights=np.full(len(reference), 1 / max(len(reference), 1)),
             histtype="step",
             color="black",
             linewidth=0.9,
@@ -171,14 +173,16 @@ def _differences(
         axis.set_axis_off()
         return
     low, high = shown.min(), max(shown.max(), 1.01 * shown.min())
-    # Lighter than the whole map, so that numbers can be read on all colours.
+    # Not the ends of the map, so that colours can be told from the paper and from the axes.
     norm = LogNorm(low / 3, high * 3)
     axis.imshow(values[1:, :-1], cmap="Blues", norm=norm, aspect="auto")
     for i in range(1, n):
         for j in range(i):
             text = f"{values[i, j]:.1e}" if values[i, j] < 1e-3 else f"{values[i, j]:.2g}"
             if np.isfinite(values[i, j]):
-                axis.text(j, i - 1, text.replace("e-0", "e-"), ha="center", va="center", fontsize=5.5)
+                color = "white" if norm(values[i, j]) > 0.6 else "black"
+                place = {"ha": "center", "va": "center", "fontsize": 5.5, "color": color}
+                axis.text(j, i - 1, text.replace("e-0", "e-"), **place)
     own = [labels[names.index(one)] for one in single]
     axis.set_yticks(range(n - 1), own[1:], fontsize=6.5)
     axis.set_xticks(range(n - 1), own[:-1], fontsize=6.5, rotation=40, ha="right", rotation_mode="anchor")

@@ -108,17 +108,20 @@ def predict_own(
     parts, places = [], []
     with torch_settings(threads, 0, device), torch.inference_mode():
         network = model.network.to(device)
+        refinement = network.refinement
+        mixture = refinement.mixture if refinement else None
         for some, batch in stamps.batches(rows, _BLOCK, model.about["shape"][0], equal_noise=False):
             sigma = stamps.sigma[some]
             psf = batch.psf
             if network.per_galaxy_psf and batch.constant_psf:
                 psf = np.broadcast_to(psf, batch.images.shape)
             images = torch.from_numpy(batch.images).to(device)
-            answer = network(
-                images,
-                torch.from_numpy(np.ascontiguousarray(psf)).to(device),
-                torch.as_tensor(sigma, dtype=images.dtype, device=device),
-            )
+            psfs = torch.from_numpy(np.ascontiguousarray(psf)).to(device)
+            if mixture is not None:
+                # Mixtures are for Gaussian PSFs; the other forward model of the network is for any PSF.
+                refinement.mixture = mixture
+                refinement.mixture = mixture if refinement.draws(psfs) else None
+            answer = network(images, psfs, torch.as_tensor(sigma, dtype=images.dtype, device=device))
             # The calibration of errors is a function of one noise level.
             error = torch.empty_like(answer.shapes)
             for level in np.unique(sigma).tolist():
@@ -132,6 +135,8 @@ def predict_own(
             shapes = Shapes(g[:, 0], g[:, 1], errors[:, 0], errors[:, 1], found, {"s2n": s2n})
             parts.append(shapes_table(shapes, len(some)))
             places.append(some)
+        if mixture is not None:
+            refinement.mixture = mixture
         network.to("cpu")
     return _table(parts, places, flag)
 

@@ -52,10 +52,14 @@ def simulated(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
+    return trained(tmp_path_factory.mktemp("model"), "shearnet")
+
+
+def trained(folder, base, **options):
+    """Train a network for a moment; return its model file."""
     splits = [make_split(folder, split, 64) for split in ("train", "validation")]
     recipe = {"epochs": 1, "batch_size": 32, "noise": [1e-4, 1e-2]}
-    variant = resolve_variant("tiny", {"base": "shearnet", "training": recipe}, Recipe())
+    variant = resolve_variant("tiny", {"base": base, "training": recipe, "options": options}, Recipe())
     stamps, catalogs = zip(*splits)
     content, _ = train(
         *stamps, *catalogs, variant, population=Population(**PRESETS["exp_gauss"]), name="tiny", seed=1
@@ -151,6 +155,22 @@ def test_a_network_for_one_psf_gets_the_psf_of_each_stamp(simulated, model_path,
     own = copied(simulated[1], tmp_path / "s.h5", psf=psf)
     one = predict_own(model, OwnStamps(simulated[1]), device=CPU)
     np.testing.assert_allclose(predict_own(model, own, device=CPU)["g1"], one["g1"], atol=1e-5)
+
+
+def test_refinement_by_mixtures_is_for_gaussian_psfs_and_that_by_fourier_sums_for_others(simulated, tmp_path):
+    model = load_model(trained(tmp_path, "refined"))
+    refinement = model.network.refinement
+    mixture = refinement.mixture
+    assert mixture is not None, "the population has a Gaussian PSF"
+    psf = galsim.Moffat(beta=2.5, fwhm=0.6).drawImage(nx=SIDE, ny=SIDE, scale=SCALE, dtype=np.float32).array
+    own = copied(simulated[1], tmp_path / "s.h5", psf=psf)
+    with torch.inference_mode():
+        assert not refinement.draws(torch.from_numpy(psf))
+    found = predict_own(model, own, device=CPU)
+    assert np.isfinite(found[["g1", "g2"]]).all(axis=None)
+    assert refinement.mixture is mixture
+    refinement.mixture = None
+    pd.testing.assert_frame_equal(predict_own(model, own, device=CPU), found)
 
 
 def test_galaxies_of_the_population_are_in_range_and_others_are_not(simulated, tmp_path):
