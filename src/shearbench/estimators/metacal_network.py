@@ -19,7 +19,9 @@ class MetacalNetwork(Estimator):
 
     The results are ellipticities and their shear responses, not shapes: the mean ellipticity of an ensemble
     over its mean response is a shear (Sheldon & Huff 2017, ApJ 841, 24). The sheared stamps have a wider and
-    rounder PSF than those that the network was trained with; the response includes the effect of that.
+    rounder PSF than those that the network was trained with; the response includes the effect of that. A
+    network that whitens its input (`whitened`, and so `refined`) cannot measure them at low noise if the PSF
+    of the population is elliptical: it amplifies the difference of the PSFs, and all its answers are flagged.
     """
 
     kind: ClassVar[str] = "metacal-network"
