@@ -40,7 +40,8 @@ _BLOCK = 256  # stamps computed at once
 _RANK = 1e-10  # singular values of A below this fraction of the largest are zero
 _RANK_SQUARED = 1e-13  # the same of A^T A, as far as float64 goes: about 3e-7 for A
 _PROBES = 8  # random vectors from which the diagonal of A^T A is estimated
-_STEPS = 60  # of the Krylov space
+_STEPS = 40  # of the Krylov space
+_FULL = 0.995  # share above which it is not explored further
 _REALISATIONS = 400  # of the noise, at least
 _SLOPES = 64  # realisations for the derivatives of the mean
 _STEP = 1e-2  # of these derivatives, over the noise
@@ -208,7 +209,7 @@ def _from_products(
             matrices = _projected(slopes, explored, mapped, rounded) / sigma**2
             now = share(matrices)
             unchanged = before is not None and bool(((now - before).abs() < _CONVERGED).all())
-            exact = complete or unchanged or (not rounded and bool((now > 1 - _CONVERGED).all()))
+            exact = complete or unchanged or (not rounded and bool((now > _FULL).all()))
             if exact:
                 break
             before = now if step > 1 else None

@@ -44,7 +44,7 @@ LAYER_COLUMNS = [
 PIXELS = Stage("pixels", "stamp", "pixels", (), False)
 """The stamp itself, as the first stage."""
 
-_ENOUGH = 0.999  # share above which the stages before are not computed: they hold no less
+_ENOUGH = 0.99  # share above which the stages before are not computed: they hold no less
 _BATCH = 250  # stamps computed at once
 
 
