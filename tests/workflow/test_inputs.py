@@ -28,6 +28,7 @@ def test_other_contents_of_the_same_size_are_noticed(tmp_path):
     write_psf(tmp_path / "psf.fits", 0.6)
     config = yaml.safe_load((tmp_path / "config/tiny.yaml").read_text())
     config["stamps"]["size_pixels"] = 48
+    config["training"]["data"] = "stored"  # images cannot be rendered
     config["populations"] = {
         "imaged": {"base": "exp_gauss", "psf": {"profile": "image", "image_file": "psf.fits"}},
         "fitted": {"base": "cosmos", "catalogue_file": "real_galaxy_catalog_23.5_example.fits"},

@@ -346,7 +346,7 @@ def test_bootstrap_changes_the_tables_with_errors_and_no_estimate():
 
 def test_bounds_depend_on_the_stamps_where_the_psf_is_an_image(monkeypatch):
     image = {"psf": {"profile": "image", "image_file": "psf.fits"}}
-    changes = {"populations": {"exp_gauss": image, "small": SMALL}}
+    changes = {"populations": {"exp_gauss": image, "small": SMALL}, "training": {"data": "stored"}}
     code = Digests.code
     bounds = [digests_of(changes).cramer_rao(name, "test") for name in ("exp_gauss", "small")]
     # As if the code that draws stamps were another.
