@@ -50,7 +50,12 @@ def share(galaxies, function, sigma=SIGMA, dtype=None, prior=FREE):
     flat = slopes.flatten(2)
     whole = about_shape(flat @ flat.mT / sigma**2, names, prior)
     found = held(
-        lambda stamps, member: function(stamps.flatten(1)), images[:GALAXIES].double(), slopes, sigma, dtype
+        lambda stamps, member: function(stamps.flatten(1)),
+        images[:GALAXIES].double(),
+        slopes,
+        sigma,
+        dtype,
+        steps=60,
     )
     return share_of(about_shape(found.matrices, names, prior), whole), found
 
