@@ -24,8 +24,9 @@ brackets; some values have their own) on the same noisy galaxies, at each noise 
 units) at which studies are judged; below 1 the value helps. Error bars: bootstrap of the same galaxies for
 both and scatter of the training seeds over the square root of their number, in quadrature. Filled symbols:
 differences that are significant (Welch's t for the number of seeds) after the false discoveries among all
-comparisons of the figure are limited to 5% (Benjamini–Hochberg). Crosses at the edge: all trainings of a
-value diverged; a number such as 1/3 counts the trainings that diverged.""",
+comparisons of the figure are limited to 5% (Benjamini–Hochberg). Triangles at an edge: the effect, given as a
+number, lies beyond it. Crosses at the edge: all trainings of a value diverged; a number such as 1/3 counts
+the trainings that diverged.""",
     reads=("studies.csv",),
     each="studies",
 )
@@ -33,6 +34,7 @@ value diverged; a number such as 1/3 counts the trainings that diverged.""",
 _LOOKS = {HELPS: (BLUE, "o"), HURTS: (VERMILLION, "s")}
 _OTHER = ("0.45", "D")
 _ROW, _LEAST, _PAGE, _MARGIN = 0.135, 0.09, 9.6, 0.75  # heights, inches: rows, a page, title and legend
+_BEYOND = 0.03  # fraction of the effects that may lie beyond either end of an axis
 _LONGEST = 34  # characters of a label
 
 
@@ -68,7 +70,7 @@ def draw(table: pd.DataFrame) -> Figure:
             if k == 0:
                 _name(axis, table, lines, size=min(6.5, 57 * pitch))
     figure_title(figure, "RMSE / RMSE of the study's reference (in brackets)")
-    legend_below(figure, _entries())
+    legend_below(figure, _entries("one seed" in set(table["outcome"])))
     return figure
 
 
@@ -95,13 +97,16 @@ def _in_columns(blocks: list[tuple[str, list[str]]], count: int) -> list[list[tu
 
 
 def _limits(table: pd.DataFrame) -> np.ndarray:
-    """Return the ends of the error bars at one noise level, and 1."""
+    """Return the limits of the axis of a noise level: it shows the error bars of nearly all effects, and 1."""
     effect, error = (table[name].to_numpy(float) for name in ("effect", "effect_err"))
-    error = np.nan_to_num(error)
+    error = np.nan_to_num(error)[np.isfinite(effect)]
+    effect = effect[np.isfinite(effect)]
+    if not effect.size:
+        return np.array([0.9, 1.1])
     # A bar to zero or below would end nowhere on a logarithmic axis.
-    low = np.maximum(effect - error, effect / 3)
-    ends = np.concatenate([low, effect + error, [0.9, 1.1]])
-    return ends[np.isfinite(ends)]
+    low = np.quantile(np.maximum(effect - error, effect / 3), _BEYOND)
+    high = np.quantile(effect + error, 1 - _BEYOND)
+    return np.array([min(low, 0.9), max(high, 1.1)])
 
 
 def _panel(
@@ -111,7 +116,7 @@ def _panel(
     log_limits(axis, "x", limits, pad=0.06)
     axis.axvline(1.0, color="0.6", linewidth=0.8, zorder=1)
     found = {(row["study"], row["value"]): row for row in table.to_dict("records")}
-    edge = axis.get_xlim()[1]
+    first, edge = axis.get_xlim()
     for y, line in enumerate(lines):
         row = found.get(line)
         if line[1] is None:
@@ -120,7 +125,13 @@ def _panel(
             continue
         color, marker = _LOOKS.get(row["outcome"], _OTHER)
         filled = row["outcome"] in _LOOKS
-        if math.isfinite(row["effect"]):
+        if not first <= row["effect"] <= edge and math.isfinite(row["effect"]):
+            left = row["effect"] < first
+            x, marker, aligned = (first, "<", "left") if left else (edge, ">", "right")
+            axis.plot([x], [y], marker, color=color, markersize=3.5, clip_on=False, zorder=4)
+            place = {"textcoords": "offset points", "ha": aligned, "va": "center"}
+            axis.annotate(f"{row['effect']:.2g}", (x, y), (5 if left else -5, 0), fontsize=5.5, **place)
+        elif math.isfinite(row["effect"]):
             error = np.nan_to_num(row["effect_err"])
             below = min(error, 0.999 * row["effect"])
             axis.errorbar(
@@ -167,11 +178,12 @@ def _short(text: str) -> str:
     return shorter.replace("$", r"\$")
 
 
-def _entries() -> list[Line2D]:
+def _entries(single: bool) -> list[Line2D]:
+    """Return the entries of the legend; with `single`, some values have one seed."""
     looks = {
         "helps": _LOOKS[HELPS],
         "hurts": _LOOKS[HURTS],
-        "no difference seen at this precision": _OTHER,
+        f"no difference seen at this precision{', or one seed' if single else ''}": _OTHER,
     }
     entries = [
         Line2D(
