@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,7 +98,7 @@ def _in_columns(blocks: list[tuple[str, list[str]]], count: int) -> list[list[tu
 
 
 def _limits(table: pd.DataFrame) -> np.ndarray:
-    """Return the limits of the axis of a noise level: it shows the error bars of nearly all effects, and 1."""
+    """Return the limits of a noise level's axis: it shows the error bars of nearly all effects, and 1."""
     effect, error = (table[name].to_numpy(float) for name in ("effect", "effect_err"))
     error = np.nan_to_num(error)[np.isfinite(effect)]
     effect = effect[np.isfinite(effect)]
@@ -129,7 +130,7 @@ def _panel(
             left = row["effect"] < first
             x, marker, aligned = (first, "<", "left") if left else (edge, ">", "right")
             axis.plot([x], [y], marker, color=color, markersize=3.5, clip_on=False, zorder=4)
-            place = {"textcoords": "offset points", "ha": aligned, "va": "center"}
+            place: dict[str, Any] = {"textcoords": "offset points", "ha": aligned, "va": "center"}
             axis.annotate(f"{row['effect']:.2g}", (x, y), (5 if left else -5, 0), fontsize=5.5, **place)
         elif math.isfinite(row["effect"]):
             error = np.nan_to_num(row["effect_err"])
