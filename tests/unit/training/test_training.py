@@ -142,7 +142,8 @@ def test_stopped_at_any_step_it_goes_on_to_the_same_weights(splits, tmp_path, mo
     except InterruptedError:
         died = True
     each = 16 // training.get("realisations", 1)
-    assert died == (stop < 3 * (training.get("epoch_stamps", 160) // each))
+    stamps = training.get("epoch_stamps", training.get("galaxies", 160))
+    assert died == (stop < 3 * (stamps // each))
     monkeypatch.setattr(loop.Training, "_step", take_step)
     resumed, resumed_history = train(*splits, chosen, **arguments)
     assert same_weights(whole, resumed)
