@@ -24,11 +24,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 PRECISIONS = {"exact": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types to which activations are rounded; `exact` means that they are not."""
@@ -173,23 +171,15 @@ def _from_products(
 ) -> Held:
     n, count, pixels = slopes.shape
     member = torch.arange(n).repeat_interleave(count)
-    at = images[member]
     square = (weight**2)[member]
-
-    def of(stamps: Tensor) -> Tensor:
-        return function(stamps, member)
-
-    made, pull = _pullback(of, at)
-    # A^T u is linear in u, and its own pullback is A: faster than `torch.func.jvp`, which repeats the forward
-    # pass with decomposed operations.
-    _, push = _pullback(lambda u: pull(u)[0], torch.zeros_like(made))
+    forward, back = _products(function, images[member], member)
 
     # Conjugate gradients with a diagonal preconditioner: a network scales each pixel by its own number.
     signs = torch.randint(0, 2, (n, _PROBES, square.shape[1]), generator=torch.Generator().manual_seed(1))
     probes = torch.arange(n).repeat_interleave(_PROBES)
-    _, back = _pullback(lambda stamps: function(stamps, probes), images[probes])
+    _, back_to_probes = _products(function, images[probes], probes)
     drawn = (2.0 * signs - 1).flatten(0, 1).to(weight) * weight[probes]
-    diagonal = back(drawn)[0].detach().reshape(n, _PROBES, pixels).square().mean(1)
+    diagonal = back_to_probes(drawn).reshape(n, _PROBES, pixels).square().mean(1)
     least = (_RANK * diagonal.amax(1, keepdim=True)).clamp_min(torch.finfo(weight.dtype).tiny)
     scale = diagonal.maximum(least).reciprocal()[:, :, None]
     if rounded:
@@ -201,8 +191,8 @@ def _from_products(
     matrices, before, exact = block.new_zeros(n, count, count), None, False
     for step in range(1, steps + 1):
         explored = torch.cat([explored, block], 2)
-        numbers = push(block.mT.reshape(at.shape))[0].detach()
-        image = pull(square * numbers)[0].detach().reshape(n, count, pixels).mT
+        numbers = forward(block.mT.reshape(-1, *images.shape[1:]))
+        image = back(square * numbers).reshape(n, count, pixels).mT
         mapped = torch.cat([mapped, image], 2)
         complete = explored.shape[2] + count > pixels
         if step % _CHECKED == 0 or step in (1, steps) or complete:
@@ -220,9 +210,26 @@ def _from_products(
     return Held(matrices, exact)
 
 
-def _pullback(function: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    found: Any = vjp(function, at)
-    return found[0], found[1]
+def _products(
+    function: Function, images: Tensor, member: Tensor
+) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """Return the products of A with images [B, ny, nx], and of A^T with numbers [B, M].
+
+    A^T u is linear in u, and its own derivative gives A. (`torch.func.jvp` repeats the forward pass with
+    decomposed operations, and the import of `torch.func`'s transforms takes seconds.)
+    """
+    at = images.clone().requires_grad_()
+    made = function(at, member)
+    weights = torch.zeros_like(made, requires_grad=True)
+    (pulled,) = torch.autograd.grad(made, at, weights, create_graph=True)
+
+    def forward(stamps: Tensor) -> Tensor:
+        return torch.autograd.grad(pulled, weights, stamps, retain_graph=True)[0]
+
+    def back(numbers: Tensor) -> Tensor:
+        return torch.autograd.grad(made, at, numbers, retain_graph=True)[0]
+
+    return forward, back
 
 
 def _orthonormal(block: Tensor) -> Tensor:
