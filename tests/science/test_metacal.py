@@ -182,7 +182,10 @@ def test_wrong_options_are_refused(options, message):
         Metacal(**options)
 
 
-@pytest.mark.parametrize(("estimator", "sigma"), [("hsm-regauss", 1e-5), ("mixture-gauss", 1e-3)])
+@pytest.mark.parametrize(
+    ("estimator", "sigma"),
+    [("hsm-regauss", 1e-5), pytest.param("mixture-gauss", 1e-3, marks=pytest.mark.slow)],
+)
 def test_metacal_is_unbiased(tmp_path, estimator, sigma):
     assert_unbiased(tmp_path, Metacal(estimator=estimator), 10 if sigma < 1e-4 else 40, sigma)
 

@@ -261,7 +261,7 @@ def _psf_of(psf: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     if (psf.shape[0] - side) % 2:
         # With one row and column more, the centre is half a pixel away.
         spectrum = np.fft.fft2(np.pad(psf.astype(np.float64), ((0, 1), (0, 1))))
-        psf = np.fft.ifft2(fourier_shift(spectrum, 0.5)).real
+        psf = np.fft.ifft2(fourier_shift(spectrum, 0.5)).real.astype(np.float32)
     psf = _asserted(_resized(psf, side))
     return (psf / psf.sum(dtype=np.float64)).astype(np.float32)
 

@@ -316,8 +316,7 @@ def _column(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 def _own_shear(means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return R^-1 e of mean e1, e2, R11, R12, R21, R22 in the last axis."""
     response = means[..., 2:].reshape(*means.shape[:-1], 2, 2)
-    shear: NDArray[np.float64] = np.linalg.solve(response, means[..., :2, None])[..., 0]
-    return shear
+    return np.asarray(np.linalg.solve(response, means[..., :2, None])[..., 0], float)
 
 
 def _calibration(

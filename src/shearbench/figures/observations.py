@@ -181,8 +181,8 @@ def _differences(
             text = f"{values[i, j]:.1e}" if values[i, j] < 1e-3 else f"{values[i, j]:.2g}"
             if np.isfinite(values[i, j]):
                 color = "white" if norm(values[i, j]) > 0.6 else "black"
-                place = {"ha": "center", "va": "center", "fontsize": 5.5, "color": color}
-                axis.text(j, i - 1, text.replace("e-0", "e-"), **place)
+                shown_as = text.replace("e-0", "e-")
+                axis.text(j, i - 1, shown_as, ha="center", va="center", fontsize=5.5, color=color)
     own = [labels[names.index(one)] for one in single]
     axis.set_yticks(range(n - 1), own[1:], fontsize=6.5)
     axis.set_xticks(range(n - 1), own[:-1], fontsize=6.5, rotation=40, ha="right", rotation_mode="anchor")

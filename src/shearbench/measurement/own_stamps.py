@@ -117,7 +117,7 @@ def predict_own(
                 psf = np.broadcast_to(psf, batch.images.shape)
             images = torch.from_numpy(batch.images).to(device)
             psfs = torch.from_numpy(np.ascontiguousarray(psf)).to(device)
-            if mixture is not None:
+            if refinement is not None and mixture is not None:
                 # Mixtures are for Gaussian PSFs; the other forward model of the network is for any PSF.
                 refinement.mixture = mixture
                 refinement.mixture = mixture if refinement.draws(psfs) else None
@@ -135,7 +135,7 @@ def predict_own(
             shapes = Shapes(g[:, 0], g[:, 1], errors[:, 0], errors[:, 1], found, {"s2n": s2n})
             parts.append(shapes_table(shapes, len(some)))
             places.append(some)
-        if mixture is not None:
+        if refinement is not None:
             refinement.mixture = mixture
         network.to("cpu")
     return _table(parts, places, flag)
