@@ -106,7 +106,7 @@ class Diagnostics(Options):
         description="number of test galaxies at which the information held by each layer is computed",
     )
     probe_galaxies: int = Field(
-        500,
+        300,
         ge=40,
         le=10**4,
         description="number of training galaxies from which it is learned to read parameters from each layer",
