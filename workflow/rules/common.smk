@@ -16,8 +16,8 @@ from shearbench.data.external import (
     external_files,
     narrow_psf,
     narrowest_psf,
+    observed_files,
 )
-from shearbench.data.own_files import observed_files
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.evaluation.failures import sentences_of_run
 from shearbench.files.leftovers import remove_leftovers, remove_states
@@ -116,9 +116,6 @@ def inputs_of_observation(name):
 
 
 DIGESTS = Digests(RUN, CHECKOUT / "scripts", inputs_of, inputs_of_observation)
-# The networks and estimators that measure the stamps of users, by the names of their files: the beginning of
-# their columns, and the seed of a network.
-MEASURERS = {file: (column, seed) for column, (file, _, seed) in RUN.measurers.items()}
 
 # Of the jobs that use a GPU, no more at a time than there are, unless --resources gpu=N says otherwise. A
 # profile for a cluster says so.
@@ -142,7 +139,7 @@ wildcard_constraints:
     chunk=r"\d+",
     study=any_of(STUDIES),
     observation=any_of(RUN.observations),
-    measurer=any_of(MEASURERS),
+    measurer=any_of(RUN.measurer_files),
 
 
 def untracked(value):
@@ -167,24 +164,6 @@ def needs_ngmix(estimator):
     return WITH_CONDA and not HAS_NGMIX and "shearbench.estimators.ngmix" in modules
 
 
-def observation_of(name):
-    """Return the options of a user's stamps as plain values."""
-    return CONFIG.observations[name].model_dump(mode="json")
-
-
-def network_of(observation, measurer):
-    """Return the model file that a measurement of a user's stamps needs, or an empty list."""
-    column, seed = MEASURERS[measurer]
-    name = RUN.measurers[column][1]
-    network = RUN.network_inside(name) if seed is None else (name, seed)
-    return RUN.model_of(RUN.networks_from(observation), *network) if network else []
-
-
-def kind_of(name):
-    """Return the kind of an estimator, or ``network`` for a network of the run."""
-    return CONFIG.estimators[name]["kind"] if name in CONFIG.estimators else "network"
-
-
 def no_observations(_):
     """Raise the error of the target observations in a run that has none."""
     raise WorkflowError(
@@ -201,11 +180,6 @@ def memory_of_training():
     """Return the memory [MB] that a training asks for: each of its processes has all stamps."""
     stamps = 2 * RUN.stamps_mb("train") + RUN.stamps_mb("validation")
     return gpus_per_training() * (8000 + stamps)
-
-
-def of_all_seeds(variant):
-    """Return the networks of a variant of the run, each as variant and seed."""
-    return [(variant, seed) for seed in CONFIG.seeds]
 
 
 def reason_of(study):

@@ -161,11 +161,11 @@ rule predict:
         origins=origins,
         population=lambda w: w.population,
         gpu_use_path=f"{FOLDER}/benchmarks/predict/{{population}}/{{variant}}.gpu.csv",
-        networks=lambda w: of_all_seeds(w.variant),
+        networks=lambda w: RUN.of_all_seeds(w.variant),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["test"]],
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.predict_all(
-            w.population, "test", of_all_seeds(w.variant)
+            w.population, "test", RUN.of_all_seeds(w.variant)
         ),
     script:
         "../../scripts/predict.py"
@@ -189,11 +189,11 @@ use rule predict as predict_shear with:
         origins=origins,
         population=lambda w: w.population,
         gpu_use_path=f"{FOLDER}/benchmarks/predict_shear/{{population}}/{{variant}}.gpu.csv",
-        networks=lambda w: of_all_seeds(w.variant),
+        networks=lambda w: RUN.of_all_seeds(w.variant),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.predict_all(
-            w.population, "shear", of_all_seeds(w.variant)
+            w.population, "shear", RUN.of_all_seeds(w.variant)
         ),
 
 

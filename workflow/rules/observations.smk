@@ -15,7 +15,7 @@ rule observe:
         ENVIRONMENT
     params:
         origins=origins,
-        options=lambda w: untracked(observation_of(w.observation)),
+        options=lambda w: untracked(RUN.observation(w.observation)),
         noise=untracked(list(RUN.noise_range)),
         seed=CONFIG.seed,
         depends=lambda w: DIGESTS.observe(w.observation),
@@ -25,7 +25,7 @@ rule observe:
 
 rule measure_observation:
     input:
-        network=lambda w: network_of(w.observation, w.measurer),
+        network=lambda w: RUN.network_measuring(w.observation, w.measurer),
     output:
         f"{FOLDER}/observations/{{observation}}/estimates/{{measurer}}.parquet",
     log:
@@ -35,21 +35,21 @@ rule measure_observation:
     conda:
         lambda w: (
             NGMIX_ENVIRONMENT
-            if MEASURERS[w.measurer][1] is None and needs_ngmix(w.measurer)
+            if RUN.measurer_files[w.measurer][1] is None and needs_ngmix(w.measurer)
             else ENVIRONMENT
         )
     params:
         origins=origins,
-        observation=lambda w: untracked(observation_of(w.observation)),
+        observation=lambda w: untracked(RUN.observation(w.observation)),
         population=lambda w: RUN.networks_from(w.observation),
         # None for a network of the run, which is measured with as it is.
         options=lambda w: (
             untracked(RUN.measuring_options(w.measurer))
-            if MEASURERS[w.measurer][1] is None
+            if RUN.measurer_files[w.measurer][1] is None
             else None
         ),
         depends=lambda w: DIGESTS.measure_observation(
-            w.observation, MEASURERS[w.measurer][0]
+            w.observation, RUN.measurer_files[w.measurer][0]
         ),
     script:
         "../../scripts/measure_observation.py"
@@ -81,7 +81,7 @@ rule catalogue_observation:
                 (
                     column,
                     name,
-                    kind_of(name),
+                    RUN.kind_of(name),
                     -1 if seed is None else seed,
                 )
                 for column, (_, name, seed) in RUN.measurers.items()

@@ -82,6 +82,27 @@ def external_files(name: str, population: Population) -> list[str]:
     return [path for _, path in files]
 
 
+def observed_files(name: str, stamps: str, psf: str | None) -> list[str]:
+    """Return the files of a user's stamps.
+
+    Parameters
+    ----------
+    name : str
+        Name of the observation, for error messages.
+    stamps, psf : str
+        Paths as the configuration gives them.
+
+    Raises
+    ------
+    ConfigError
+        A file cannot be read.
+    """
+    files = {"stamps": stamps, **({} if psf is None else {"psf": psf})}
+    for key, path in files.items():
+        _readable(f"observations.{name}.{key}", path)
+    return list(files.values())
+
+
 def check_images(key: str, path: str) -> None:
     """Check that a FITS file holds images, not only tables such as a PSFEx model.
 

@@ -18,8 +18,7 @@ from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampBatch, StampSet
 from shearbench.errors import ShearbenchError
 from shearbench.jobs.torch_settings import pick_device, torch_settings
-from shearbench.measurement.running import Measurer
-from shearbench.measurement.running import _measure_batch as measure_batch
+from shearbench.measurement.running import Measurer, measure_batch
 from shearbench.tasks.shear.model_file import TrainedNetwork
 from shearbench.training.recipe import Recipe
 

@@ -129,7 +129,7 @@ def _measure_here(
             # it occurs again below. Two stamps: code that torch compiles for one does not serve for more.
             with contextlib.suppress(Exception):
                 estimator.measure(batch.select(slice(0, 2)))
-        yield _measure_batch(estimator, batch, start)
+        yield measure_batch(estimator, batch, start)
 
 
 _worker: tuple[Measurer, StampSet, float, int]
@@ -147,7 +147,7 @@ def _start_worker(parent: int, estimator: Measurer, paths: Sequence[Path], sigma
 def _measure_span(start: int, stop: int) -> _Part:
     estimator, stamps, sigma, seed = _worker
     (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
-    return _measure_batch(estimator, batch, start)
+    return measure_batch(estimator, batch, start)
 
 
 def _measure_apart(
@@ -203,7 +203,8 @@ def _environment_of_workers() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
+def measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
+    """Measure a batch whose first stamp has the number `start`; an error of the estimator flags its stamp."""
     n = len(batch)
     finite = np.isfinite(batch.images).all(axis=(1, 2)) & np.isfinite(batch.psf).all(axis=(-2, -1))
     good = np.asarray(finite)

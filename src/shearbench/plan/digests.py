@@ -239,8 +239,6 @@ class Digests:
         """Return the digest of the tables of all networks that are examined."""
         rules = sorted(set(INSIDE.values()))
         tables = [getattr(self, rule)(*network) for network in self.run.examined for rule in rules]
-        rules = sorted(set(INSIDE.values()))
-        tables = [getattr(self, rule)(*network) for network in self.run.examined for rule in rules]
         return digest(tables, self.code("gather_inside"))
 
     # The stamps of users, and files of networks that travel
@@ -371,6 +369,15 @@ class Digests:
 
     # Studies
 
+    def _predictions(self, study: str, split: str) -> list[str]:
+        """Return the digests of the estimates of a study's networks."""
+        population = self.run.studies.known[study].population
+        return [
+            self.predict(population, split, variant, seed)
+            for variant, seeds in self.run.study_networks(study).items()
+            for seed in seeds
+        ]
+
     @_once
     def evaluate_study(self, study: str) -> str:
         """Return the digest of a study's tables and verdict."""
@@ -378,11 +385,7 @@ class Digests:
         return digest(
             known.model_dump(mode="json"),
             self.run.studies.networks[study],
-            [
-                self.predict(known.population, "test", variant, seed)
-                for variant, seeds in self.run.study_networks(study).items()
-                for seed in seeds
-            ],
+            self._predictions(study, "test"),
             self.cramer_rao(known.population, "test"),
             self.run.config.bootstrap,
             self.code("evaluate_study"),
@@ -394,11 +397,7 @@ class Digests:
         return digest(
             known.model_dump(mode="json"),
             self.run.studies.networks[study],
-            [
-                self.predict(known.population, "shear", variant, seed)
-                for variant, seeds in self.run.study_networks(study).items()
-                for seed in seeds
-            ],
+            self._predictions(study, "shear"),
             config.bootstrap,
             self.code("evaluate_study_shear"),
         )

@@ -188,6 +188,10 @@ class Run:
         """The names of the stamps of users that the run measures."""
         return list(self.config.observations)
 
+    def observation(self, name: str) -> dict[str, Any]:
+        """Return the options of a user's stamps as plain values."""
+        return self.config.observations[name].model_dump(mode="json")
+
     def networks_from(self, observation: str) -> str:
         """Return the population whose networks measure a user's stamps."""
         return self.config.observations[observation].networks_from or self.populations[0]
@@ -216,6 +220,22 @@ class Run:
                 )
             found[column] = file, name, number
         return found
+
+    @cached_property
+    def measurer_files(self) -> dict[str, tuple[str, int | None]]:
+        """Of each of `measurers` by its file: the beginning of its columns, and the seed of a network."""
+        return {file: (column, seed) for column, (file, _, seed) in self.measurers.items()}
+
+    def network_measuring(self, observation: str, measurer: str) -> str | list[str]:
+        """Return the model file that one of `measurer_files` needs for a user's stamps, or an empty list."""
+        column, seed = self.measurer_files[measurer]
+        name = self.measurers[column][1]
+        network = self.network_inside(name) if seed is None else (name, seed)
+        return self.model_of(self.networks_from(observation), *network) if network else []
+
+    def kind_of(self, name: str) -> str:
+        """Return the kind of an estimator, or ``network`` for a network of the run."""
+        return self.config.estimators[name]["kind"] if name in self.config.estimators else "network"
 
     def observed_by(self, observation: str) -> list[str]:
         """Return the files of estimates of a user's stamps, in the order of `measurers`."""
@@ -331,6 +351,10 @@ class Run:
             "gpu_use_path": f"{self.folder}/benchmarks/train/{place}.gpu.csv",
             "may_diverge": seed not in self.networks.get(variant, []),
         }
+
+    def of_all_seeds(self, variant: str) -> list[tuple[str, int]]:
+        """Return the networks of a variant of the run, each as variant and seed."""
+        return [(variant, seed) for seed in self.config.seeds]
 
     def network_inside(self, estimator: str) -> tuple[str, int] | None:
         """Return the network that an estimator uses, as (variant, seed), or None."""
