@@ -169,7 +169,9 @@ class Refinement(nn.Module):
         invariant = torch.cat(
             [
                 level,
-                relative[:, [FLUX, HLR]],
+                # A list as an index would be copied to the GPU, and the CPU would wait for it.
+                relative[:, FLUX, None],
+                relative[:, HLR, None],
                 (relative[:, XY].square().sum(1, keepdim=True) + 1).log(),
                 shape.square().sum(1, keepdim=True) / spread.square(),
                 first.square().sum(1, keepdim=True) / spread.square(),

@@ -290,7 +290,7 @@ class Rendered:
         if self.psf is not None and self.constant is not None:
             return self.renderer(parameters, self.constant), self.psf, truth
         shapes = self.psf_shapes[:, part].flatten(0, 1)
-        point = torch.zeros(len(parameters), len(self.point.names)).to(parameters)
+        point = parameters.new_zeros(len(parameters), len(self.point.names))
         point[:, FLUX], point[:, HLR] = 1.0, _POINT
         psf = self.point(point, self._psfs(self.point, shapes))
         return self.renderer(parameters, self._psfs(self.renderer, shapes)), psf, truth
