@@ -19,6 +19,9 @@ SUMMARY = (
 FALSE_DISCOVERIES = 0.05
 """Expected fraction of the differences reported that are none, at most."""
 
+SAME = 0.1
+"""Largest effect, as a fraction of the RMSE, of a value that makes no difference."""
+
 HELPS, HURTS, NO_DIFFERENCE = "helps", "hurts", "no difference seen at this precision"
 OUTCOMES = (HELPS, HURTS, NO_DIFFERENCE, "diverged", "one seed", "same network", "no result")
 """The outcomes of a comparison, in the column ``outcome``."""
@@ -96,11 +99,14 @@ def holds(study: Study, effects: pd.DataFrame) -> str:
     str
         "holds" if all these values have the expected outcome, "does not hold" if one or more have the
         opposite and none the expected one, else which have and which have not. A value of which no training
-        had a result because all diverged counts as one that hurts.
+        had a result because all diverged counts as one that hurts. That a value makes no difference holds if
+        no difference is seen and its effect is within `SAME` of 1 at 95% confidence.
     """
     if effects.empty:
         return "not judged"
     found = dict(zip(effects["value"], effects["outcome"]))
+    most = (effects["effect"] - 1).abs() + 1.96 * effects["effect_err"]
+    same = set(effects["value"][(most < SAME) | (effects["outcome"] == "same network")])
     sorted_by: dict[str, list[str]] = {"holds": [], "does not hold": [], "not seen": [], "not judged": []}
     for label, expected in study.expects.items():
         outcome = found.get(label, "no result")
@@ -110,7 +116,7 @@ def holds(study: Study, effects: pd.DataFrame) -> str:
         if outcome not in (HELPS, HURTS, NO_DIFFERENCE):
             kind = "not judged"
         elif expected == "makes no difference":
-            kind = "holds" if outcome == NO_DIFFERENCE else "does not hold"
+            kind = "does not hold" if outcome != NO_DIFFERENCE else "holds" if label in same else "not seen"
         elif outcome == NO_DIFFERENCE:
             kind = "not seen"
         else:

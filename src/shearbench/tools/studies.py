@@ -28,7 +28,7 @@ from shearbench.studies import Study
 TABLES = "measured/studies"
 """The folder of the tables and figures, in the folder of the page."""
 MACHINE = "machine.json"
-"""The file, beside the tables, that names the machine of the run."""
+"""The file, beside the tables, that names the machine of the run; its `note`, if any, is printed on the page."""
 
 
 def page(folder: Path, studies: Mapping[str, Study]) -> str:
@@ -72,7 +72,8 @@ _START = """\
 Each study compares networks that differ in one choice, trained with the same seeds and measured on the same
 noisy galaxies. A value helps if it lowers the RMSE of the shape beside the value that it is compared with,
 and hurts if it raises it. Noise levels are per pixel, in units of flux: at 1e-5 (S/N 19,000) networks reach
-their floor, and surveys measure at about 1e-2 (S/N 20). Results hold for these simulations, small networks
+their floor, and surveys measure at about 1e-2 (S/N 20). That a value makes no difference holds only if the
+effect is known to be below 10%. Results hold for these simulations, small networks
 and short trainings.
 """
 
@@ -145,7 +146,7 @@ def _budget(tables: Mapping[str, pd.DataFrame], where: Mapping[str, object]) -> 
     lines = [
         "## What it cost\n",
         f"Time of the trainings, each on one core{_gpus(where)} of this machine: {where['cpu']}, "
-        f"{where['cores']} cores. A network of several studies counts in each of them, once in the sum.\n",
+        f"{where['cores']} cores.{_note(where)} A network of several studies counts in each of them, once in the sum.\n",
         "| study | networks | seeds | minutes of training |",
         "|---|---|---|---|",
     ]
@@ -159,6 +160,10 @@ def _budget(tables: Mapping[str, pd.DataFrame], where: Mapping[str, object]) -> 
     minutes = (once["train_seconds"] * once["n_trained"]).sum() / 60
     lines.append(f"| all | {len(once)} | | {minutes:.1f} |")
     return "\n".join(lines) + "\n\nRedo all with `make studies CONFIG=config/studies.yaml`.\n"
+
+
+def _note(where: Mapping[str, object]) -> str:
+    return f" {where['note']}" if "note" in where else ""
 
 
 def _gpus(where: Mapping[str, object]) -> str:
