@@ -380,7 +380,7 @@ def packed(folder, cluster) -> Ordeal:
     told = Ordeal(folder)
     (folder / "packed.yaml").write_text(yaml.safe_dump({"seeds": list(PACKED)}))
     site = folder / PROFILE / "site.yaml"
-    several = {"trainings_per_job": len(PACKED), "gpus_per_training": 2}
+    several = {"trainings_per_job": len(PACKED), "trainings_together": 1, "gpus_per_training": 2}
     together = rewritten(site, yaml.safe_dump(yaml.safe_load(site.read_text()) | several))
     slow = folder / SLOW
     slow.touch()

@@ -28,7 +28,7 @@ from shearbench.studies import Study
 TABLES = "measured/studies"
 """The folder of the tables and figures, in the folder of the page."""
 MACHINE = "machine.json"
-"""The file, beside the tables, that names the machine of the run; its `note`, if any, is printed on the page."""
+"""The file, beside the tables, that names the machine of the run. Its `note` is shown on the page."""
 
 
 def page(folder: Path, studies: Mapping[str, Study]) -> str:
@@ -146,7 +146,8 @@ def _budget(tables: Mapping[str, pd.DataFrame], where: Mapping[str, object]) -> 
     lines = [
         "## What it cost\n",
         f"Time of the trainings, each on one core{_gpus(where)} of this machine: {where['cpu']}, "
-        f"{where['cores']} cores.{_note(where)} A network of several studies counts in each of them, once in the sum.\n",
+        f"{where['cores']} cores.{_note(where)}\n",
+        "A network of several studies counts in each of them, once in the sum.\n",
         "| study | networks | seeds | minutes of training |",
         "|---|---|---|---|",
     ]

@@ -125,9 +125,8 @@ class _Fits:
         safe = torch.where(within[..., None], covariances, covariances.new_tensor([1.0, 0.0, 1.0]))
         centre = torch.where(within.flatten(1).any(1)[:, None], centre, 0.0)
         draw = self.draw if len(stamp) > 1 else _draw  # torch would compile again for a batch of one or none
-        images = draw(
-            self.images[stamp], self.v, self.u, centre, weight, tables[..., 1].contiguous(), safe
-        ).flatten(2)
+        drawn = draw(self.v, self.u, centre, weight, tables[..., 1].contiguous(), safe)
+        images = torch.stack([*drawn, self.images[stamp].double()], dim=1).flatten(2)
         return images[:, :-1] @ images.mT, regular
 
     def moments(self, stamp: Tensor) -> Tensor:
@@ -386,12 +385,13 @@ def _finish(
 
 
 def _draw(
-    data: Tensor, v: Tensor, u: Tensor, centre: Tensor, weight: Tensor, scale: Tensor, covariance: Tensor
-) -> Tensor:
-    """Return for each part the image of unit flux and its five derivatives, followed by the data.
+    v: Tensor, u: Tensor, centre: Tensor, weight: Tensor, scale: Tensor, covariance: Tensor
+) -> list[Tensor]:
+    """Return for each part the image of unit flux and its five derivatives: 6 p tensors [b, ny, nx].
 
-    Shapes: data [b, ny, nx], v [ny], u [nx], centre [b, 2], weight and scale [b, p, k], covariance
-    [b, p, k, 3]; returns [b, 6 p + 1, ny, nx].
+    They are separate tensors because code that torch fuses computes all six for each number of a stack.
+
+    Shapes: v [ny], u [nx], centre [b, 2], weight and scale [b, p, k], covariance [b, p, k, 3].
     """
     dv = (v - centre[:, :1])[:, :, None]
     du = (u - centre[:, 1:])[:, None, :]
@@ -410,11 +410,11 @@ def _draw(
             values = _derivatives(peak * torch.exp(-0.5 * distance), s, half, y, x, qvv, qvu, quu)
             total = [a + b for a, b in zip(total, values)] if total else list(values)
         images += total
-    return torch.stack([*images, data.double()], dim=1)
+    return images
 
 
 @functools.cache
-def _fused() -> Callable[..., Tensor]:
+def _fused() -> Callable[..., list[Tensor]]:
     """Return `_draw` compiled by torch to one kernel, or as it is if there is no C compiler."""
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
         return _draw
