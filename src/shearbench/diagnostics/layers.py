@@ -160,12 +160,16 @@ def informations(
         return lambda stamps, member: activations(network, chosen, stamps, galaxies.psf_of(member), level)
 
     found = {(PIXELS.layer, "exact"): row(torch.ones(n), True)}
-    for precision, dtype in PRECISIONS.items():
+    # What a stage holds at least: what it holds after rounding.
+    least = {stage.layer: torch.zeros(n, dtype=torch.float64) for stage in stages}
+    for precision, dtype in reversed(PRECISIONS.items()):  # without rounding last
         later = torch.zeros(n, dtype=torch.float64)
         for stage in reversed(stages):
-            if dtype is None and bool((later > _ENOUGH).all()):
-                found[stage.layer, precision] = row(later, True)
-                continue
+            if dtype is None:
+                later = torch.maximum(later, least[stage.layer])
+                if bool((later > _ENOUGH).all()):
+                    found[stage.layer, precision] = row(later, True)
+                    continue
             if dtype is not None and stage.numbers >= NARROW:
                 continue
             function = numbers([stage])
@@ -180,6 +184,8 @@ def informations(
             shares = share(of.matrices)
             if dtype is None:
                 later = shares = torch.maximum(shares, later)  # a later stage holds no more
+            else:
+                least[stage.layer] = torch.maximum(least[stage.layer], shares)
             found[stage.layer, precision] = row(shares, of.exact)
     narrow = [stage for stage in stages if stage.numbers < NARROW]
     matrices = from_realisations(

@@ -9,10 +9,10 @@ from simulated import make_split
 
 from shearbench.diagnostics.flow import Batch, table_of_flow
 from shearbench.diagnostics.galaxies import Galaxies, Split
-from shearbench.diagnostics.layers import LAYER_COLUMNS, table_of_layers
+from shearbench.diagnostics.layers import LAYER_COLUMNS, informations, table_of_layers
 from shearbench.diagnostics.maps import answer_gradients, measure_maps
 from shearbench.diagnostics.probes import Parts, probe
-from shearbench.diagnostics.stages import exact_copy
+from shearbench.diagnostics.stages import exact_copy, find_stages
 from shearbench.diagnostics.summary import summarise_networks
 from shearbench.errors import ContractError
 from shearbench.evaluation.inside_maps import read_inside, write_inside
@@ -102,6 +102,20 @@ def test_the_table_of_stages_is_whole(name, layers):
     known = rounded["information"].notna()
     assert known.any()
     assert (rounded["information"] <= whole["information"] + 1e-6)[known].all()
+
+
+@pytest.mark.parametrize("enough", [0.3, 0.99])
+def test_a_stage_holds_no_less_than_after_rounding(models, splits, monkeypatch, enough):
+    """Also where it is not computed, because a later stage holds enough."""
+    monkeypatch.setattr("shearbench.diagnostics.layers._ENOUGH", enough)
+    network, sigma = models["attention"].network, 1e-2
+    images, psf = (torch.from_numpy(part) for part in splits["test"].stamps.noiseless(0, 4))
+    stages = find_stages(network, images, psf, torch.tensor(sigma))
+    found = informations(exact_copy(network), stages, Galaxies.of(splits["test"], 3), sigma)
+    held = [found[stage.layer, "exact"]["information"] for stage in stages]
+    assert held == sorted(held, reverse=True)
+    rounded = [(layer, row) for (layer, precision), row in found.items() if precision != "exact"]
+    assert all(row["information"] <= found[layer, "exact"]["information"] + 1e-6 for layer, row in rounded)
 
 
 def test_probes_read_functions_of_the_numbers():
