@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from shearbench.figures.axes import log_limits, note
 from shearbench.figures.catalogue import Entry
@@ -83,6 +84,7 @@ def draw(flow: pd.DataFrame, curvature: pd.DataFrame, population: str) -> Figure
         row[0].set_title(wrapped(variant), loc="left", fontsize=7.5)
         for axis in row:
             axis.set_xlim(-0.5, max(float(own["place"].max()), 1) + 0.5)
+            axis.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     for axis, label in zip(axes.T, ("gradient / weights", "singular values", "share flat or dead")):
         for one_axis in axis:
             one_axis.set_ylabel(label, fontsize=7)
