@@ -48,9 +48,12 @@ def planned(folder: Path, targets: Sequence[str] = ()) -> dict[str, int]:
 
 
 def copy_workflow(folder: Path) -> None:
-    """Copy what a run needs into a folder, so that tests may change it."""
+    """Copy what a run needs into a folder, so that tests may change it.
+
+    Numba's compiled code is copied too, which takes a minute to make.
+    """
     for name in FOLDERS:
-        ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignore = shutil.ignore_patterns("*.pyc", "*.egg-info")
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
 
 
@@ -58,7 +61,8 @@ def copy_workflow(folder: Path) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the tiny configuration has run to its end. Not to be changed: see `run`.
 
-    It runs once, also where several processes share the tests.
+    It runs once, also where several processes share the tests. If the environment variable `FINISHED` is set,
+    the run that is in the checkout is copied; a run in the copy makes what is missing.
     """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -70,6 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             copy_workflow(folder)
+            if "FINISHED" in os.environ:
+                shutil.copytree(ROOT / "results/tiny", folder / "results/tiny")
             snakemake(folder)
             done.touch()
     return folder
@@ -79,6 +85,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of the finished run, to be changed at will, with new modification times."""
     folder = tmp_path / "run"
-    # copyfile, not copy2: as after a clone, every file is as old as the copy.
+    # copyfile, not copy2: as after a clone, every file is as old as the copy. But code that was compiled keeps
+    # its time, by which Numba knows it.
     shutil.copytree(finished, folder, copy_function=shutil.copyfile)
+    for compiled in finished.rglob("*.nbi"):
+        source = (compiled.parents[1] / compiled.name.split(".")[0]).with_suffix(".py")
+        shutil.copystat(source, folder / source.relative_to(finished))
     return folder
