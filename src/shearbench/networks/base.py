@@ -95,6 +95,13 @@ class Architecture(Options):
         """
         raise NotImplementedError
 
+    def classifier(self, channels: int, shape: tuple[int, int], classes: int) -> nn.Module:
+        """Build a network whose outputs are the logits of classes, which do not change with orientation.
+
+        Parameters and result are as for `build`.
+        """
+        return self.build(channels, shape, classes)
+
     def modules(self) -> tuple[str, ...]:
         """Return the dotted names of the Python modules that define the network.
 

@@ -28,6 +28,18 @@ class ConvNet(DenseHead):
         "strided": {"options": {"downsampling": "strided"}},
         "dilated": {"options": _DILATED},
         "cbam": {"options": {**_DILATED, "attention": "cbam"}},
+        # A common first network for classes of galaxies.
+        "small-cnn": {
+            "options": {
+                "kernel": 5,
+                "width": 8,
+                "stages": 2,
+                "blocks": 0,
+                "activation": "relu",
+                "projection": None,
+                "hidden": [64, 32],
+            }
+        },
         # A textbook network, from which the networks of studies differ by one property each. It is small, so
         # that a study with many values and seeds is affordable.
         "baseline": {

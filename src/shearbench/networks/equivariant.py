@@ -64,8 +64,12 @@ class Equivariant(Architecture):
         network = self._network(1 + per_galaxy_psf, shape, targets, outputs)
         return ImageBody(network, shape, per_galaxy_psf, self.input_scaling == "pixel")
 
+    def classifier(self, channels: int, shape: tuple[int, int], classes: int) -> nn.Module:
+        """Build a classifier that gives a rotated or mirrored image the same logits."""
+        return self._network(channels, shape, None, classes)
+
     def _network(
-        self, channels: int, shape: tuple[int, int], targets: tuple[str, ...], outputs: int
+        self, channels: int, shape: tuple[int, int], targets: tuple[str, ...] | None, outputs: int
     ) -> nn.Module:
         from torch import nn
 

@@ -62,6 +62,10 @@ class PsfBranch(ConvNet):
         """Build the network; see `Architecture.body`."""
         return super().body(shape, per_galaxy_psf and self.psf != "none", targets, outputs)
 
+    def classifier(self, channels: int, shape: tuple[int, int], classes: int) -> nn.Module:
+        """Build a classifier, which has the galaxy's branch only; see `Architecture.classifier`."""
+        return super().build(channels, shape, classes)
+
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""
         from torch import nn

@@ -31,6 +31,10 @@ _FINE = 2  # pixels of a drawn component per pixel of the image
 _PITCH = {"tight": (7.0, 11.0), "medium": (16.0, 23.0), "loose": (32.0, 45.0)}  # [degrees]
 _RED, _DISC, _BLUE = (0.80, 0.40), (0.58, 0.28), (0.32, 0.12)  # g - r and r - i [mag]
 _STRETCH, _SOFTENING = 6.0, 8.0  # of the colour image; the first in standard deviations of the noise
+# Twice as fast as GalSim's defaults; the 8-bit images are the same but for one in a few hundred pixels.
+_FAST = galsim.GSParams(
+    folding_threshold=2e-2, maxk_threshold=5e-3, stepk_minimum_hlr=3, kvalue_accuracy=1e-4
+)
 _DARKEST = -2.5  # value of a black pixel, in standard deviations of the noise
 
 Rng = np.random.Generator
@@ -100,7 +104,8 @@ def draw_galaxy(label: int, rng: Rng, options: SimulatedImages) -> NDArray[np.ui
     size = options.size_pixels
     unit = size / _SIDE
     components = _MAKERS[label](rng, unit, size)
-    psf = galsim.Moffat(beta=3.5, fwhm=unit * rng.uniform(*options.psf_fwhm_pixels))
+    width = unit * rng.uniform(*options.psf_fwhm_pixels)
+    psf = galsim.Moffat(beta=3.5, fwhm=width, gsparams=_FAST)
     angle = rng.uniform(0, 360) * galsim.degrees
     mirrored = rng.random() < 0.5
     shift = unit * rng.uniform(-1, 1, 2)
@@ -110,9 +115,8 @@ def draw_galaxy(label: int, rng: Rng, options: SimulatedImages) -> NDArray[np.ui
         profile = component.profile
         if mirrored:
             profile = profile.transform(1, 0, 0, -1)
-        drawn = galsim.Convolve(profile.rotate(angle).shift(*shift), psf).drawImage(
-            nx=size, ny=size, scale=1.0
-        )
+        placed = profile.withGSParams(_FAST).rotate(angle).shift(*shift)
+        drawn = galsim.Convolve(placed, psf, gsparams=_FAST).drawImage(nx=size, ny=size, scale=1.0)
         blue, red = (colour + change for colour, change in zip(component.colour, scatter))
         fluxes = component.flux * np.array([10 ** (0.4 * red), 1.0, 10 ** (-0.4 * blue)])
         bands += fluxes[:, None, None] * drawn.array

@@ -187,7 +187,41 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe, where: 
         One line for each fault: the key, the value, the allowed values, the most similar name.
     """
     at = where or f"variants.{name}"
-    given = validated(VariantEntry, entry, (at,))
+    kind, options, defaults, changes = resolve_network(name, entry, at)
+    common = {field: getattr(recipe, field) for field in recipe.model_fields_set}
+    training = validated(Recipe, merge(merge(defaults, common), changes), (at, "training"))
+    return Variant(architecture=kind, options=options, training=training)
+
+
+def resolve_network(
+    name: str, entry: Mapping[str, Any], where: str
+) -> tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the network that an entry of a configuration describes, without a check of its recipe.
+
+    Parameters
+    ----------
+    name : str
+        Name of the variant.
+    entry : mapping
+        The fields of `VariantEntry`.
+    where : str
+        The key of the configuration that has the entry, for errors.
+
+    Returns
+    -------
+    architecture : str
+        Its kind.
+    options : dict
+        All its options.
+    defaults, changes : dict
+        Options of the training that the preset and the entry give.
+
+    Raises
+    ------
+    ConfigError
+        As for `resolve_variant`.
+    """
+    at, given = where, validated(VariantEntry, entry, (where,))
     if given.architecture is None:
         key, base, known = (f"{at}.base" if given.base else at), given.base or name, variant_presets()
     else:
@@ -206,8 +240,4 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe, where: 
     preset = known[base]
     cls = architecture_kinds()[preset["architecture"]]
     options = validated(cls, merge(preset["options"], given.options), (at, "options"))
-    common = {field: getattr(recipe, field) for field in recipe.model_fields_set}
-    training = validated(Recipe, merge(merge(preset["training"], common), given.training), (at, "training"))
-    return Variant(
-        architecture=preset["architecture"], options=options.model_dump(mode="json"), training=training
-    )
+    return preset["architecture"], options.model_dump(mode="json"), preset["training"], given.training

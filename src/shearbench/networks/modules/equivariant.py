@@ -121,16 +121,19 @@ class GroupReadout(nn.Module):
     ----------
     fields : int
         Number of fields.
-    targets : tuple of str
-        Names of the first outputs.
+    targets : tuple of str or None
+        Names of the first outputs; None: no output changes with the orientation.
     outputs : int
         Number of outputs.
     """
 
-    def __init__(self, fields: int, targets: tuple[str, ...], outputs: int) -> None:
+    def __init__(self, fields: int, targets: tuple[str, ...] | None, outputs: int) -> None:
         super().__init__()
         one = torch.eye(outputs)
-        changes = [dihedral.transform_answer(one, element, targets) for element in range(dihedral.ORDER)]
+        changes = [
+            one if targets is None else dihedral.transform_answer(one, element, targets)
+            for element in range(dihedral.ORDER)
+        ]
         self.register_buffer("changes", torch.stack(changes) / math.sqrt(dihedral.ORDER), persistent=False)
         limit = 1 / math.sqrt(fields)
         self.weight = nn.Parameter(torch.empty(fields, outputs).uniform_(-limit, limit))
@@ -182,7 +185,7 @@ class WithGroupHead(nn.Module):
         channels: int,
         side: int,
         hidden: Sequence[int],
-        targets: tuple[str, ...],
+        targets: tuple[str, ...] | None,
         outputs: int,
         act: Activation,
         dropout: float = 0.0,

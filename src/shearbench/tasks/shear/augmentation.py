@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shearbench.networks.modules import dihedral
+from shearbench.networks.modules.resampling import moved, rotated, square
 from shearbench.training.recipe import MIXING
 
 _SHIFT = 1.0  # largest shift along an axis [pixels]
@@ -94,38 +95,6 @@ def augment(
     return stamps
 
 
-def rotated(images: Tensor, angle: Tensor) -> Tensor:
-    """Turn images [..., n, n] counterclockwise (from x to y) by angles [...] of 0 to 2 pi.
-
-    By quarter turns, and three shears for the rest (Unser, Thevenaz & Yaroslavsky 1995, IEEE Trans. Image
-    Process. 4, 1371); each shear shifts the rows or the columns by phases.
-    """
-    quarters = (angle / (math.pi / 2)).round()
-    rest = angle - quarters * (math.pi / 2)
-    turns = (quarters % 4)[..., None, None]
-    images = torch.where(turns % 2 == 1, images.rot90(-1, (-2, -1)), images)
-    images = torch.where(turns >= 2, images.rot90(2, (-2, -1)), images)
-    slope = (rest / 2).tan()
-    images = _sheared(images, slope)
-    images = _sheared(images.mT, -rest.sin()).mT
-    return _sheared(images, slope)
-
-
-def _sheared(images: Tensor, slope: Tensor) -> Tensor:
-    """Return images whose value at (x, y) is that of the argument at (x + slope y, y)."""
-    rows = images.shape[-2]
-    y = torch.arange(rows, device=images.device) - (rows - 1) / 2
-    return _moved(images, -slope[..., None] * y)
-
-
-def _moved(images: Tensor, shifts: Tensor) -> Tensor:
-    """Shift each row of images [..., ny, nx] along x by `shifts` [..., ny] pixels."""
-    columns = images.shape[-1]
-    phase = -2 * math.pi * shifts[..., None] * torch.fft.rfftfreq(columns, device=images.device)
-    spectrum = torch.fft.rfft(images) * torch.polar(torch.ones_like(phase), phase)
-    return torch.fft.irfft(spectrum, columns)
-
-
 def _rotation(stamps: Stamps, numbers: Tensor) -> Stamps:
     angle = 2 * math.pi * numbers[..., 0]
     cos, sin = angle.cos(), angle.sin()
@@ -145,7 +114,7 @@ def _shift(stamps: Stamps, numbers: Tensor) -> Stamps:
     along_x, along_y = ((2 * numbers[..., :2] - 1) * _SHIFT).unbind(-1)
     images = stamps.images
     for shift in (along_x, along_y):
-        images = _moved(images, shift[..., None].expand(images.shape[:-1])).mT
+        images = moved(images, shift[..., None].expand(images.shape[:-1])).mT
     x, y = (
         stamps.target(name) + stamps.pixel_scale * shift for name, shift in (("x", along_x), ("y", along_y))
     )
@@ -162,7 +131,7 @@ def _cutout(stamps: Stamps, numbers: Tensor) -> Stamps:
     """Set a square around any pixel to zero (DeVries & Taylor 2017, arXiv:1708.04552)."""
     side = torch.full_like(numbers[..., 0], _CUT)
     return stamps._replace(
-        images=stamps.images.masked_fill(_square(stamps.images, numbers[..., :2], side), 0.0)
+        images=stamps.images.masked_fill(square(stamps.images, numbers[..., :2], side), 0.0)
     )
 
 
@@ -175,26 +144,9 @@ def _mixup(stamps: Stamps, numbers: Tensor) -> Stamps:
 
 def _cutmix(stamps: Stamps, numbers: Tensor) -> Stamps:
     """Replace a square by another stamp's; mix parameters by area (Yun et al. 2019, arXiv:1905.04899)."""
-    square = _square(stamps.images, numbers[..., 1:], (1 - numbers[..., 0]).sqrt())
-    images = torch.where(square, stamps.images.roll(-1, 1), stamps.images)
-    return stamps.mixed(images, 1 - square.float().mean((-2, -1)))
-
-
-def _square(images: Tensor, centre: Tensor, side: Tensor) -> Tensor:
-    """Return which pixels of images [..., ny, nx] are in a square, which the edges of the stamp may cut.
-
-    Parameters
-    ----------
-    images : Tensor
-    centre : Tensor, shape (..., 2)
-    side : Tensor, shape (...)
-        Both as fractions of the side of the stamp.
-    """
-    inside = []
-    for pixels, middle in zip(images.shape[-2:], centre.unbind(-1)):
-        place = (torch.arange(pixels, device=images.device) + 0.5) / pixels
-        inside.append((place - middle[..., None]).abs() < side[..., None] / 2)
-    return inside[0][..., :, None] & inside[1][..., None, :]
+    cut = square(stamps.images, numbers[..., 1:], (1 - numbers[..., 0]).sqrt())
+    images = torch.where(cut, stamps.images.roll(-1, 1), stamps.images)
+    return stamps.mixed(images, 1 - cut.float().mean((-2, -1)))
 
 
 AUGMENTATIONS: dict[str, Callable[[Stamps, Tensor], Stamps]] = {

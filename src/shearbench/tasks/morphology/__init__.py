@@ -1,0 +1,1 @@
+"""Classification of galaxies by morphology: data, networks, objective, training and prediction."""
