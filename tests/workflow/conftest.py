@@ -85,8 +85,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of the finished run, to be changed at will, with new modification times."""
     folder = tmp_path / "run"
-    # copyfile, not copy2: as after a clone, every file is as old as the copy. But code that was compiled keeps
-    # its time, by which Numba knows it.
+    # copyfile, not copy2: as after a clone, every file is as old as the copy. But code that was compiled
+    # keeps its time, by which Numba knows it.
     shutil.copytree(finished, folder, copy_function=shutil.copyfile)
     for compiled in finished.rglob("*.nbi"):
         source = (compiled.parents[1] / compiled.name.split(".")[0]).with_suffix(".py")
