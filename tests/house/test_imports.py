@@ -50,6 +50,15 @@ def test_modules_that_planning_imports_leave_heavy_packages_alone():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_study_is_evaluated_without_a_package_that_takes_longer_to_import():
+    code = (
+        "import sys; import shearbench.bounds.cramer_rao, shearbench.evaluation.accuracy, "
+        "shearbench.evaluation.study; print([n for n in ('scipy.stats', 'torch', 'galsim') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_diagram_of_the_data_names_rules():
     page = (SOURCE.parents[1] / "docs/architecture.md").read_text(encoding="utf-8")
     drawn = page.split("```mermaid")[1].split("```")[0]

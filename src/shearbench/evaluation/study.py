@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # scipy.stats, which has the same, takes a second to import
 
 from shearbench.evaluation.rounding import shown
 from shearbench.evaluation.scaling import power_law
@@ -207,7 +207,7 @@ def _compared(one: _Result, other: _Result) -> dict[str, float]:
         "factor": factor,
         "factor_err": factor * math.sqrt(galaxies + sum(variance / k for variance, k in known)),
         "n_sigma": n_sigma,
-        "p": float(2 * stats.norm.sf(abs(n_sigma))) if both else math.nan,
+        "p": float(2 * special.ndtr(-abs(n_sigma))) if both else math.nan,
         "seeds_needed": _seeds_needed(difference, galaxies, seeds) if both else math.nan,
     }
 
@@ -239,8 +239,8 @@ def _significance(difference: float, galaxies: float, seeds: Sequence[tuple[floa
     # Welch-Satterthwaite; the variance from the many galaxies counts as exactly known
     spread = sum((one / k) ** 2 / (k - 1) for one, k in seeds)
     if spread > 0:
-        log_tail = stats.t.logsf(t, variance**2 / spread)
-        t = float(stats.norm.isf(math.exp(log_tail))) if log_tail > -700 else t
+        tail = float(special.stdtr(variance**2 / spread, -t))
+        t = -float(special.ndtri(tail)) if tail > 1e-304 else t
     return math.copysign(t, difference)
 
 
