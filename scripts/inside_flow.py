@@ -4,9 +4,9 @@ import torch
 
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.stamps import read_stamps
-from shearbench.diagnostics.flow import Batch, table_of_flow
+from shearbench.diagnostics.flow import Batch, table_of_curvature, table_of_layers
 from shearbench.diagnostics.galaxies import Split
-from shearbench.diagnostics.shifts import table_of_shifts
+from shearbench.diagnostics.shifts import Shifted, table_of_shifts
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
 from shearbench.jobs.torch_settings import torch_settings
@@ -22,7 +22,10 @@ with logged(snakemake.log[0]):
     sigmas = snakemake.params.sigmas
     with torch_settings(snakemake.threads, 0, torch.device("cpu")):
         batch = Batch.of(test, STAMPS, sigmas, snakemake.params.seed, model.network.targets)
-        flow, curvature = table_of_flow(model, batch)
-        shifts = table_of_shifts(model, test, SHIFTED, sigmas[0])
-    for name, found in {"flow": flow, "curvature": curvature, "shifts": shifts}.items():
+        tables = {
+            "flow": table_of_layers(model, batch),
+            "curvature": table_of_curvature(model, batch),
+            "shifts": table_of_shifts(model, Shifted.of(test, SHIFTED), sigmas[0]),
+        }
+    for name, found in tables.items():
         write_csv(snakemake.output[name], found, origins[snakemake.output[name]])

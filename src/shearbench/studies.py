@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from shearbench.errors import nearest
 from shearbench.options import Distinct, Label, Name, Options, Seed, Sigma, merge
 
 Sentences = Annotated[str, Field(min_length=1, max_length=1000)]
+Inside = Literal["attention", "flow", "cost", "shifts", "batches"]
+INSIDE_KINDS: tuple[str, ...] = get_args(Inside)
+"""What can be measured inside the trained networks of a study."""
 _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 
 
@@ -70,11 +73,14 @@ class Study(Options):
     training: dict[str, Any] = Field(
         default_factory=dict, description="Changes to the training recipe, the same for all values."
     )
-
-    attention: bool = Field(
-        False,
-        description="Also draw where the networks with attention look, beside the information in each pixel, "
-        "and how they are told positions.",
+    inside: Annotated[tuple[Inside, ...], Distinct] = Field(
+        (),
+        description="Measurements inside the trained networks, each with a table and figures. `flow`: norms "
+        "of the gradients by each layer before and after the training, shares of zero responses and of dead "
+        "units. `cost`: operations and the time of a training step. `shifts`: the change of the answer when "
+        "a galaxy is shifted by a fraction of a pixel. `batches`: the errors with batch normalisation by the "
+        "statistics of batches of mixed and of equal brightness. `attention`: where networks with attention "
+        "look, beside the information in each pixel, and how they are told positions.",
     )
 
     @model_validator(mode="after")

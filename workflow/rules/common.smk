@@ -26,7 +26,7 @@ from shearbench.jobs.runlock import hold_lock
 from shearbench.options import is_name
 from shearbench.plan.digests import Digests
 from shearbench.plan.records import record_others
-from shearbench.plan.run import INSIDE, Run, unavailable
+from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
 from shearbench.simulation.populations import SPLITS
 
 
@@ -138,6 +138,7 @@ wildcard_constraints:
     seed=r"\d+",
     chunk=r"\d+",
     study=any_of(STUDIES),
+    inside=any_of(INSIDE_STUDY),
     observation=any_of(RUN.observations),
     measurer=any_of(RUN.measurer_files),
 

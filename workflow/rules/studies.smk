@@ -82,6 +82,29 @@ rule measure_attention:
         "../../scripts/measure_attention.py"
 
 
+rule measure_inside:
+    input:
+        models=rules.measure_attention.input.models,
+        stamps=rules.measure_attention.input.stamps,
+        catalog=rules.measure_attention.input.catalog,
+    output:
+        f"{FOLDER}/metrics/studies/{{study}}_{{inside}}.csv",
+    log:
+        f"{FOLDER}/logs/measure_inside/{{study}}_{{inside}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/measure_inside/{{study}}_{{inside}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        models=lambda w: untracked(RUN.study_models(w.study)),
+        sigmas=lambda w: STUDIES[w.study].levels,
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.measure_inside(w.study),
+    script:
+        "../../scripts/measure_inside.py"
+
+
 for name, entry in RUN.entries.items():
     if entry.each != "study":
         continue
@@ -191,8 +214,7 @@ rule figure_studies:
 rule studies:
     input:
         rules.figure_studies.output,
-        [f"{FOLDER}/figures/study_{study}.png" for study in STUDIES],
-        [f"{FOLDER}/metrics/studies/{study}_verdict.txt" for study in STUDIES],
+        [path for study in STUDIES for path in RUN.study_results(study)],
         all_studies_that_fit,
 
 

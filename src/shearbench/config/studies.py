@@ -16,7 +16,7 @@ from shearbench.options import (
     shown,
     validated,
 )
-from shearbench.studies import Study
+from shearbench.studies import INSIDE_KINDS, Study
 from shearbench.training.variants import Variant, resolve_variant
 
 
@@ -76,7 +76,7 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
             )
             plan.wrong[name] = "\n".join(lines)
     for one, other in combinations(sorted(plan.known), 2):
-        ends = ("", "_accuracy", "_attention", "_attention_cost", "_shear")
+        ends = ("", "_accuracy", "_attention_cost", "_shear", *(f"_{kind}" for kind in INSIDE_KINDS))
         files = [f"{one}{suffix}".casefold() for suffix in ends]
         if other.casefold() in files:
             for this, that in ((one, other), (other, one)):

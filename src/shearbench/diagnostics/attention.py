@@ -5,7 +5,6 @@ Modules with attention are found by the names of their methods, see `shearbench.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch.nn import functional
 
 from shearbench.data.noise import unit_noise
 from shearbench.data.stamps import StampBatch, StampSet
-from shearbench.diagnostics.summary import trace
+from shearbench.diagnostics.cost import cost
 from shearbench.evaluation.attention import COST_COLUMNS, RANK_COLUMNS, AttentionMaps
 from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
 from shearbench.simulation.galsim_stamps import galaxy_object, psf_object
@@ -32,7 +31,6 @@ GALAXIES = 100
 """Number of test galaxies over which rank correlations are averaged."""
 _STEP = 0.01  # of a shear, a position [arcsec] or the logarithm of a size, for differences of images
 _ELLIPTICAL = (0.35, 0.2)  # g1, g2 of the elliptical galaxy
-_TIMED, _REPEATS = 256, 5  # stamps of a timed batch, and how many times it is timed; the least time counts
 _ACCURATE = galsim.GSParams(folding_threshold=1e-3, maximum_fft_size=16384)
 
 
@@ -277,7 +275,7 @@ def measure_attention(
                         row |= {name: mean, f"{name}_err": error}
                     ranks.append(row)
         if trained:
-            costs.append({"study": study, "value": value, **_cost(trained[0], stamps, seed)})
+            costs.append({"study": study, "value": value, **cost(trained[0], stamps, seed)})
     maps = _maps(good, stamps, rows, population, sigmas, seed)
     return pd.DataFrame(ranks, columns=RANK_COLUMNS), pd.DataFrame(costs, columns=COST_COLUMNS), maps
 
@@ -296,39 +294,6 @@ def _first(stamps: StampSet, sigma: float, seed: int, count: int) -> StampBatch:
 
 def _tensors(batch: StampBatch) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(batch.images), torch.from_numpy(batch.psf)
-
-
-def _cost(model: TrainedNetwork, stamps: StampSet, seed: int) -> dict[str, Any]:
-    """Return the size and the cost of a network, see `measure_attention`."""
-    network = model.network
-    count = min(_TIMED, len(stamps))
-    batch = _first(stamps, 1e-3, seed, count)
-    images, psf = _tensors(batch)
-    sigma = images.new_tensor(batch.sigma).expand(count)
-
-    def forward() -> None:
-        with torch.no_grad():
-            network.body(network.normalise(images, psf, sigma))
-
-    def step() -> None:
-        network.body(network.normalise(images, psf, sigma)).square().mean().backward()
-
-    def least(call: Callable[[], None]) -> float:
-        times = []
-        for _ in range(_REPEATS + 1):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-        return min(times[1:]) / count
-
-    seconds = {"forward_seconds": least(forward), "step_seconds": least(step)}
-    network.zero_grad(set_to_none=True)
-    return {
-        "variant": model.about["variant"],
-        "parameters": sum(weight.numel() for weight in network.body.parameters()),
-        "flops": trace(network.body, stamps.shape)[1],
-        **seconds,
-    }
 
 
 def example_stamps(

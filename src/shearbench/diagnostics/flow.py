@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.data.noise import unit_noise
+from shearbench.diagnostics.batches import batch_statistics
 from shearbench.diagnostics.galaxies import Split
 from shearbench.diagnostics.stages import hooked
 from shearbench.networks import architecture_kinds
@@ -43,6 +44,7 @@ FLOW_COLUMNS = [
     "flat",
     "dead",
 ]
+STRETCHES = ("stretch_largest", "stretch_mean")
 CURVATURE_COLUMNS = ["population", "variant", "seed", "when", "loss", "rank", "eigenvalue"]
 TIMES = ("start", "end")
 """Before and after the training."""
@@ -113,17 +115,21 @@ def before_training(model: TrainedNetwork) -> ShearNetwork:
     return network.eval()
 
 
-def table_of_flow(model: TrainedNetwork, batch: Batch) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure gradients, Jacobians, responses and curvature before and after the training.
+def table_of_layers(model: TrainedNetwork, batch: Batch, jacobians: bool = True) -> pd.DataFrame:
+    """Measure gradients, Jacobians and responses of each layer before and after the training.
+
+    Batch normalisation uses the statistics of the batch for the gradients, as in a training step.
 
     Parameters
     ----------
     model : TrainedNetwork
     batch : Batch
+    jacobians : bool
+        Whether to compute the columns `STRETCHES`, which take most of the time; otherwise they are NaN.
 
     Returns
     -------
-    flow : pandas.DataFrame
+    pandas.DataFrame
         A row for each layer and time (``start``, ``end``), with the columns `FLOW_COLUMNS`:
 
         - ``place``: order of the layers; ``layer``, ``kind``: path and class of the module;
@@ -134,21 +140,44 @@ def table_of_flow(model: TrainedNetwork, batch: Batch) -> tuple[pd.DataFrame, pd
         - for activations, ``units``: number of channels; ``zero``: share of responses that are exactly zero;
           ``flat``: share of responses with a slope below 0.01, which pass hardly any gradient, of saturated
           or silent units; ``dead``: share of units that are flat at all positions of all stamps.
-    curvature : pandas.DataFrame
+    """
+    about = {name: model.about[name] for name in ("population", "variant", "seed")}
+    rows = [
+        {**about, "when": when, **row}
+        for when, network in _at_times(model)
+        for row in layers(network, batch, jacobians)
+    ]
+    return pd.DataFrame(rows, columns=FLOW_COLUMNS)
+
+
+def table_of_curvature(model: TrainedNetwork, batch: Batch) -> pd.DataFrame:
+    """Measure the curvature of the loss before and after the training.
+
+    Parameters
+    ----------
+    model : TrainedNetwork
+    batch : Batch
+
+    Returns
+    -------
+    pandas.DataFrame
         A row for each time and ``rank``: the largest eigenvalues of the Hessian matrix of the loss, and the
         ``loss``. Columns: `CURVATURE_COLUMNS`.
     """
     about = {name: model.about[name] for name in ("population", "variant", "seed")}
-    flow, curvature = [], []
-    for when, source in zip(TIMES, (before_training(model), model.network), strict=True):
-        network = _plain(source)
-        flow += [{**about, "when": when, **row} for row in layers(network, batch)]
+    rows = []
+    for when, network in _at_times(model):
         loss, values = largest_curvatures(network, batch)
-        curvature += [
+        rows += [
             {**about, "when": when, "loss": loss, "rank": rank, "eigenvalue": value}
             for rank, value in enumerate(values, 1)
         ]
-    return pd.DataFrame(flow, columns=FLOW_COLUMNS), pd.DataFrame(curvature, columns=CURVATURE_COLUMNS)
+    return pd.DataFrame(rows, columns=CURVATURE_COLUMNS)
+
+
+def _at_times(model: TrainedNetwork) -> list[tuple[str, ShearNetwork]]:
+    """Return the network at each of `TIMES`, as a copy."""
+    return [("start", _plain(before_training(model))), ("end", _plain(model.network))]
 
 
 def _plain(network: ShearNetwork) -> ShearNetwork:
@@ -158,8 +187,8 @@ def _plain(network: ShearNetwork) -> ShearNetwork:
     return found
 
 
-def layers(network: ShearNetwork, batch: Batch) -> list[dict[str, Any]]:
-    """Return the rows of `table_of_flow` for one network, without its names."""
+def layers(network: ShearNetwork, batch: Batch, jacobians: bool = True) -> list[dict[str, Any]]:
+    """Return the rows of `table_of_layers` for one network, without its names."""
     root = network.body.get_submodule("network")
     leaves = {
         f"network.{path}": module for path, module in root.named_modules() if not any(module.children())
@@ -171,7 +200,7 @@ def layers(network: ShearNetwork, batch: Batch) -> list[dict[str, Any]]:
     ]
     outputs: dict[str, Tensor] = {}
     try:
-        with hooked(leaves, lambda path, output: _first(outputs, path, output)):
+        with batch_statistics(network), hooked(leaves, lambda path, output: _first(outputs, path, output)):
             loss = batch.loss(network)
     finally:
         for handle in handles:
@@ -191,7 +220,7 @@ def layers(network: ShearNetwork, batch: Batch) -> list[dict[str, Any]]:
             row["gradient"] = _norm([slopes[name] for name in own])
         if elementwise(module, given, made):
             row |= responses(module, given)
-        if given.is_floating_point() and given.ndim > 1:
+        if jacobians and given.is_floating_point() and given.ndim > 1:
             row["stretch_largest"], row["stretch_mean"] = stretches(module, given[:_JACOBIAN_STAMPS])
         found.append(row)
     return found
@@ -286,7 +315,8 @@ def largest_curvatures(network: ShearNetwork, batch: Batch) -> tuple[float, list
     They are computed by the Lanczos method (ARPACK) from products of the matrix with vectors, to 2 per cent.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    loss = batch.loss(network)
+    with batch_statistics(network):
+        loss = batch.loss(network)
     value = float(loss.detach())
     slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
     used = [k for k, slope in enumerate(slopes) if slope is not None and slope.requires_grad]

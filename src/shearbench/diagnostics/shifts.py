@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from shearbench.bounds.cramer_rao import marginal_variance
 from shearbench.bounds.fisher import fisher, jacobians
@@ -30,15 +33,51 @@ SHIFTS = (0.125, 0.25, 0.375, 0.5)
 """Shifts along a row of pixels [pixels]."""
 
 
-def table_of_shifts(model: TrainedNetwork, split: Split, count: int, sigma: float) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Shifted:
+    """Galaxies without noise, at their places and shifted.
+
+    Attributes
+    ----------
+    images : dict of float to Tensor of float32, shape (n, ny, nx)
+        By the shift, also for a shift of 0.
+    psf : Tensor of float32, shape (ny, nx) or (n, ny, nx)
+    truth : ndarray of float64, shape (n, 2)
+        g1, g2.
+    bound : float
+        The rms Cramer-Rao bound of g1 and g2 for a noise of 1.
+    """
+
+    images: dict[float, Tensor]
+    psf: Tensor
+    truth: NDArray[np.float64]
+    bound: float
+
+    @classmethod
+    def of(cls, split: Split, count: int) -> Shifted:
+        """Return the first galaxies of a split."""
+        stamps, catalog = split.stamps, split.catalog.iloc[:count]
+        psf = stamps.noiseless(0, len(catalog))[1]
+        images = {}
+        for shift in (0.0, *SHIFTS):
+            moved = catalog.assign(dx=catalog["dx"] + shift * stamps.pixel_scale)
+            moved.attrs = catalog.attrs
+            drawn, _, _ = jacobians(moved, stamps.pixel_scale, stamps.shape, psf)
+            images[shift] = torch.from_numpy(drawn).float()
+        matrices, names = fisher(catalog, stamps.pixel_scale, stamps.shape, psf_images=psf)
+        at = [names.index(name) for name in ("g1", "g2")]
+        bound = float(np.sqrt(np.nanmean(marginal_variance(matrices)[:, at])))
+        return cls(images, torch.from_numpy(psf), catalog[["g1", "g2"]].to_numpy(np.float64), bound)
+
+
+@torch.no_grad()
+def table_of_shifts(model: TrainedNetwork, galaxies: Shifted, sigma: float) -> pd.DataFrame:
     """Measure how the answer changes when galaxies without noise are shifted.
 
     Parameters
     ----------
     model : TrainedNetwork
-    split : Split
-    count : int
-        Largest number of galaxies, the first ones of the split.
+    galaxies : Shifted
     sigma : float
         The noise level that the network is told [flux per pixel].
 
@@ -49,23 +88,12 @@ def table_of_shifts(model: TrainedNetwork, split: Split, count: int, sigma: floa
         shape is fitted by ``offset + slope * true shape`` over the galaxies. ``change``: rms of the change;
         ``change_over_crb``: the same over the rms Cramer-Rao bound at this noise.
     """
-    stamps, catalog = split.stamps, split.catalog.iloc[:count]
-    psf = stamps.noiseless(0, len(catalog))[1]
 
     def answers(shift: float) -> NDArray[np.float64]:
-        moved = catalog.assign(dx=catalog["dx"] + shift * stamps.pixel_scale)
-        moved.attrs = catalog.attrs
-        images, _, _ = jacobians(moved, stamps.pixel_scale, stamps.shape, psf)
-        with torch.no_grad():
-            answer = model.network(
-                torch.from_numpy(images).float(), torch.from_numpy(psf), torch.tensor(sigma)
-            )
+        answer = model.network(galaxies.images[shift], galaxies.psf, torch.tensor(sigma))
         return answer.shapes.double().numpy()
 
-    matrices, names = fisher(catalog, stamps.pixel_scale, stamps.shape, psf_images=psf)
-    at = [names.index(name) for name in ("g1", "g2")]
-    bound = sigma * np.sqrt(np.nanmean(marginal_variance(matrices)[:, at]))
-    truth = catalog[["g1", "g2"]].to_numpy(np.float64)
+    truth = galaxies.truth
     still, rows = answers(0.0), []
     for shift in SHIFTS:
         change = answers(shift) - still
@@ -76,11 +104,11 @@ def table_of_shifts(model: TrainedNetwork, split: Split, count: int, sigma: floa
                 **{name: model.about[name] for name in ("population", "variant", "seed")},
                 "noise": sigma,
                 "shift": shift,
-                "galaxies": len(catalog),
+                "galaxies": len(truth),
                 **{f"offset_{name}": value for name, value in zip(("g1", "g2"), offset, strict=True)},
                 **{f"slope_{name}": value for name, value in zip(("g1", "g2"), slope, strict=True)},
                 "change": rms,
-                "change_over_crb": rms / bound,
+                "change_over_crb": rms / (sigma * galaxies.bound),
             }
         )
     return pd.DataFrame(rows, columns=SHIFT_COLUMNS)

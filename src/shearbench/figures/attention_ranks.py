@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shearbench.evaluation.statistics import combine_seeds
-from shearbench.figures.axes import figure_title, log_limits
+from shearbench.figures.axes import figure_title, list_values
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below
-from shearbench.figures.style import DOUBLE, exact, styled, wrapped
+from shearbench.figures.step_cost import draw_costs
+from shearbench.figures.style import DOUBLE, exact, styled
 
 ENTRY = Entry(
     category="7. Studies",
@@ -32,11 +33,6 @@ relative to the first network.""",
 )
 
 _KINDS = {"information": "information", "light": "light", "other": "information of another galaxy"}
-_COSTS = {
-    "flops": ("FLOPs", "s"),
-    "forward_seconds": ("seconds, measurement", "o"),
-    "step_seconds": ("seconds, training step", "D"),
-}
 _ROW = 0.32  # height of a row, inches
 
 
@@ -78,33 +74,8 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
     left.axvline(0, color="0.6", linewidth=0.6, zorder=0)
     left.set_xlim(-1.05, 1.05)
     left.set_xlabel("Spearman's rank correlation with the weights")
-    left.set_yticks(range(len(rows)), [f"{value}, {place}" for value, place in rows])
-    left.set_ylim(max(len(rows), 1) - 0.5, -0.5)
-    reference = costs.iloc[:1]
-    for k, (column, (label, marker)) in enumerate(_COSTS.items()):
-        unit = reference[column].to_numpy(float)
-        beside = np.arange(len(costs)) + 0.22 * (k - 1)
-        right.plot(
-            costs[column].to_numpy(float) / unit,
-            beside,
-            linestyle="none",
-            marker=marker,
-            markersize=4,
-            color="black",
-            markerfacecolor=("black", "white", "0.6")[k],
-            label=label,
-        )
-    right.axvline(1, color="0.6", linewidth=0.6, zorder=0)
-    relative = costs[list(_COSTS)].to_numpy(float) / reference[list(_COSTS)].to_numpy(float)
-    log_limits(right, "x", np.append(relative.ravel(), 1.0))
-    right.set_yticks(range(len(costs)), [wrapped(str(value), 18) for value in costs["value"]])
-    right.set_ylim(max(len(costs), 1) - 0.5, -0.5)
-    right.set_xlabel(f"cost relative to {costs['value'].iloc[0]}" if len(costs) else "cost")
-    right.legend(loc="best", fontsize=6.5)
-    for axis in (left, right):
-        axis.tick_params(axis="y", which="both", left=False, right=False)
-        axis.grid(axis="y", linewidth=0.3, color="0.9")
-        axis.set_axisbelow(True)
+    list_values(left, [f"{value}, {place}" for value, place in rows], 40)
+    right.legend(handles=draw_costs(right, costs), loc="best", fontsize=6.5)
     entries = [
         Line2D([], [], color="0.3", label=label, **_look(kind, "0.3")) for kind, label in _KINDS.items()
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullForma
 from numpy.typing import ArrayLike, NDArray
 
 from shearbench.figures.looks import Look
-from shearbench.figures.style import BOUND, DOUBLE, SINGLE, SPACING, exact
+from shearbench.figures.style import BOUND, DOUBLE, SINGLE, SPACING, exact, wrapped
 
 FLOOR: dict[str, Any] = {"color": "black", "linewidth": 0.9, "linestyle": (0, (6, 1.5)), "marker": "_"}
 """Line style of the Bayes floor."""
@@ -105,6 +106,17 @@ def _signed_power(value: float) -> str:
     if value == 0:
         return "$0$"
     return rf"${'-' if value < 0 else ''}10^{{{round(math.log10(abs(value)))}}}$"
+
+
+def list_values(axis: Axes, values: Sequence[str], width: int = 24) -> None:
+    """Make the y axis a list of names from top to bottom, at 0, 1, 2 and so on, with a line at each."""
+    axis.set_yticks(range(len(values)), [wrapped(str(value), width) for value in values])
+    for label in axis.get_yticklabels():
+        label.set_linespacing(SPACING)
+    axis.set_ylim(max(len(values), 1) - 0.5, -0.5)
+    axis.tick_params(axis="y", which="both", left=False, right=False)
+    axis.grid(axis="y", linewidth=0.3, color="0.9")
+    axis.set_axisbelow(True)
 
 
 def noise_axis(axis: Axes, noise: ArrayLike, label: bool = True, pad: float = 0.35) -> None:

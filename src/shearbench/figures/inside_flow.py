@@ -45,7 +45,7 @@ def draw(flow: pd.DataFrame, curvature: pd.DataFrame, population: str) -> Figure
     ----------
     flow, curvature : pandas.DataFrame
         ``metrics/inside_flow.csv`` and ``metrics/inside_curvature.csv``, see
-        `shearbench.diagnostics.flow.table_of_flow`.
+        `shearbench.diagnostics.flow`.
     population : str
     """
     flow = flow[flow["population"] == population]

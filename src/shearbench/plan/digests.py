@@ -415,6 +415,14 @@ class Digests:
     @_once
     def measure_attention(self, study: str) -> str:
         """Return the digest of the attention of a study's networks, and of their cost."""
+        return digest(self._inside_study("measure_attention", study), self.run.config.bootstrap)
+
+    @_once
+    def measure_inside(self, study: str) -> str:
+        """Return the digest of the measurements inside a study's networks."""
+        return self._inside_study("measure_inside", study)
+
+    def _inside_study(self, script: str, study: str) -> str:
         known = self.run.studies.known[study]
         networks = self.run.study_networks(study)
         modules = {name for network in networks for name in self.run.variants[network].make().modules()}
@@ -424,8 +432,7 @@ class Digests:
             [(self.train(known.population, variant), seeds) for variant, seeds in networks.items()],
             self.simulate_stamps(known.population, "test"),
             self.run.config.seed,
-            self.run.config.bootstrap,
-            self.code("measure_attention", sorted(modules)),
+            self.code(script, sorted(modules)),
         )
 
     def table_study(self, study: str) -> str:

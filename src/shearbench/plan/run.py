@@ -17,6 +17,7 @@ from shearbench.config.studies import Studies
 from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
 from shearbench.simulation.populations import stamp_count
+from shearbench.studies import INSIDE_KINDS
 from shearbench.training.variants import Variant
 
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
@@ -33,6 +34,8 @@ OBSERVED = ("observed_galaxies.parquet", "observed_shapes.parquet", "observed_sh
 """The tables of the stamps of users: galaxies, estimates of each, and shear of the ensembles."""
 TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
+INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
+"""What is measured inside the networks of a study; attention, which has maps, has a rule of its own."""
 STUDY_FILES = {
     "studies/{study}.csv": "evaluate_study",
     "studies/{study}_accuracy.csv": "evaluate_study",
@@ -42,6 +45,7 @@ STUDY_FILES = {
     "studies/{study}_attention.csv": "measure_attention",
     "studies/{study}_attention_cost.csv": "measure_attention",
     "studies/{study}_attention.h5": "measure_attention",
+    **{f"studies/{{study}}_{kind}.csv": "measure_inside" for kind in INSIDE_STUDY},
 }
 """The rule that makes each file of a study in ``metrics/``."""
 
@@ -509,22 +513,33 @@ class Run:
 
     def study_outputs(self, study: str) -> list[str]:
         """Return the files of a study for a paper."""
-        biases = [f"{self.metrics}/studies/{study}_shear.{kind}" for kind in ("csv", "txt")]
+        return [*self.study_results(study), f"{self.folder}/tables/study_{study}.tex"]
+
+    def study_results(self, study: str) -> list[str]:
+        """Return the tables, verdicts and figures of a study: all that it asks for."""
         return [
-            f"{self.metrics}/studies/{study}.csv",
-            f"{self.metrics}/studies/{study}_verdict.txt",
-            *(biases if self.studies.known[study].shear else []),
+            *(f"{self.metrics}/{path.format(study=study)}" for path in self.study_files(study)),
             *(f"{self.folder}/figures/{name}_{study}.pdf" for name in self.study_figures(study)),
-            f"{self.folder}/tables/study_{study}.tex",
         ]
+
+    def study_files(self, study: str) -> list[str]:
+        """Return the keys of `STUDY_FILES` that a study makes."""
+        known = self.studies.known[study]
+        rules = {
+            "evaluate_study",
+            *(["evaluate_study_shear"] if known.shear else []),
+            *(["measure_attention"] if "attention" in known.inside else []),
+        }
+        inside = {f"studies/{{study}}_{kind}.csv" for kind in known.inside}
+        return [path for path, rule in STUDY_FILES.items() if rule in rules or path in inside]
 
     def study_figures(self, study: str) -> list[str]:
         """Return the names of the figures of a study: those whose metrics the study makes."""
-        rules = {"evaluate_study", *(["measure_attention"] if self.studies.known[study].attention else [])}
+        made = set(self.study_files(study))
         return [
             name
             for name, entry in self.entries.items()
-            if entry.each == "study" and {STUDY_FILES[one] for one in entry.reads} <= rules
+            if entry.each == "study" and made.issuperset(entry.reads)
         ]
 
     def study_models(self, study: str) -> dict[str, list[str]]:

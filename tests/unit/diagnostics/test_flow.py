@@ -14,10 +14,11 @@ from shearbench.diagnostics.flow import (
     largest_curvatures,
     responses,
     stretches,
-    table_of_flow,
+    table_of_curvature,
+    table_of_layers,
 )
 from shearbench.diagnostics.galaxies import Split
-from shearbench.diagnostics.shifts import SHIFTS, table_of_shifts
+from shearbench.diagnostics.shifts import SHIFTS, Shifted, table_of_shifts
 from shearbench.networks.convnet import ConvNet
 from shearbench.tasks.shear.model_file import TrainedNetwork
 from shearbench.tasks.shear.network import ShearNetwork
@@ -70,7 +71,7 @@ def test_the_weights_before_training_follow_from_the_seed(model):
 def test_the_table_tells_of_dead_units_and_of_both_times(model, split):
     batch = Batch.of(split, 12, [1e-3, 1e-2], 1, model.network.targets)
     assert batch.sigma[:4].tolist() == pytest.approx([1e-3, 1e-2, 1e-3, 1e-2])
-    flow, curvature = table_of_flow(model, batch)
+    flow, curvature = table_of_layers(model, batch), table_of_curvature(model, batch)
     assert flow["when"].unique().tolist() == ["start", "end"]
     parameters = sum(weight.numel() for weight in model.network.parameters())
     assert (flow.groupby("when")["parameters"].sum() == parameters).all()
@@ -81,8 +82,7 @@ def test_the_table_tells_of_dead_units_and_of_both_times(model, split):
     assert (flow.loc[flow["kind"] == "ReLU", "stretch_largest"] <= 1 + 1e-6).all()
     assert (curvature.groupby("when")["eigenvalue"].max() > 0).all()
     # The network of the model is as it was.
-    again, _ = table_of_flow(model, batch)
-    assert again.equals(flow)
+    assert table_of_layers(model, batch).equals(flow)
 
 
 def test_responses_are_counted():
@@ -141,7 +141,7 @@ def test_a_shift_is_seen_as_an_offset_and_a_slope(split):
         return SimpleNamespace(shapes=torch.stack([x, 0 * x], 1))
 
     model = SimpleNamespace(network=measure, about={"population": "a", "variant": "b", "seed": 1})
-    table = table_of_shifts(model, split, 10, 1e-5)
+    table = table_of_shifts(model, Shifted.of(split, 10), 1e-5)
     assert table["shift"].tolist() == list(SHIFTS)
     # Some light leaves the stamp, so that the centroid moves by a little less.
     assert table["offset_g1"].to_numpy() == pytest.approx(SHIFTS, rel=0.1)

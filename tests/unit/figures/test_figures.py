@@ -31,16 +31,20 @@ from shearbench.figures import (
     accuracy,
     attention_maps,
     attention_ranks,
+    batches,
     catalogue,
     cost,
     decomposition,
     efficiency,
     gallery,
+    gradient_flow,
     looks,
     position_codes,
     residuals,
     shear_bias,
     shear_bias_bins,
+    shifts,
+    step_cost,
     studies,
     study,
     style,
@@ -378,6 +382,33 @@ def attention_tables(values: tuple[str, ...] = ("pixels (spatial)", "transformer
     return [ranks, costs]
 
 
+def inside_tables(values: tuple[str, ...] = ("ReLU", "tanh, $5")) -> dict[str, pd.DataFrame]:
+    """Return the tables of measurements inside the networks of a study, by kind."""
+    rng = np.random.default_rng(8)
+    keys = itertools.product(values, (1, 2, 3), ("start", "end"), range(9))
+    flow = pd.DataFrame(keys, columns=["value", "seed", "when", "place"])
+    kind = flow["place"] % 3
+    flow["kind"] = kind.map({0: "Conv2d", 1: "BatchNorm2d", 2: "ReLU"})
+    flow["parameters"] = np.where(kind < 2, 10, 0)
+    for column in ("weights", "gradient"):
+        flow[column] = np.where(kind < 2, 1 + rng.random(len(flow)), np.nan)
+    for column in ("units", "zero", "flat", "dead"):
+        flow[column] = np.where(kind == 2, 8 if column == "units" else rng.random(len(flow)), np.nan)
+    costs = attention_tables(values)[1]
+    shifts = pd.DataFrame(
+        itertools.product(values, (1, 2, 3), (1e-5, 1e-2), (0.25, 0.5)),
+        columns=["value", "seed", "noise", "shift"],
+    )
+    shifts["change_over_crb"] = 10 * shifts["shift"] * (1 + 0.1 * rng.random(len(shifts)))
+    batches = pd.DataFrame(
+        itertools.product(values, (1, 2, 3), (1e-5, 1e-2), ("running", "mixed", "equal")),
+        columns=["value", "seed", "noise", "statistics"],
+    )
+    batches["rmse_over_crb"] = 2 + rng.random(len(batches))
+    return {"flow": flow, "cost": costs, "shifts": shifts, "batches": batches}
+
+
+INSIDE = {"flow": gradient_flow, "cost": step_cost, "shifts": shifts, "batches": batches}
 QUESTION = "Which way of making the image smaller sets the floor of the error at low noise?"
 FIGURES: dict[str, Callable[[], Figure]] = {
     "accuracy": lambda: accuracy.draw(accuracy_table()),
@@ -395,6 +426,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "attention_maps": lambda: attention_maps.draw_maps(maps_of(), "attention"),
     "attention_ranks": lambda: attention_ranks.draw(*attention_tables(), QUESTION, "attention"),
     "position_codes": lambda: position_codes.draw_codes(maps_of(), "positions"),
+    **{
+        module.__name__.rpartition(".")[2]: lambda kind=kind, module=module: module.draw(
+            inside_tables()[kind], QUESTION, "activation"
+        )
+        for kind, module in INSIDE.items()
+    },
 }
 
 
@@ -472,11 +509,23 @@ def test_says_what_it_shows(name: str) -> None:
             "0.00 to",
         ],
         "attention_ranks": ["rank correlation", "information of another galaxy", "relative to none"],
+        "gradient_flow": [
+            "first / last layer",
+            "zero responses",
+            "flat or dead",
+            "before the training",
+            "after the training",
+            r"tanh, \$5",
+        ],
+        "step_cost": ["relative to none", "seconds, training step"],
+        "shifts": ["shift [pixels]", "rms change of $g$", r"tanh, \$5"],
+        "batches": ["RMSE / Cramér–Rao bound", "running averages", "mixed brightness", "equal brightness"],
         "position_codes": ["no code", "from patch", "to patch", "similarity of codes", "weight / mean"],
     }
     for text in expected[name]:
         assert text in found, text
-    if name not in ("truth", "residuals", "training", "gallery", "attention_maps", "position_codes"):
+    bare = "truth residuals training gallery attention_maps position_codes step_cost".split()
+    if name not in bare:
         lengths = error_bars(figure)
         assert lengths
         assert all(length > 0 for length in lengths)
@@ -605,6 +654,7 @@ def test_bad_luck_is_drawn(case: str) -> None:
         shear_bias.draw(bad(shear_table()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
         study.draw(*map(bad, study_tables(seeds=1)), question=QUESTION, axis_label="$ 5 $"),
+        *(module.draw(bad(inside_tables()[kind]), QUESTION, "$ 5 $") for kind, module in INSIDE.items()),
     ]
     if case in ("one failed", "all failed"):
         assert "(no result)" in texts(figures[0])

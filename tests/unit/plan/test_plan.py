@@ -66,7 +66,7 @@ def all_digests(digests):
     for name in run.figures:
         found["figure", name] = digests.figure(name)
     for study in run.studies.known:
-        for rule in ("evaluate_study", "table_study", "measure_attention"):
+        for rule in ("evaluate_study", "table_study", "measure_attention", "measure_inside"):
             found[rule, study] = getattr(digests, rule)(study)
         for name in run.study_figures(study):
             found["figure_study", study, name] = digests.figure_of_study(name, study)
@@ -286,11 +286,30 @@ def test_how_a_run_is_called_and_how_stamps_are_cut_change_no_result():
     assert rules_of(changed({"run": "other"})) == {"save_config", "manifest", "paper"}
 
 
+def test_a_study_makes_all_that_its_file_asks_for():
+    run = TINY_RUN.run
+    metrics, figures = f"{run.metrics}/studies", f"{run.folder}/figures"
+    of_all = {f"{metrics}/{{}}{end}" for end in (".csv", "_accuracy.csv", "_verdict.txt")}
+    of_all.add(f"{figures}/study_{{}}.pdf")
+    further = {
+        "depth": [],
+        "augmentation": ["metrics/studies/augmentation_shear.csv", "metrics/studies/augmentation_shear.txt"],
+        "activation": ["metrics/studies/activation_flow.csv", "metrics/studies/activation_cost.csv"],
+        "downsampling": ["metrics/studies/downsampling_shifts.csv", "figures/shifts_downsampling.pdf"],
+        "normalisation": ["metrics/studies/normalisation_batches.csv", "figures/batches_normalisation.pdf"],
+    }
+    further["activation"] += ["figures/gradient_flow_activation.pdf", "figures/step_cost_activation.pdf"]
+    for study, paths in further.items():
+        wanted = {path.format(study) for path in of_all} | {f"{run.folder}/{path}" for path in paths}
+        assert set(run.study_results(study)) == wanted
+        assert set(run.study_outputs(study)) - wanted == {f"{run.folder}/tables/study_{study}.tex"}
+
+
 def test_a_study_with_attention_has_further_figures_and_its_networks_by_value():
     run = TINY_RUN.run
     further = {"attention_maps", "attention_ranks", "position_codes"}
     assert set(run.study_figures("attention")) == {"study", *further}
-    assert run.study_figures("downsampling") == ["study"]
+    assert run.study_figures("depth") == ["study"]
     drawn = {path.rpartition("/")[2] for path in run.study_outputs("attention") if path.endswith(".pdf")}
     assert drawn == {f"{name}_attention.pdf" for name in ("study", *further)}
     models = run.study_models("attention")
@@ -438,6 +457,11 @@ def test_every_kind_of_file_has_its_origin():
             "measure_attention",
             digests.measure_attention("attention"),
             {"study": "attention", "table": "attention_attention"},
+        ),
+        "metrics/studies/activation_flow.csv": Origin(
+            "measure_inside",
+            digests.measure_inside("activation"),
+            {"study": "activation", "table": "activation_flow"},
         ),
         f"tables/study_{study}.tex": Origin("table_study", digests.table_study(study), {"study": study}),
         "tables/accuracy.tex": Origin("tables", digests.tables(), {"table": "accuracy"}),
