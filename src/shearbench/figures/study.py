@@ -14,17 +14,18 @@ from matplotlib.lines import Line2D
 from shearbench.figures.axes import log_limits
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below
-from shearbench.figures.style import BOUND, SINGLE, SPACING, exact, styled, wrapped
+from shearbench.figures.style import BOUND, SINGLE, SPACING, VERMILLION, exact, styled, wrapped
 
 ENTRY = Entry(
     category="7. Studies",
     caption="""\
-RMSE of g divided by the Cramér–Rao bound (grey) for each setting that the study compares, one line and
-one symbol per noise level σ (per pixel, flux units). Large symbols: mean over training seeds; error
-bars: scatter of the seeds over the square root of their number and bootstrap over the test galaxies, in
+RMSE of g divided by the Cramér–Rao bound (grey) for each setting that the study compares, one line and one
+symbol per noise level σ (per pixel, flux units). Large symbols: mean over training seeds; error bars:
+scatter of the seeds over the square root of their number and bootstrap over the test galaxies, in
 quadrature. Small points beside them: single seeds. Filled symbols: the noise levels at which the settings
-are judged. At high noise a network can go below the bound because it has learned the distribution of
-shapes and is biased towards it.""",
+are judged. Crosses at the edge, with a number such as 2/3: seeds whose training diverged, of those trained;
+they are left out of the mean. At high noise a network can go below the bound because it has learned the
+distribution of shapes and is biased towards it.""",
     reads=("studies/{study}.csv", "studies/{study}_accuracy.csv"),
     each="study",
 )
@@ -43,8 +44,8 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     ----------
     table : pandas.DataFrame
         Table of `shearbench.evaluation.study.study_table`; columns used: value, variant, population, noise,
-        rmse_over_crb, rmse_over_crb_err, judged. If all values are positive numbers, the axis is numerical,
-        and logarithmic if they span a factor of eight or more.
+        rmse_over_crb, rmse_over_crb_err, judged, n_trained, n_diverged. If all values are positive numbers,
+        the axis is numerical, and logarithmic if they span a factor of eight or more.
     accuracy : pandas.DataFrame
         ``metrics/accuracy.csv``, for the single seeds; columns used: population, noise, estimator,
         rmse_over_crb.
@@ -115,6 +116,26 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
                 markersize=3,
                 color=color,
                 zorder=2,
+            )
+    lost = table[table["n_diverged"] > 0].drop_duplicates("value")
+    if len(lost):
+        look = {"color": VERMILLION, "marker": "x", "markersize": 4.5, "linestyle": "none"}
+        entries.append(Line2D([], [], label="seeds that diverged", **look))
+        # At the far edge, because a value without a result has no place on the axis of the RMSE.
+        edge = axis.get_yaxis_transform() if listed else axis.get_xaxis_transform()
+        for row in lost.to_dict("records"):
+            at = (1.0, place[str(row["value"])]) if listed else (place[str(row["value"])], 1.0)
+            axis.plot(*([one] for one in at), transform=edge, clip_on=False, zorder=4, **look)
+            axis.annotate(
+                f"{row['n_diverged']:.0f}/{row['n_trained']:.0f}",
+                at,
+                (-5, 0) if listed else (0, -5),
+                xycoords=edge,
+                textcoords="offset points",
+                ha="right" if listed else "center",
+                va="center" if listed else "top",
+                fontsize=6.5,
+                color=VERMILLION,
             )
     both = [table["rmse_over_crb"].to_numpy(float), np.array([1.0])]
     log_limits(axis, "x" if listed else "y", np.concatenate(both), pad=0.2)

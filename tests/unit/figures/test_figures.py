@@ -292,6 +292,8 @@ def study_tables(
                     "rmse_over_crb": found.mean(),
                     "rmse_over_crb_err": 0.12 * ratio / np.sqrt(seeds),
                     "judged": sigma == NOISE[0],
+                    "n_trained": seeds,
+                    "n_diverged": 0,
                 }
             )
             single += [
@@ -687,6 +689,25 @@ def test_several_populations_have_panels_of_their_own() -> None:
     drawn(figure)
     assert len(efficiency.draw(accuracy_table(names)).axes) == 6
     assert len(cost.draw(accuracy_table(names)).axes) == 6
+
+
+@pytest.mark.parametrize("values", [("8", "16", "32"), tuple("abc"), tuple("abcdefgh")])
+def test_a_value_of_a_study_that_diverged_is_marked(values: tuple[str, ...]) -> None:
+    table, single = study_tables(values)
+    last = table["value"] == values[-1]
+    assert "diverged" not in texts(study.draw(table, single, QUESTION, "width"))
+    table.loc[table["value"] == values[0], "n_diverged"] = 1
+    table.loc[last, ["n_diverged", "rmse_over_crb", "rmse_over_crb_err"]] = [3, np.nan, np.nan]
+    figure = study.draw(table, single[single["value"] != values[-1]], QUESTION, "width")
+    found = texts(figure)
+    assert "seeds that diverged" in found
+    assert "1/3" in found
+    assert "3/3" in found
+    drawn(figure)
+    # The mark of the last value is at its place.
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "x"]
+    at = crosses[-1].get_ydata()[0] if len(values) > 5 else crosses[-1].get_xdata()[0]
+    assert at == (32 if values[0] == "8" else len(values) - 1)
 
 
 def test_study_of_a_number_has_a_logarithmic_axis() -> None:

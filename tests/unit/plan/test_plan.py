@@ -163,11 +163,15 @@ def test_a_variant_of_the_run_and_a_value_of_a_study_that_are_equal_are_one_netw
     assert [run.training("exp_gauss", "shearnet", seed)["may_diverge"] for seed in (1, 2)] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["studies", "studies_tiny"])
+@pytest.mark.parametrize("name", ["studies", "studies_tiny", "paper"])
 def test_all_studies_fit_the_runs_of_all_studies(name):
     config = load(DEFAULT, ROOT / f"config/{name}.yaml")
-    assert plan_studies(STUDIES, config).wrong == {}
-    assert {1e-5, 1e-2} == set(config.noise_levels)
+    plan = plan_studies(STUDIES, config)
+    assert plan.wrong == {}
+    if name == "paper":
+        assert set(config.studies) == set(plan.known)
+    else:
+        assert {1e-5, 1e-2} == set(config.noise_levels)
 
 
 def test_the_networks_of_studies_share_jobs_where_the_configuration_says_so(tmp_path):
