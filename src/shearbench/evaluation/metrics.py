@@ -12,7 +12,7 @@ from shearbench.files.text import read_csv
 
 TEXT = frozenset(
     "population estimator label kind variant architecture calibration property study value stage name "
-    "layer part shape added beside precision reference outcome when statistics".split()
+    "layer part shape added beside precision reference outcome when statistics network".split()
 )
 """Columns with text in all tables of metrics; the other columns contain numbers."""
 

@@ -21,12 +21,15 @@ from shearbench.evaluation.beliefs import holds, in_words, summary
 from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.rounding import shown
 from shearbench.evaluation.study import verdict
-from shearbench.figures.catalogue import entries
+from shearbench.evaluation.study_shear import shear_verdict
+from shearbench.figures.catalogue import Entry, entries
 from shearbench.paper.manifest import machine
 from shearbench.studies import Study
 
 TABLES = "measured/studies"
 """The folder of the tables and figures, in the folder of the page."""
+COPIED = ("", "_shear", "_cost", "_shifts", "_batches")
+"""How the names of the tables that are copied end; those of layers are large, so only their figures are."""
 MACHINE = "machine.json"
 """The file, beside the tables, that names the machine of the run. Its `note` is shown on the page."""
 
@@ -52,16 +55,17 @@ def page(folder: Path, studies: Mapping[str, Study]) -> str:
         for name in tables
         for rows in [effects[effects["study"] == name]]
     }
-    parts = [_START, _image("studies", "The effect of each value of all studies on the RMSE")]
+    parts = [_START, _image("studies", "The effect of each value of all studies on the RMSE", 900)]
     parts.append(" ".join(entries()["studies"].caption.split()) + "\n")
     parts.append(_overview(studies, outcomes, levels))
     for name, table in tables.items():
         parts.append(_section(studies[name], table, effects[effects["study"] == name], outcomes[name]))
+        parts += [_biases(studies[name], folder), *_inside(name, folder)]
     parts.append(_budget(tables, where))
     missing = [f"`{name}`" for name in studies if name not in tables]
     if missing:
         parts.append(f"Not run yet: {', '.join(missing)}.\n")
-    return "\n".join(parts)
+    return "\n".join(filter(None, parts))
 
 
 _START = """\
@@ -78,8 +82,8 @@ and short trainings.
 """
 
 
-def _image(name: str, text: str) -> str:
-    return f'<img src="{TABLES}/{name}.png" width="{900 if name == "studies" else 450}" alt="{text}">\n'
+def _image(name: str, text: str, width: int = 450) -> str:
+    return f'<img src="{TABLES}/{name}.png" width="{width}" alt="{text}">\n'
 
 
 def _overview(
@@ -126,6 +130,39 @@ def _section(study: Study, table: pd.DataFrame, effects: pd.DataFrame, outcome: 
             f"| {_cell(label)} | {_cell(own.iloc[0]['reference'])} | {expected} | {' | '.join(cells)} |"
         )
     return "\n".join([*lines, "", f"**Verdict:** {verdict(study, table)}\n"])
+
+
+def _biases(study: Study, folder: Path) -> str:
+    """Return the biases m and c of a study's networks, or nothing if it does not measure them."""
+    path = folder / f"{study.name}_shear.csv"
+    if not study.shear:
+        return ""
+    if not path.exists():
+        return "**m and c:** not measured yet.\n"
+    table = read_metrics(path)
+    columns = ("m1", "m2", "c1", "c2")
+    lines = [
+        f"**m and c:** {shear_verdict(study, table)}\n",
+        f"| value | noise | {' | '.join(columns)} |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for row in table.to_dict("records"):
+        cells = [shown(row[name], row[f"{name}_err"]) if row["n_seeds"] else "" for name in columns]
+        lines.append(f"| {_cell(row['value'])} | {row['noise']:g} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _inside(name: str, folder: Path) -> list[str]:
+    """Return the figures of the measurements inside a study's networks, with their captions."""
+    return [
+        f"{_image(f'{figure}_{name}', f'{figure} of {name}', 900)}\n{' '.join(entry.caption.split())}\n"
+        for figure, entry in _figures().items()
+        if figure != "study" and (folder / f"{figure}_{name}.png").exists()
+    ]
+
+
+def _figures() -> dict[str, Entry]:
+    return {name: entry for name, entry in entries().items() if entry.each == "study"}
 
 
 def _effect(row: Mapping[object, object]) -> str:
@@ -192,10 +229,11 @@ def copy(run: Path, folder: Path, studies: Mapping[str, Study]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in studies:
-        table, figure = run / f"metrics/studies/{name}.csv", run / f"figures/study_{name}.png"
-        if table.exists() and figure.exists():
-            shutil.copyfile(table, folder / table.name)
-            shutil.copyfile(figure, folder / figure.name)
+        made = [run / f"metrics/studies/{name}{end}.csv" for end in COPIED]
+        made += [run / f"figures/{figure}_{name}.png" for figure in _figures()]
+        for path in made:
+            if path.exists():
+                shutil.copyfile(path, folder / path.name)
     shutil.copyfile(run / "figures/studies.png", folder / "studies.png")
     (folder / MACHINE).write_text(json.dumps(machine(), indent=1) + "\n", encoding="utf-8")
 

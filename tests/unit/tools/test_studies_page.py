@@ -10,6 +10,7 @@ import pytest
 
 from shearbench.evaluation.beliefs import SUMMARY, holds
 from shearbench.evaluation.study import study_table
+from shearbench.evaluation.study_shear import study_shear_table
 from shearbench.studies import Study
 from shearbench.tools import studies
 from shearbench.tools.studies import TABLES, all_studies, main, page
@@ -85,6 +86,43 @@ def test_the_page_has_question_belief_source_outcome_and_cost(tmp_path, monkeypa
     # Without a run, the same page from the same tables.
     main(str(tmp_path))
     assert (tmp_path / "studies.md").read_text() == text
+
+
+def test_the_page_has_biases_and_measurements_inside_where_a_study_asks_for_them(tmp_path, monkeypatch):
+    study = study_of(name="mixing", shear=True, noise=1e-5, inside=["shifts"])
+    monkeypatch.setattr(studies, "all_studies", lambda: {"mixing": study})
+    run = tmp_path / "run"
+    (run / "metrics/studies").mkdir(parents=True)
+    (run / "figures").mkdir()
+    table_of(study).to_csv(run / "metrics/studies/mixing.csv", index=False)
+    for name in ("studies", "study_mixing", "shifts_mixing"):
+        (run / f"figures/{name}.png").write_bytes(b"x")
+    main(str(run), str(tmp_path))
+    assert "**m and c:** not measured yet." in (tmp_path / "studies.md").read_text()
+    rows = []
+    for label in study.values:
+        for seed in (1, 2, 3):
+            errors = dict.fromkeys(("m1_err", "m2_err", "c1_err", "c2_err"), 1e-3)
+            values = {"m1": 0.2 if label == "strided" else 0.0, "m2": 0.0, "c1": 0.0, "c2": 0.0}
+            if label == "lost":
+                values = dict.fromkeys(values, math.nan)
+            about = {"estimator": f"convnet.{label}", "seed": seed, "noise": 1e-5, "calibration": "none"}
+            rows.append({**about, **values, **errors, "n_pairs": 9, "n_failed": 0})
+    biases = study_shear_table(
+        study, {label: f"convnet.{label}" for label in study.values}, pd.DataFrame(rows)
+    )
+    biases.to_csv(run / "metrics/studies/mixing_shear.csv", index=False)
+    main(str(run), str(tmp_path))
+    text = (tmp_path / "studies.md").read_text()
+    assert "biases of 3 sigma or more are seen for strided (m1 = 0.2" in text
+    assert "no bias is seen for max, mean, of all." in text
+    assert "there is no result for lost." in text
+    assert "| strided | 1e-05 | 0.2000 ±" in text
+    assert "| lost | 1e-05 |  |  |  |  |" in text
+    assert f'src="{TABLES}/shifts_mixing.png"' in text
+    assert "Sensitivity to a shift" in text
+    assert (tmp_path / TABLES / "shifts_mixing.png").exists()
+    assert text == page(tmp_path / TABLES, {"mixing": study})
 
 
 @pytest.mark.parametrize(
