@@ -1,4 +1,4 @@
-"""Measure what the trained networks of a study do inside: one kind of table."""
+"""Measure what the trained networks of a study do inside: a table of each kind."""
 
 import torch
 
@@ -13,15 +13,11 @@ from shearbench.tasks.shear.model_file import load_model
 
 with logged(snakemake.log[0]), torch_settings(snakemake.threads, 0, torch.device("cpu")):
     origins, index, table = snakemake.params.origins, snakemake.input.stamps, snakemake.input.catalog
-    found = measure_inside(
-        snakemake.wildcards.inside,
-        snakemake.wildcards.study,
-        {
-            value: [load_model(path, expected=origins[path]) for path in paths]
-            for value, paths in snakemake.params.models.items()
-        },
-        Split(read_stamps(index, origins[index]), read_catalog(table, origins[table])),
-        snakemake.params.sigmas,
-        snakemake.params.seed,
-    )
-    write_csv(snakemake.output[0], found, origins[snakemake.output[0]])
+    models = {
+        value: [load_model(path, expected=origins[path]) for path in paths]
+        for value, paths in snakemake.params.models.items()
+    }
+    test = Split(read_stamps(index, origins[index]), read_catalog(table, origins[table]))
+    study, sigmas, seed = snakemake.params.study, snakemake.params.sigmas, snakemake.params.seed
+    for kind, path in snakemake.output.items():
+        write_csv(path, measure_inside(kind, study, models, test, sigmas, seed), origins[path])

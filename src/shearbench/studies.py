@@ -11,7 +11,7 @@ from shearbench.errors import nearest
 from shearbench.options import Distinct, Label, Name, Options, Seed, Sigma, merge
 
 Sentences = Annotated[str, Field(min_length=1, max_length=1000)]
-Inside = Literal["attention", "flow", "cost", "shifts", "batches"]
+Inside = Literal["attention", "flow", "curves", "cost", "shifts", "batches"]
 INSIDE_KINDS: tuple[str, ...] = get_args(Inside)
 """What can be measured inside the trained networks of a study."""
 _AXIS = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
@@ -77,10 +77,11 @@ class Study(Options):
         (),
         description="Measurements inside the trained networks, each with a table and figures. `flow`: norms "
         "of the gradients by each layer before and after the training, shares of zero responses and of dead "
-        "units. `cost`: operations and the time of a training step. `shifts`: the change of the answer when "
-        "a galaxy is shifted by a fraction of a pixel. `batches`: the errors with batch normalisation by the "
-        "statistics of batches of mixed and of equal brightness. `attention`: where networks with attention "
-        "look, beside the information in each pixel, and how they are told positions.",
+        "units. `curves`: function and derivative of the first activation, and its response to the edges of "
+        "a galaxy. `cost`: operations and the time of a training step. `shifts`: the change of the answer "
+        "when a galaxy is shifted by a fraction of a pixel. `batches`: the errors with batch normalisation "
+        "by the statistics of batches of mixed and of equal brightness. `attention`: where networks with "
+        "attention look, beside the information in each pixel, and how they are told positions.",
     )
 
     @model_validator(mode="after")

@@ -138,7 +138,6 @@ wildcard_constraints:
     seed=r"\d+",
     chunk=r"\d+",
     study=any_of(STUDIES),
-    inside=any_of(INSIDE_STUDY),
     observation=any_of(RUN.observations),
     measurer=any_of(RUN.measurer_files),
 

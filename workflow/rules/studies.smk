@@ -82,27 +82,38 @@ rule measure_attention:
         "../../scripts/measure_attention.py"
 
 
-rule measure_inside:
-    input:
-        models=rules.measure_attention.input.models,
-        stamps=rules.measure_attention.input.stamps,
-        catalog=rules.measure_attention.input.catalog,
-    output:
-        f"{FOLDER}/metrics/studies/{{study}}_{{inside}}.csv",
-    log:
-        f"{FOLDER}/logs/measure_inside/{{study}}_{{inside}}.log",
-    benchmark:
-        f"{FOLDER}/benchmarks/measure_inside/{{study}}_{{inside}}.tsv"
-    conda:
-        ENVIRONMENT
-    params:
-        origins=origins,
-        models=lambda w: untracked(RUN.study_models(w.study)),
-        sigmas=lambda w: STUDIES[w.study].levels,
-        seed=CONFIG.seed,
-        depends=lambda w: DIGESTS.measure_inside(w.study),
-    script:
-        "../../scripts/measure_inside.py"
+for study, known in STUDIES.items():
+    if not set(known.inside) & set(INSIDE_STUDY):
+        continue
+
+    rule:
+        name:
+            f"measure_inside_{study}"
+        input:
+            models=sorted(set(sum(RUN.study_models(study).values(), []))),
+            stamps=RUN.stamps_of("test", known.population),
+            catalog=f"{FOLDER}/catalogs/{known.population}/test.parquet",
+        output:
+            **{
+                kind: f"{FOLDER}/metrics/studies/{study}_{kind}.csv"
+                for kind in known.inside
+                if kind in INSIDE_STUDY
+            },
+        log:
+            f"{FOLDER}/logs/measure_inside/{study}.log",
+        benchmark:
+            f"{FOLDER}/benchmarks/measure_inside/{study}.tsv"
+        conda:
+            ENVIRONMENT
+        params:
+            origins=origins,
+            study=study,
+            models=untracked(RUN.study_models(study)),
+            sigmas=known.levels,
+            seed=CONFIG.seed,
+            depends=DIGESTS.measure_inside(study),
+        script:
+            "../../scripts/measure_inside.py"
 
 
 for name, entry in RUN.entries.items():

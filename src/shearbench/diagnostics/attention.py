@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from shearbench.data.noise import unit_noise
 from shearbench.data.stamps import StampBatch, StampSet
-from shearbench.diagnostics.cost import cost
+from shearbench.diagnostics.cost import costs
 from shearbench.evaluation.attention import COST_COLUMNS, RANK_COLUMNS, AttentionMaps
 from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
 from shearbench.simulation.galsim_stamps import galaxy_object, psf_object
@@ -251,7 +251,7 @@ def measure_attention(
         ]
     )
     compared = {"information": information, "light": light, "other": np.roll(information, 1, 0)}
-    ranks, costs = [], []
+    ranks = []
     for value, trained in good.items():
         for model in trained:
             for sigma in sorted(sigmas):
@@ -274,10 +274,13 @@ def measure_attention(
                     for name, mean, error in zip(compared, means, errors):
                         row |= {name: mean, f"{name}_err": error}
                     ranks.append(row)
-        if trained:
-            costs.append({"study": study, "value": value, **cost(trained[0], stamps, seed)})
+    first = {value: trained[0] for value, trained in good.items() if trained}
+    timed = [
+        {"study": study, "value": value, **found}
+        for value, found in zip(first, costs(list(first.values()), stamps, seed), strict=True)
+    ]
     maps = _maps(good, stamps, rows, population, sigmas, seed)
-    return pd.DataFrame(ranks, columns=RANK_COLUMNS), pd.DataFrame(costs, columns=COST_COLUMNS), maps
+    return pd.DataFrame(ranks, columns=RANK_COLUMNS), pd.DataFrame(timed, columns=COST_COLUMNS), maps
 
 
 def _mean(each: NDArray[np.float64], resamples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,8 @@ STRETCHES = ("stretch_largest", "stretch_mean")
 CURVATURE_COLUMNS = ["population", "variant", "seed", "when", "loss", "rank", "eigenvalue"]
 TIMES = ("start", "end")
 """Before and after the training."""
+
+T = TypeVar("T")
 
 _FLAT = 0.01  # slope of an activation below which it is flat
 _POWER_STEPS = 10
@@ -187,31 +189,50 @@ def _plain(network: ShearNetwork) -> ShearNetwork:
     return found
 
 
-def layers(network: ShearNetwork, batch: Batch, jacobians: bool = True) -> list[dict[str, Any]]:
-    """Return the rows of `table_of_layers` for one network, without its names."""
+class Call(NamedTuple):
+    """The first call of a layer: its path in the body of the network, itself, its input and its output."""
+
+    path: str
+    module: nn.Module
+    given: Tensor
+    made: Tensor
+
+
+def recorded(network: ShearNetwork, run: Callable[[], T]) -> tuple[T, list[Call]]:
+    """Return the result of a function that applies a network, and its layers in the order of their calls."""
     root = network.body.get_submodule("network")
     leaves = {
         f"network.{path}": module for path, module in root.named_modules() if not any(module.children())
     }
     inputs: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(path: str, output: Tensor) -> None:
+        outputs.setdefault(path, output)
+
     handles = [
         module.register_forward_pre_hook(lambda _, given, path=path: inputs.setdefault(path, given[0]))
         for path, module in leaves.items()
     ]
-    outputs: dict[str, Tensor] = {}
     try:
-        with batch_statistics(network), hooked(leaves, lambda path, output: _first(outputs, path, output)):
-            loss = batch.loss(network)
+        with hooked(leaves, keep):
+            result = run()
     finally:
         for handle in handles:
             handle.remove()
+    return result, [Call(path, leaves[path], given, outputs[path]) for path, given in inputs.items()]
+
+
+def layers(network: ShearNetwork, batch: Batch, jacobians: bool = True) -> list[dict[str, Any]]:
+    """Return the rows of `table_of_layers` for one network, without its names."""
+    with batch_statistics(network):
+        loss, calls = recorded(network, lambda: batch.loss(network))
     weights = dict(network.body.named_parameters())
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     slopes = dict(zip(weights, gradients, strict=True))
     found = []
-    for place, (path, given) in enumerate(inputs.items()):
-        module, made = leaves[path], outputs[path].detach()
-        given = given.detach()
+    for place, (path, module, given, made) in enumerate(calls):
+        given, made = given.detach(), made.detach()
         row: dict[str, Any] = {"place": place, "layer": path, "kind": type(module).__name__}
         own = [f"{path}.{name}" for name, _ in module.named_parameters()]
         row["parameters"] = sum(weights[name].numel() for name in own)
@@ -224,10 +245,6 @@ def layers(network: ShearNetwork, batch: Batch, jacobians: bool = True) -> list[
             row["stretch_largest"], row["stretch_mean"] = stretches(module, given[:_JACOBIAN_STAMPS])
         found.append(row)
     return found
-
-
-def _first(found: dict[str, Tensor], path: str, output: Tensor) -> None:
-    found.setdefault(path, output)
 
 
 def _norm(parts: Sequence[Tensor | None]) -> float:
@@ -243,10 +260,15 @@ def elementwise(module: nn.Module, given: Tensor, made: Tensor) -> bool:
         flat = one.flatten(1)
         flat[:, flat.shape[1] // 2] += 1
         changed = (module(flat.view_as(one)) - module(given[:1])).flatten().nonzero()
-        # Zero for a linear layer; a layer that mixes places changes more than one output.
-        sum_of_both = module(-given[:1]) + module(given[:1]) - 2 * module(0 * given[:1])
-        bent = sum_of_both.abs().max() > 1e-5 * made.abs().max()
-    return bool(len(changed) <= 1 and bent)
+        # A layer that mixes places changes more than one output.
+        if len(changed) > 1:
+            return False
+        # Both are zero for a linear layer; the first also for tanh, the second also for ReLU. They are taken
+        # at values of order one, because tanh is nearly linear for small ones.
+        one = 2 * given[:1] / given[:1].abs().max().clamp_min(torch.finfo(given.dtype).tiny)
+        still, found = module(0 * one), module(one)
+        bends = (module(-one) + found - 2 * still, module(2 * one) - 2 * found + still)
+        return any(bool(bend.abs().max() > 1e-5 * found.abs().max()) for bend in bends)
 
 
 def responses(module: nn.Module, given: Tensor) -> dict[str, Any]:

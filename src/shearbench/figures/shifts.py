@@ -10,22 +10,7 @@ from matplotlib.lines import Line2D
 from shearbench.figures.axes import figure_title, log_limits
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below, legend_height
-from shearbench.figures.style import (
-    BLUE,
-    BOUND,
-    DOUBLE,
-    GREEN,
-    OLIVE,
-    ORANGE,
-    PURPLE,
-    SINGLE,
-    SKY,
-    VERMILLION,
-    WINE,
-    exact,
-    styled,
-    wrapped,
-)
+from shearbench.figures.style import BOUND, DOUBLE, SERIES, SINGLE, exact, styled, wrapped
 
 ENTRY = Entry(
     category="7. Studies",
@@ -38,7 +23,6 @@ the square root of their number.""",
     each="study",
 )
 
-_COLORS = ("black", BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, WINE, OLIVE)
 _MARKERS = "osD^vP<>X"
 
 
@@ -58,9 +42,9 @@ def draw(shifts: pd.DataFrame, question: str, name: str) -> Figure:
     values, levels = list(dict.fromkeys(shifts["value"])), sorted(shifts["noise"].unique())
     looks = {
         value: {
-            "color": _COLORS[k % len(_COLORS)],
+            "color": SERIES[k % len(SERIES)],
             "marker": _MARKERS[k % len(_MARKERS)],
-            "markerfacecolor": "white" if k >= len(_COLORS) else _COLORS[k],
+            "markerfacecolor": "white" if k >= len(SERIES) else SERIES[k],
             "markersize": 3.5,
         }
         for k, value in enumerate(values)

@@ -17,8 +17,8 @@ ENTRY = Entry(
     category="7. Studies",
     caption="""\
 **Cost of the networks** of a study, relative to the first: floating-point operations per stamp, and seconds
-per stamp on one core, of a measurement and of a training step without the optimiser. The time is the least of
-5 of a batch of up to 256 stamps, of the network of the first seed.""",
+of one core per stamp, of a measurement and of a training step without the optimiser. The time is the least of
+5 of a batch of up to 256 stamps, which the networks of the first seed measure in turn.""",
     reads=("studies/{study}_cost.csv",),
     each="study",
 )

@@ -26,6 +26,8 @@ DOUBLE = 7.1
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, WINE, OLIVE = "#CC79A7", "#56B4E9", "#882255", "#999933"
+SERIES = ("black", BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, WINE, OLIVE)
+"""Colours of the values of a study, where each has a line."""
 BOUND = "0.72"
 """Grey of the Cramer-Rao bound."""
 SPACING = 1.02

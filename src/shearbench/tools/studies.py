@@ -28,7 +28,7 @@ from shearbench.studies import Study
 
 TABLES = "measured/studies"
 """The folder of the tables and figures, in the folder of the page."""
-COPIED = ("", "_shear", "_cost", "_shifts", "_batches")
+COPIED = ("", "_shear", "_curves", "_cost", "_shifts", "_batches")
 """How the names of the tables that are copied end; those of layers are large, so only their figures are."""
 MACHINE = "machine.json"
 """The file, beside the tables, that names the machine of the run. Its `note` is shown on the page."""

@@ -99,6 +99,10 @@ def test_responses_are_counted():
         (nn.ReLU(), True),
         (nn.GELU(), True),
         (nn.PReLU(), True),
+        (nn.Tanh(), True),
+        (nn.ELU(), True),
+        (nn.LeakyReLU(), True),
+        (nn.Hardtanh(-1.5, 1.5), True),
         (nn.Identity(), False),
         (nn.Linear(6, 6), False),
         (nn.LayerNorm(6), False),
@@ -108,6 +112,8 @@ def test_responses_are_counted():
 )
 def test_activations_are_recognised(module, found):
     given = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    assert elementwise(module, given, module(given)) is found
+    given = 1e-3 * given  # small values, for which tanh is nearly linear
     assert elementwise(module, given, module(given)) is found
 
 

@@ -29,6 +29,7 @@ from shearbench.evaluation.attention import EXAMPLES, AttentionMaps
 from shearbench.evaluation.gallery import Gallery, make_gallery, read_gallery, write_gallery
 from shearbench.figures import (
     accuracy,
+    activation_curves,
     attention_maps,
     attention_ranks,
     batches,
@@ -396,6 +397,10 @@ def inside_tables(values: tuple[str, ...] = ("ReLU", "tanh, $5")) -> dict[str, p
         flow[column] = np.where(kind < 2, 1 + rng.random(len(flow)), np.nan)
     for column in ("units", "zero", "flat", "dead"):
         flow[column] = np.where(kind == 2, 8 if column == "units" else rng.random(len(flow)), np.nan)
+    curves = pd.DataFrame(
+        itertools.product(values, ("curve", "row"), np.linspace(-4, 4, 9)), columns=["value", "part", "x"]
+    )
+    curves = curves.assign(given=curves["x"], response=np.tanh(curves["x"]), slope=0.5)
     costs = attention_tables(values)[1]
     shifts = pd.DataFrame(
         itertools.product(values, (1, 2, 3), (1e-5, 1e-2), (0.25, 0.5)),
@@ -407,10 +412,16 @@ def inside_tables(values: tuple[str, ...] = ("ReLU", "tanh, $5")) -> dict[str, p
         columns=["value", "seed", "noise", "statistics"],
     )
     batches["rmse_over_crb"] = 2 + rng.random(len(batches))
-    return {"flow": flow, "cost": costs, "shifts": shifts, "batches": batches}
+    return {"flow": flow, "curves": curves, "cost": costs, "shifts": shifts, "batches": batches}
 
 
-INSIDE = {"flow": gradient_flow, "cost": step_cost, "shifts": shifts, "batches": batches}
+INSIDE = {
+    "flow": gradient_flow,
+    "curves": activation_curves,
+    "cost": step_cost,
+    "shifts": shifts,
+    "batches": batches,
+}
 QUESTION = "Which way of making the image smaller sets the floor of the error at low noise?"
 FIGURES: dict[str, Callable[[], Figure]] = {
     "accuracy": lambda: accuracy.draw(accuracy_table()),
@@ -519,14 +530,17 @@ def test_says_what_it_shows(name: str) -> None:
             "after the training",
             r"tanh, \$5",
         ],
+        "activation_curves": ["$f'(x)$", "from the centre [pixels]", "edge-filtered galaxy", r"tanh, \$5"],
         "step_cost": ["relative to none", "seconds, training step"],
         "shifts": ["shift [pixels]", "rms change of $g$", r"tanh, \$5"],
-        "batches": ["RMSE / Cramér–Rao bound", "running averages", "mixed brightness", "equal brightness"],
+        "batches": ["RMSE / RMSE with running averages", "mixed brightness", "equal brightness"],
         "position_codes": ["no code", "from patch", "to patch", "similarity of codes", "weight / mean"],
     }
     for text in expected[name]:
         assert text in found, text
-    bare = "truth residuals training gallery attention_maps position_codes step_cost".split()
+    bare = (
+        "truth residuals training gallery attention_maps position_codes step_cost activation_curves".split()
+    )
     if name not in bare:
         lengths = error_bars(figure)
         assert lengths

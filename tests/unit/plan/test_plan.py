@@ -298,11 +298,13 @@ def test_a_study_makes_all_that_its_file_asks_for():
     further = {
         "depth": [],
         "augmentation": ["metrics/studies/augmentation_shear.csv", "metrics/studies/augmentation_shear.txt"],
-        "activation": ["metrics/studies/activation_flow.csv", "metrics/studies/activation_cost.csv"],
+        "activation": [f"metrics/studies/activation_{kind}.csv" for kind in ("flow", "curves", "cost")],
         "downsampling": ["metrics/studies/downsampling_shifts.csv", "figures/shifts_downsampling.pdf"],
         "normalisation": ["metrics/studies/normalisation_batches.csv", "figures/batches_normalisation.pdf"],
     }
-    further["activation"] += ["figures/gradient_flow_activation.pdf", "figures/step_cost_activation.pdf"]
+    further["activation"] += [
+        f"figures/{name}_activation.pdf" for name in ("gradient_flow", "activation_curves", "step_cost")
+    ]
     for study, paths in further.items():
         wanted = {path.format(study) for path in of_all} | {f"{run.folder}/{path}" for path in paths}
         assert set(run.study_results(study)) == wanted
