@@ -63,7 +63,8 @@ def _edges(stamp: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.
     """Return the places [pixels] and the values of a row of the edge-filtered stamp."""
     edges = sobel(stamp, axis=1)
     row = edges[np.unravel_index(np.abs(edges).argmax(), edges.shape)[0]]
-    return np.arange(len(row)) - (len(row) - 1) / 2, _EDGE * row / np.abs(row).max()
+    places = np.arange(len(row), dtype=np.float64) - (len(row) - 1) / 2
+    return places, _EDGE * row / np.abs(row).max()
 
 
 def _applied(module: nn.Module, values: NDArray[np.float64], like: Tensor) -> dict[str, NDArray[np.float32]]:

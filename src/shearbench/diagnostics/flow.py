@@ -253,7 +253,7 @@ def _norm(parts: Sequence[Tensor | None]) -> float:
 
 def elementwise(module: nn.Module, given: Tensor, made: Tensor) -> bool:
     """Return whether a module is an activation: a non-linear function of each number by itself."""
-    if made.shape != given.shape or made.numel() < 2 or torch.equal(made, given):
+    if made.shape != given.shape or made.numel() < 2:
         return False
     with torch.no_grad():
         one = given[:1].clone()

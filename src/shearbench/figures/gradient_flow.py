@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -62,7 +61,7 @@ def draw(flow: pd.DataFrame, question: str, name: str) -> Figure:
     heights = [_LINE * max(len(values), 3) + 0.75, _ROW * rows + 0.3]
     legend = legend_height(entries, DOUBLE)
     figure = Figure(figsize=(DOUBLE, sum(heights) + legend + 0.25), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     _list(upper, flow, values)
     axes = lower.subplots(rows, _COLUMNS, squeeze=False, sharey=True)
     weighed = _weighed(flow)
@@ -89,14 +88,16 @@ def _list(figure: Any, flow: pd.DataFrame, values: list[str]) -> None:
     left, middle, right = figure.subplots(1, 3, sharey=True)
     keys = ["value", "when", "seed"]
     weighed = _weighed(flow)
-    ends = weighed.groupby(keys, sort=False)["relative"].agg(["first", "last"])
-    _points(left, np.log10(ends["first"] / ends["last"]), values, "o", power=True)
+    relative = weighed.groupby(keys, sort=False)["relative"]
+    # With missing ones: a layer without a gradient is no reason to take the next one.
+    ratio = relative.agg(lambda layers: layers.iloc[0] / layers.iloc[-1]).astype(float)
+    _points(left, ratio.map(math.log10, na_action="ignore"), values, "o", power=True)
     active = flow[flow["units"].notna()]
     for axis, column, marker in ((middle, "zero", "o"), (right, "flat", "o"), (right, "dead", "x")):
         total = (active[column] * active["units"]).groupby([active[key] for key in keys], sort=False).sum()
         units = active.groupby(keys, sort=False)["units"].sum()
         _points(axis, total / units, values, marker)
-    log_limits(left, "x", [1.0, *10 ** np.log10(ends["first"] / ends["last"])], pad=0.3)
+    log_limits(left, "x", [1.0, *ratio], pad=0.3)
     left.axvline(1, color="0.6", linewidth=0.6, zorder=0)
     for axis, label in (
         (left, "gradient, first / last layer"),
@@ -126,7 +127,8 @@ def _points(axis: Axes, found: pd.Series, values: list[str], marker: str, power:
     table = found.rename("found").reset_index().dropna()
     for k, (when, (_, color, _)) in enumerate(_TIMES.items()):
         groups = table[table["when"] == when].groupby("value")["found"]
-        mean, error = groups.mean(), (groups.std() / np.sqrt(groups.size())).fillna(0.0)
+        mean = groups.mean()
+        error = (groups.std() / groups.size() ** 0.5).fillna(0.0)
         low, high = mean - error, mean + error
         if power:
             mean, low, high = 10**mean, 10**low, 10**high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -40,7 +42,7 @@ def draw(shifts: pd.DataFrame, question: str, name: str) -> Figure:
         Name of the study, the title.
     """
     values, levels = list(dict.fromkeys(shifts["value"])), sorted(shifts["noise"].unique())
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         value: {
             "color": SERIES[k % len(SERIES)],
             "marker": _MARKERS[k % len(_MARKERS)],

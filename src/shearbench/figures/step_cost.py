@@ -59,7 +59,7 @@ def draw_costs(axis: Axes, costs: pd.DataFrame) -> list[Line2D]:
         Columns used: value, flops, forward_seconds, step_seconds.
     """
     numbers = costs[list(_COSTS)].astype(float)
-    relative = (numbers / numbers.iloc[:1].to_numpy() if len(numbers) else numbers).to_numpy()
+    relative = (numbers.div(numbers.iloc[0]) if len(numbers) else numbers).to_numpy(float)
     entries = []
     for k, (label, marker) in enumerate(_COSTS.values()):
         entries += axis.plot(
