@@ -77,7 +77,8 @@ with logged(snakemake.log[0]):
         population, split, noise = Path(path).parts[-4:-1]
         # A job of `measure` has one noise level; a job of `predict` has all of them, for all seeds.
         network = attributes[-1]["seed"] is not None
-        made_by = ["predict", population] if network else ["measure", population, split, noise]
+        rule = "measure" if split == "test" else "measure_shear"
+        made_by = ["predict", population] if network else [rule, population, noise]
         jobs.append(job(*made_by, attributes[-1]["estimator"]))
     rows += measurement_throughput(attributes, snakemake.params.labels, jobs)
     write_csv(snakemake.output.throughput, throughput_table(rows), origins[snakemake.output.throughput])

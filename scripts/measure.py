@@ -1,4 +1,4 @@
-"""Measure the shapes of one split at one noise level with one estimator."""
+"""Measure the shapes of some splits at one noise level with one estimator."""
 
 from shearbench.data.estimates import write_estimates
 from shearbench.data.stamps import read_stamps
@@ -13,17 +13,13 @@ with logged(snakemake.log[0]):
     if snakemake.input.get("network"):
         origins[snakemake.input.network].check(snakemake.input.network, read_origin(snakemake.input.network))
         options = {**options, "network_file": snakemake.input.network}
-    table = measure_stamps(
-        make_estimator(options),
-        read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps]),
-        snakemake.params.sigma,
-        snakemake.params.seed,
-        processes=snakemake.threads,
-        stamps=snakemake.params.stamps,
-    )
-    write_estimates(
-        snakemake.output[0],
-        table,
-        snakemake.wildcards.estimator,
-        origin=origins[snakemake.output[0]],
-    )
+    for index, path in zip(snakemake.input.stamps, snakemake.output, strict=True):
+        table = measure_stamps(
+            make_estimator(options),
+            read_stamps(index, origins[index]),
+            snakemake.params.sigma,
+            snakemake.params.seed,
+            processes=snakemake.threads,
+            stamps=snakemake.params.stamps,
+        )
+        write_estimates(path, table, snakemake.wildcards.estimator, origin=origins[path])

@@ -12,9 +12,9 @@ from shearbench.studies import Study
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins
-    accuracy, shear_bias, throughput = (
+    accuracy, shear_bias, psf_leakage, throughput = (
         read_metrics(snakemake.input[name], origins[snakemake.input[name]])
-        for name in ("accuracy", "shear_bias", "throughput")
+        for name in ("accuracy", "shear_bias", "psf_leakage", "throughput")
     )
     folder = os.path.dirname(snakemake.output.main)
     results = os.path.dirname(folder)
@@ -32,7 +32,7 @@ with logged(snakemake.log[0]):
         answer = f"{study.question} {said} {plain(snakemake.params.study['caption'])}"
         figures.append((f"../figures/study_{name}.pdf", answer))
         tables.append(f"../tables/study_{name}.tex")
-    numbers = collect_numbers(accuracy, shear_bias, throughput, studies)
+    numbers = collect_numbers(accuracy, shear_bias, psf_leakage, throughput, studies)
     write_text(snakemake.output.numbers, numbers_json(numbers), origins[snakemake.output.numbers])
     write_text(snakemake.output.macros, macros_tex(numbers), origins[snakemake.output.macros])
     write_text(

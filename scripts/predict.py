@@ -1,4 +1,4 @@
-"""Measure the shapes of one split with trained networks, at every noise level."""
+"""Measure the shapes of some splits with trained networks, at every noise level."""
 
 from itertools import product
 
@@ -13,13 +13,13 @@ params = snakemake.params
 
 with logged(snakemake.log[0]), recorded_gpu_use(params.gpu_use_path):
     origins, population = params.origins, params.population
-    stamps = read_stamps(snakemake.input.stamps, origins[snakemake.input.stamps])
+    splits = [read_stamps(path, origins[path]) for path in snakemake.input.stamps]
     models = [
         load_model(path, variant, population, seed, origins[path])
         for (variant, seed), path in zip(params.networks, snakemake.input.models, strict=True)
     ]
-    wanted = product(zip(params.networks, models), params.sigmas)
-    for (((variant, seed), model), sigma), path in zip(wanted, snakemake.output, strict=True):
+    wanted = product(splits, zip(params.networks, models), params.sigmas)
+    for (stamps, ((variant, seed), model), sigma), path in zip(wanted, snakemake.output, strict=True):
         shapes, seconds = predict(model, stamps, sigma, params.seed, threads=snakemake.threads)
         table = estimates_table(shapes, stamps, sigma, "network", seconds)
         write_estimates(path, table, variant, seed, origins[path])

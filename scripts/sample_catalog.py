@@ -15,5 +15,6 @@ with logged(snakemake.log[0]):
         snakemake.params.pixel_scale,
         snakemake.params.shear,
         snakemake.params.rotations,
+        snakemake.params.psf_shape,
     )
     write_table(snakemake.output[0], table, table.attrs, snakemake.params.origins[snakemake.output[0]])

@@ -19,7 +19,7 @@ with logged(snakemake.log[0]):
         rows["galaxy_id"].to_numpy(),
         rows["noise_id"].to_numpy(),
         shape,
-        per_galaxy_psf=not population.psf.constant,
+        per_galaxy_psf=not population.constant_psf(snakemake.wildcards.split),
         attributes={
             "population": snakemake.wildcards.population,
             "split": snakemake.wildcards.split,

@@ -13,14 +13,14 @@ from shearbench.paper.tables import (
 
 with logged(snakemake.log[0]):
     origins = snakemake.params.origins
-    accuracy, shear_bias, throughput, networks = (
+    accuracy, shear_bias, psf_leakage, throughput, networks = (
         read_metrics(snakemake.input[name], origins[snakemake.input[name]])
-        for name in ("accuracy", "shear_bias", "throughput", "networks")
+        for name in ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
     )
     written = {
         snakemake.output.accuracy: accuracy_tex(accuracy),
         snakemake.output.shear_bias: shear_bias_tex(shear_bias),
-        snakemake.output.estimators: estimators_tex(accuracy, shear_bias),
+        snakemake.output.estimators: estimators_tex(accuracy, shear_bias, psf_leakage),
         snakemake.output.throughput: throughput_tex(throughput),
         snakemake.output.networks: networks_tex(networks),
     }

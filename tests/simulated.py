@@ -37,7 +37,7 @@ def make_split(
         catalog["galaxy_id"].to_numpy(),
         catalog["noise_id"].to_numpy(),
         (side, side),
-        not options.psf.constant,
+        not options.constant_psf(split),
         {
             "population": population,
             "split": split,

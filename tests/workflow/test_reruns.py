@@ -84,7 +84,7 @@ def test_a_new_seed_trains_that_seed_alone(run):
     change_config(run, lambda config: config.update(seeds=[1, 2]))
     jobs = planned(run)
     assert jobs["train"] == 3
-    assert not {"measure", "simulate_stamps", "index_stamps", "cramer_rao"} & set(jobs)
+    assert not {"measure", "measure_shear", "simulate_stamps", "index_stamps", "cramer_rao"} & set(jobs)
 
 
 def test_new_seeds_may_train_together_which_trains_nothing_again(run):
@@ -107,7 +107,8 @@ def test_a_wider_variant_trains_that_variant_alone(run):
     assert jobs["predict"] == 1
     assert jobs["predict_shear"] == 1
     assert jobs["summarise_networks"] == 1
-    assert jobs["measure"] == 1  # metacalibration around it
+    assert jobs["measure_shear"] == 1  # metacalibration around it
+    assert "measure" not in jobs
     assert not {"simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
     assert JUDGED <= set(jobs)
     reasons = snakemake(run, "--dry-run")
@@ -122,8 +123,9 @@ def test_a_change_of_the_fits_trains_nothing(run):
     module = run / "src/shearbench/measurement/mixture/fit.py"
     module.write_text(module.read_text() + "\n_CHANGED = True\n")
     jobs = planned(run)
-    # mixture-exp and mixture-gauss at two levels on test and one on shear; not HSM.
-    assert jobs["measure"] == 6
+    # mixture-exp and mixture-gauss at two levels on test and one on shear and leakage; not HSM.
+    assert jobs["measure"] == 4
+    assert jobs["measure_shear"] == 2
     assert not {"train", "predict", "simulate_stamps", "cramer_rao"} & set(jobs)
 
 
@@ -132,7 +134,7 @@ def test_a_change_of_one_architecture_trains_its_variants_alone(run):
     module.write_text(module.read_text() + "\n_CHANGED = True\n")
     jobs = planned(run)
     assert jobs["train"] == 2  # whitened, and refined, whose first guess it makes
-    assert "measure" not in jobs
+    assert not {"measure", "measure_shear"} & set(jobs)
 
 
 def test_a_change_of_one_figure_redraws_it_alone(run):

@@ -9,7 +9,7 @@ import yaml
 from conftest import copy_workflow, planned, snakemake
 
 SMALL = {
-    "galaxies": {"train": 64, "validation": 16, "test": 8, "shear": 2},
+    "galaxies": {"train": 64, "validation": 16, "test": 8, "shear": 2, "leakage": 2},
     "bayes_floor": {"galaxies": 2, "samples": 60},
     "training": {"epochs": 1, "batch_size": 32, "noise": [1e-5, 1e-2]},
     "bootstrap": 20,

@@ -22,7 +22,7 @@ from shearbench.figures.catalogue import entries
 ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
-    "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss gallery_exp_gauss "
+    "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss psf_leakage_exp_gauss gallery_exp_gauss "
     "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss kernels_exp_gauss "
     "inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened inside_features_exp_gauss_refined"
 ).split()
@@ -34,6 +34,7 @@ METRICS = [
         "network_layers.csv",
         "bayes_floor.csv",
         "shear_bias_bins.csv",
+        "psf_leakage.csv",
         "training.csv",
         "inside_layers.csv",
         "inside_flow.csv",
@@ -72,6 +73,13 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     assert set(bias.calibration) >= {"none", "response"}
     exact = bias[(bias.estimator == "mixture-exp") & (bias.calibration == "none")].iloc[0]
     assert abs(exact.m1) < max(1e-3, 5 * exact.m1_err)
+    leakage = pd.read_csv(finished / "results/tiny/metrics/psf_leakage.csv")
+    assert set(leakage.estimator) == set(bias.estimator)
+    assert (
+        leakage.groupby("estimator").n_pairs.max() + leakage.groupby("estimator").n_failed.max() <= 6
+    ).all()
+    exact = leakage[(leakage.estimator == "mixture-exp") & (leakage.calibration == "response")].iloc[0]
+    assert max(abs(exact.alpha1), abs(exact.alpha2)) < 0.01
     # Metacalibration around a network: of four galaxies, for ensembles only.
     wrapped = bias[bias.estimator == "metacal-shearnet"]
     assert (wrapped.n_pairs + wrapped.n_failed == 4).all()

@@ -27,7 +27,7 @@ from shearbench.options import is_name
 from shearbench.plan.digests import Digests
 from shearbench.plan.records import record_others
 from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
-from shearbench.simulation.populations import SPLITS
+from shearbench.simulation.populations import PAIRED, SPLITS
 
 
 def here_or_in_the_checkout(path):

@@ -3,29 +3,53 @@
 
 rule measure:
     input:
-        stamps=f"{FOLDER}/stamps/{{population}}/{{split}}/index.json",
+        stamps=[RUN.stamps_of("test")],
         network=lambda w: (
             RUN.model_of(w.population, *RUN.network_inside(w.estimator))
             if RUN.network_inside(w.estimator)
             else []
         ),
     output:
-        f"{FOLDER}/estimates/{{population}}/{{split}}/{{noise}}/{{estimator}}.parquet",
+        [f"{FOLDER}/estimates/{{population}}/test/{{noise}}/{{estimator}}.parquet"],
     log:
-        f"{FOLDER}/logs/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.log",
+        f"{FOLDER}/logs/measure/{{population}}/{{noise}}/{{estimator}}.log",
     benchmark:
-        f"{FOLDER}/benchmarks/measure/{{population}}/{{split}}/{{noise}}/{{estimator}}.tsv"
+        f"{FOLDER}/benchmarks/measure/{{population}}/{{noise}}/{{estimator}}.tsv"
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
         origins=origins,
         options=lambda w: untracked(RUN.measuring_options(w.estimator)),
-        stamps=lambda w: RUN.stamps_measured(w.split, w.estimator),
+        stamps=None,
         sigma=lambda w: RUN.sigma[w.noise],
         seed=CONFIG.seed,
-        depends=lambda w: DIGESTS.measure(w.population, w.split, w.noise, w.estimator),
+        depends=lambda w: DIGESTS.measure(w.population, "test", w.noise, w.estimator),
     script:
         "../../scripts/measure.py"
+
+
+# The splits with opposite shears and with opposite shapes of the PSF, in one job: where a measurement takes
+# seconds, so does the start of a job.
+use rule measure as measure_shear with:
+    input:
+        stamps=[RUN.stamps_of(split) for split in PAIRED],
+        network=rules.measure.input.network,
+    output:
+        [
+            f"{FOLDER}/estimates/{{population}}/{split}/{{noise}}/{{estimator}}.parquet"
+            for split in PAIRED
+        ],
+    log:
+        f"{FOLDER}/logs/measure_shear/{{population}}/{{noise}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/measure_shear/{{population}}/{{noise}}/{{estimator}}.tsv"
+    params:
+        origins=origins,
+        options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        stamps=lambda w: RUN.stamps_measured("shear", w.estimator),
+        sigma=lambda w: RUN.sigma[w.noise],
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.measure_shear(w.population, w.noise, w.estimator),
 
 
 rule train:
@@ -112,7 +136,7 @@ for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
         name:
             f"predict_{batch}"
         input:
-            stamps=RUN.stamps_of("test", population),
+            stamps=[RUN.stamps_of("test", population)],
             models=[RUN.model_of(population, *network) for network in networks],
         output:
             RUN.estimates_by(population, "test", networks),
@@ -138,7 +162,7 @@ for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
 # One short job measures with the networks of all seeds of a variant.
 rule predict:
     input:
-        stamps=RUN.stamps_of("test"),
+        stamps=[RUN.stamps_of("test")],
         models=[
             f"{FOLDER}/models/{{population}}/{{variant}}/seed{seed}/model.pt"
             for seed in CONFIG.seeds
@@ -173,13 +197,14 @@ rule predict:
 
 use rule predict as predict_shear with:
     input:
-        stamps=RUN.stamps_of("shear"),
+        stamps=[RUN.stamps_of(split) for split in PAIRED],
         models=rules.predict.input.models,
     output:
         [
-            f"{FOLDER}/estimates/{{population}}/shear/{noise}/{{variant}}.seed{seed}.parquet"
+            f"{FOLDER}/estimates/{{population}}/{split}/{noise}/{{variant}}.seed{seed}.parquet"
+            for split in PAIRED
             for seed in CONFIG.seeds
-            for noise in RUN.noise["shear"]
+            for noise in RUN.noise[split]
         ],
     log:
         f"{FOLDER}/logs/predict_shear/{{population}}/{{variant}}.log",
@@ -192,8 +217,8 @@ use rule predict as predict_shear with:
         networks=lambda w: RUN.of_all_seeds(w.variant),
         sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
         seed=CONFIG.seed,
-        depends=lambda w: DIGESTS.predict_all(
-            w.population, "shear", RUN.of_all_seeds(w.variant)
+        depends=lambda w: DIGESTS.predict_shear(
+            w.population, RUN.of_all_seeds(w.variant)
         ),
 
 
@@ -203,7 +228,7 @@ ruleorder: predict > predict_study
 
 use rule predict as predict_study with:
     input:
-        stamps=RUN.stamps_of("test"),
+        stamps=[RUN.stamps_of("test")],
         models=rules.train.output.model,
     output:
         [

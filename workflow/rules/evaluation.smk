@@ -45,6 +45,29 @@ rule evaluate_shear_bias:
         "../../scripts/evaluate_shear_bias.py"
 
 
+rule evaluate_psf_leakage:
+    input:
+        estimates=RUN.all_estimates("leakage"),
+        catalogs=RUN.of_populations("catalogs/{population}/leakage.parquet"),
+        # The leakage into a calibrated shear is divided by the response.
+        shear_bias=rules.evaluate_shear_bias.output.table,
+    output:
+        f"{FOLDER}/metrics/psf_leakage.csv",
+    log:
+        f"{FOLDER}/logs/evaluate_psf_leakage.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_psf_leakage.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        labels=untracked(RUN.labels),
+        resamples=CONFIG.bootstrap,
+        depends=DIGESTS.evaluate_psf_leakage(),
+    script:
+        "../../scripts/evaluate_psf_leakage.py"
+
+
 rule evaluate_residuals:
     input:
         estimates=RUN.all_estimates("test", [RUN.lowest]),

@@ -83,7 +83,7 @@ rule manifest:
         rules.paper.output,
         METRIC_FILES,
         RUN.all_estimates("test"),
-        RUN.all_estimates("shear"),
+        [RUN.all_estimates(split) for split in PAIRED],
         [RUN.model_of(p, v, s) for p, v, s in RUN.models],
         RUN.observation_outputs,
         expand(

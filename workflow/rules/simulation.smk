@@ -18,6 +18,7 @@ rule sample_catalog:
         pixel_scale=CONFIG.stamps.pixel_scale_arcsec,
         shear=CONFIG.shear_test.shear,
         rotations=CONFIG.shear_test.rotations,
+        psf_shape=CONFIG.shear_test.psf_shape,
         depends=lambda w: DIGESTS.sample_catalog(w.population, w.split),
     script:
         "../../scripts/sample_catalog.py"

@@ -51,10 +51,15 @@ class Galaxies(Options):
         description="number of galaxies from which m and c are measured. Each gives 8 x `rotations` stamps: "
         "4 applied shears, and for each of them a noise field and its negative",
     )
+    leakage: Annotated[int, Field(ge=2, le=10**8)] = Field(
+        100,
+        description="number of galaxies from which the leakage of the PSF's shape is measured. Each gives "
+        "8 x `rotations` stamps: 4 shapes of the PSF, and for each of them a noise field and its negative",
+    )
 
 
 class ShearTest(Options):
-    """How multiplicative and additive bias are measured."""
+    """How multiplicative and additive bias, and the leakage of the PSF's shape, are measured."""
 
     shear: float = Field(
         0.02,
@@ -67,10 +72,17 @@ class ShearTest(Options):
         description="number of intrinsic orientations of each galaxy: 2 (90 degrees apart) or 4 (45 degrees "
         "apart)",
     )
+    psf_shape: float = Field(
+        0.05,
+        ge=1e-6,
+        le=0.2,
+        description="for the leakage: plus and minus this value is added to the PSF's shape g, in g1 and in "
+        "g2; a PSF that is an image is sheared by it",
+    )
     noise_levels: Annotated[tuple[Sigma, ...], Distinct] = Field(
         (1e-5, 1e-3),
-        description="noise levels at which m and c are measured [flux per pixel]; each must be one of "
-        "`noise_levels`",
+        description="noise levels at which m, c and the leakage are measured [flux per pixel]; each must be "
+        "one of `noise_levels`",
     )
 
 

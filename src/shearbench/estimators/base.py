@@ -32,7 +32,8 @@ class Estimator(Options):
         None,
         ge=2,
         le=10**8,
-        description="galaxies of the shear split that it measures (the first ones), where all take too long",
+        description="galaxies of the splits shear and leakage that it measures (the first ones), where all "
+        "take too long",
     )
 
     def unavailable(self) -> str | None:

@@ -33,7 +33,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.evaluation.joining import identity, join
-from shearbench.evaluation.shear_pairs import Means, Pairs, calibrated, halves_of, pairs_of, response_to_shear
+from shearbench.evaluation.shear_pairs import (
+    Means,
+    Pairs,
+    calibrated,
+    halves_of,
+    own_response_columns,
+    pairs_of,
+    response_to_shear,
+    shears,
+)
 from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
 
 SHEAR_BIAS = (
@@ -98,7 +107,7 @@ def shear_bias(
     columns, n = _columns(pairs), len(pairs.estimate)
     results = [("none", n, _estimate(columns, _plain_bias, resamples, seed))]
     if pairs.response is not None:
-        own = _own_response_columns(pairs)
+        own = own_response_columns(pairs)
         results.append(
             ("response", n, _estimate(own, lambda m: _own_response_bias(m, pairs.shear), resamples, seed))
         )
@@ -160,16 +169,8 @@ def _calibrated_bias(calibrating: Means, judged: Means) -> Means:
     return np.concatenate([m, c, response], axis=-1)
 
 
-def _own_response_columns(pairs: Pairs) -> NDArray[np.float64]:
-    assert pairs.response is not None
-    n = len(pairs.estimate)
-    return np.column_stack([pairs.estimate.mean(axis=1).reshape(n, 8), pairs.response.reshape(n, 16)])
-
-
 def _own_response_bias(means: Means, shear: float) -> Means:
-    estimate = means[..., :8].reshape(*means.shape[:-1], 4, 2, 1)
-    response = means[..., 8:].reshape(*means.shape[:-1], 4, 2, 2)
-    found = np.linalg.solve(response, estimate)[..., 0]
+    found, response = shears(means)
     diagonal = np.stack([response[..., 0, 0], response[..., 1, 1]], axis=-1).mean(axis=-2)
     # the four applied shears add up to zero, so the mean of the results is the additive bias
     return np.concatenate([response_to_shear(found, shear) - 1, found.mean(axis=-2), diagonal], axis=-1)

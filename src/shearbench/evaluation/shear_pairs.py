@@ -1,4 +1,4 @@
-"""Pairs of stamps under opposite shears: the base galaxies of a ``shear`` split, and their two halves."""
+"""Pairs of stamps under opposite shears, or opposite shapes of the PSF: the base galaxies of a split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Pairs:
 
     `estimate` and `truth` are [base, rotation, member, component], `error` [base, rotation, member],
     `response` [base, member, row, column] (mean over rotations) or None; the members are
-    +s and -s in the first component, +s and -s in the second. `parameters` [base, k] are true parameters.
+    +s and -s in the first component, +s and -s in the second. `parameters` [base, k] are true parameters;
+    `shear` is s, the applied shear or the change of the PSF's shape.
     """
 
     estimate: NDArray[np.float64]
@@ -37,13 +38,16 @@ class Pairs:
     shear: float
 
 
-def pairs_of(rows: Joined) -> Pairs:
-    """Return the base galaxies of a ``shear`` split without a flagged stamp.
+def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> Pairs:
+    """Return the base galaxies of a ``shear`` or ``leakage`` split without a flagged stamp.
 
     Parameters
     ----------
     rows : Joined
         Estimates with the catalog of their galaxies, in any order.
+    applied : (str, str)
+        The columns of the catalog with what is applied to each galaxy, plus and minus s in each component:
+        the shear, or ``psf_shear1, psf_shear2`` of the split ``leakage``.
 
     Returns
     -------
@@ -52,10 +56,10 @@ def pairs_of(rows: Joined) -> Pairs:
     Raises
     ------
     ContractError
-        The catalog does not have each base galaxy under all shears.
+        The catalog does not have each base galaxy under all shears, or all shapes of the PSF.
     """
     catalog = rows.catalog
-    shear = catalog[["shear1", "shear2"]].to_numpy(float)
+    shear = catalog[list(applied)].to_numpy(float)
     sign = np.sign(shear)
     # member: 0, 1, 2, 3 for +s and -s in g1, +s and -s in g2; -1 for any other shear
     member = np.select(
@@ -80,8 +84,8 @@ def pairs_of(rows: Joined) -> Pairs:
         )
     if not complete:
         raise ContractError.of(
-            f"catalog of {catalog.attrs.get('population', 'the shear split')}",
-            "shear1, shear2, pair_id, rotation",
+            f"catalog of {catalog.attrs.get('population', 'the split')}",
+            f"{', '.join(applied)}, pair_id, rotation",
             f"{len(order)} rows that do not form complete sets",
             "each base galaxy in every rotation under (+s,0), (-s,0), (0,+s), (0,-s)",
             "sample_catalog",
@@ -131,6 +135,36 @@ def response_to_shear(values: NDArray[Any], shear: float) -> NDArray[np.float64]
     first = values[..., 0, 0] - values[..., 1, 0]
     second = values[..., 2, 1] - values[..., 3, 1]
     return np.stack([first, second], axis=-1) / (2 * shear)
+
+
+def own_response_columns(pairs: Pairs) -> NDArray[np.float64]:
+    """Return the estimates and the responses that the estimator measured, whose means `shears` takes.
+
+    Returns
+    -------
+    ndarray, shape (base, 24)
+    """
+    assert pairs.response is not None
+    n = len(pairs.estimate)
+    return np.column_stack([pairs.estimate.mean(axis=1).reshape(n, 8), pairs.response.reshape(n, 16)])
+
+
+def shears(means: Means) -> tuple[Means, Means]:
+    """Return the shear of each member, <e> = R gamma solved for gamma, and the mean response R.
+
+    Parameters
+    ----------
+    means : ndarray, shape (..., 24)
+        Means of `own_response_columns`.
+
+    Returns
+    -------
+    shear : ndarray, shape (..., 4, 2)
+    response : ndarray, shape (..., 4, 2, 2)
+    """
+    estimate = means[..., :8].reshape(*means.shape[:-1], 4, 2, 1)
+    response = means[..., 8:].reshape(*means.shape[:-1], 4, 2, 2)
+    return np.linalg.solve(response, estimate)[..., 0], response
 
 
 def halves_of(pairs: Pairs, columns: NDArray[np.float64]) -> tuple[Half, Half]:

@@ -26,6 +26,7 @@ _SPECIAL = {
     "×": r"$\times$",
     "−": "$-$",
     "²": r"\texttwosuperior{}",
+    "α": r"$\alpha$",
     "σ": r"$\sigma$",
     "φ": r"$\varphi$",
     "⟨": r"$\langle$",

@@ -23,7 +23,7 @@ import pandas as pd
 from shearbench.evaluation.rounding import shown
 from shearbench.evaluation.study import verdict
 from shearbench.paper.latex import escape
-from shearbench.paper.tables import combined_accuracy, combined_shear_bias, level_bounds
+from shearbench.paper.tables import combined_accuracy, combined_psf_leakage, combined_shear_bias, level_bounds
 from shearbench.studies import Study
 
 _DIGITS = dict(zip("0123456789", "Zero One Two Three Four Five Six Seven Eight Nine".split()))
@@ -47,6 +47,7 @@ _BIAS = {
     for letter in "mc"
     for i, digit in ((1, "One"), (2, "Two"))
 }
+_LEAKAGE = {f"Alpha{digit}": (f"alpha{i}", f"alpha{i}_err", "") for i, digit in ((1, "One"), (2, "Two"))}
 _COST = {
     "Rate": ("stamps_per_second", None, "1/s"),
     "Seconds": ("seconds", None, "s"),
@@ -85,6 +86,7 @@ class Number:
 def collect_numbers(
     accuracy: pd.DataFrame,
     shear_bias: pd.DataFrame,
+    psf_leakage: pd.DataFrame,
     throughput: pd.DataFrame,
     studies: Iterable[tuple[Study, pd.DataFrame]] = (),
 ) -> list[Number]:
@@ -92,7 +94,7 @@ def collect_numbers(
 
     Parameters
     ----------
-    accuracy, shear_bias, throughput : pandas.DataFrame
+    accuracy, shear_bias, psf_leakage, throughput : pandas.DataFrame
         The metrics tables. Seeds of a network are combined.
     studies : iterable of (Study, DataFrame)
         Each study with its table (`shearbench.evaluation.study.study_table`).
@@ -112,12 +114,14 @@ def collect_numbers(
         found += _numbers(_LEVEL, row, "metrics/accuracy.csv", ("population", "noise"))
     for row in combined_accuracy(accuracy).to_dict("records"):
         found += _numbers(_ACCURACY, row, "metrics/accuracy.csv", ("population", "estimator", "noise"))
-    for row in combined_shear_bias(shear_bias).to_dict("records"):
-        prefix = "Raw" if row["calibration"] == "none" else "Calibrated"
-        keys = ("population", "estimator", "noise")
-        found += _numbers(
-            _BIAS, row, "metrics/shear_bias.csv", keys, prefix, {"calibration": row["calibration"]}
-        )
+    for table, quantities, path in (
+        (combined_shear_bias(shear_bias), _BIAS, "metrics/shear_bias.csv"),
+        (combined_psf_leakage(psf_leakage), _LEAKAGE, "metrics/psf_leakage.csv"),
+    ):
+        for row in table.to_dict("records"):
+            prefix = "Raw" if row["calibration"] == "none" else "Calibrated"
+            keys = ("population", "estimator", "noise")
+            found += _numbers(quantities, row, path, keys, prefix, {"calibration": row["calibration"]})
     for row in throughput.to_dict("records"):
         found += _numbers(_COST, row, "metrics/throughput.csv", ("stage", "population", "name"))
     for study, table in studies:
@@ -249,10 +253,10 @@ def macros_tex(numbers: Iterable[Number]) -> str:
         "% Made from metrics/*.csv; see numbers.json for the value, error, unit and source of each.",
         r"% \{Quantity}{Population}{Estimator}{Noise}: a capital for each word, digits spelled out;",
         r"% 1e-5 is SigmaOneEMinusFive. Quantities: Rmse, RmseOverBound, Scatter, MedianAbs, Coverage,",
-        r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo}. Of a population at a noise",
-        r"% level: Snr, Bound, PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a",
-        r"% study: Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}{Noise}. A missing value prints",
-        r"% as --.",
+        r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo,AlphaOne,AlphaTwo}. Of a",
+        r"% population at a noise level: Snr, Bound, PriorBound. Of a stage:",
+        r"% {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a study: Verdict{Study},",
+        r"% {StudyRatio,StudyFactor}{Study}{Value}{Noise}. A missing value prints as --.",
         "% If two names would be equal (of mlp1 and mlp-1), both are Exact, then each character spelled out.",
     ]
     numbers = list(numbers)

@@ -7,7 +7,7 @@ digits, ``-`` and ``_`` only and are used unchanged in the label of a table.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from shearbench.studies import Study
 
 _KEYS = ["population", "noise", "estimator", "label", "kind"]
 _BIASES = {name: f"{name}_err" for name in ("m1", "m2", "c1", "c2")}
+_LEAKAGE = {name: f"{name}_err" for name in ("alpha1", "alpha2")}
 _SEEDS = (
     "Networks: mean over training seeds; the error is the scatter of the seeds over the square root of "
     "their number and the bootstrap error over galaxies, in quadrature."
@@ -44,6 +45,11 @@ def combined_shear_bias(shear_bias: pd.DataFrame) -> pd.DataFrame:
     return combine_seeds(
         shear_bias, [*_KEYS, "calibration"], _BIASES, means=["R1", "R2"], sums=["n_pairs", "n_failed"]
     )
+
+
+def combined_psf_leakage(psf_leakage: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of the PSF's leakage with the seeds of each network combined."""
+    return combine_seeds(psf_leakage, [*_KEYS, "calibration"], _LEAKAGE, sums=["n_pairs", "n_failed"])
 
 
 def level_bounds(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -99,8 +105,8 @@ def accuracy_tex(accuracy: pd.DataFrame) -> str:
 def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
     """Return ``tables/shear_bias.tex``: m and c before and after calibration, a table per population."""
     head = [
-        ["", "", r"$m_1$", r"$m_2$", r"$c_1$", r"$c_2$", "galaxies", "dropped"],
-        ["", "", *[r"[$10^{-3}$]"] * 2, *[r"[$10^{-4}$]"] * 2, "", ""],
+        ["", "", *_symbols(_BIASES), "galaxies", "dropped"],
+        ["", "", *_units(_BIASES), "", ""],
     ]
     tables = []
     for population, group in combined_shear_bias(shear_bias).groupby("population", sort=False):
@@ -110,7 +116,7 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
             for row in level.to_dict("records"):
                 used = [str(int(row[name] / row["n_seeds"])) for name in ("n_pairs", "n_failed")]
                 calibrated = "raw" if row["calibration"] == "none" else "calibrated"
-                body.append([escape(row["label"]), calibrated, *_bias_cells(row), *used])
+                body.append([escape(row["label"]), calibrated, *_cells(_BIASES, row), *used])
         caption = (
             rf"Multiplicative bias $m$ and additive bias $c$ for \texttt{{{escape(population)}}}. Each "
             "galaxy is simulated under positive and negative shear in both components, with the same noise "
@@ -124,23 +130,27 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
     return "\n".join(tables)
 
 
-def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
-    """Return ``tables/estimators.tex``: m, c, RMSE over bound, coverage and failures of every estimator.
+def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame, psf_leakage: pd.DataFrame) -> str:
+    """Return ``tables/estimators.tex``: m, c, alpha, RMSE over bound, coverage, failures of every estimator.
 
     An estimator that measures ensembles only is in `shear_bias` alone and has no RMSE and no coverage.
     """
-    biases = combined_shear_bias(shear_bias[shear_bias["calibration"] == "response"])
+    leakage = combined_psf_leakage(psf_leakage[psf_leakage["calibration"] == "response"])
+    same = ["population", "noise", "estimator"]
+    biases = combined_shear_bias(shear_bias[shear_bias["calibration"] == "response"]).merge(
+        leakage[[*same, *_LEAKAGE.keys(), *_LEAKAGE.values()]], on=same, how="left"
+    )
     whole = biases["estimator"].isin(set(biases["estimator"]) - set(accuracy["estimator"]))
     single = combined_accuracy(accuracy).merge(
         biases.drop(columns=["n_seeds", "n_failed", "label", "kind"]),
-        on=["population", "noise", "estimator"],
+        on=same,
         how="left",
     )
     ensembles = biases[whole].assign(n=biases["n_pairs"] + biases["n_failed"])
     merged = pd.concat([single, ensembles], ignore_index=True) if whole.any() else single
     head = [
-        ["", r"$m_1$", r"$m_2$", r"$c_1$", r"$c_2$", "RMSE /", "coverage", "failed"],
-        ["", *[r"[$10^{-3}$]"] * 2, *[r"[$10^{-4}$]"] * 2, "bound", r"[\%]", ""],
+        ["", *_symbols(_BIASES), *_symbols(_LEAKAGE), "RMSE /", "coverage", "failed"],
+        ["", *_units(_BIASES), *_units(_LEAKAGE), "bound", r"[\%]", ""],
     ]
     tables = []
     for population, group in merged.groupby("population", sort=False):
@@ -152,7 +162,8 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
                 body.append(
                     [
                         escape(row["label"]),
-                        *_bias_cells(row),
+                        *_cells(_BIASES, row),
+                        *_cells(_LEAKAGE, row),
                         number(row["rmse_over_crb"], row["rmse_over_crb_err"]),
                         MISSING if math.isnan(coverage) else f"{100 * coverage:.1f}",
                         f"{int(row['n_failed'])}/{int(row['n'])}",
@@ -160,7 +171,8 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
                 )
         caption = (
             rf"All estimators on \texttt{{{escape(population)}}}: shear bias after calibration (with a "
-            r"response measured on other galaxies, or by the estimator itself); RMSE over the Cram\'er--Rao "
+            r"response measured on other galaxies, or by the estimator itself); $\alpha$, the leakage of the "
+            r"PSF's shape into the calibrated shear; RMSE over the Cram\'er--Rao "
             r"bound of the same galaxies; coverage, the fraction of residuals smaller than the estimator's "
             r"own $1\sigma$ error (68.3\% if the errors are right); number of failed measurements. An "
             "estimator that measures the shear of ensembles only has no RMSE, and its failures are those on "
@@ -168,7 +180,7 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame) -> str:
             f"biased. {_SEEDS}{_failures(accuracy, population)}"
         )
         label = f"tab:estimators-{population}"
-        tables.append(longtable("lrrrrrrr", head, body, caption, label, "scriptsize"))
+        tables.append(longtable("lrrrrrrrrr", head, body, caption, label, "tiny"))
     return "\n".join(tables)
 
 
@@ -256,10 +268,24 @@ def _factor(row: Mapping[Any, Any]) -> str:
     return "best" if row["best"] else number(row["factor"], row["factor_err"])
 
 
-def _bias_cells(row: Mapping[Any, Any]) -> list[str]:
-    return [
-        number(row[name], row[error], power=-3 if name[0] == "m" else -4) for name, error in _BIASES.items()
-    ]
+def _symbols(quantities: Iterable[str]) -> list[str]:
+    """Return the symbols of m1, c1, alpha1, ..."""
+    letters = {"alpha": r"\alpha"}
+    return [rf"${letters.get(name[:-1], name[:-1])}_{name[-1]}$" for name in quantities]
+
+
+def _power(quantity: str) -> int:
+    """Return the power of ten of the unit of m1, c1, alpha1, ..."""
+    return -4 if quantity.startswith("c") else -3
+
+
+def _units(quantities: Iterable[str]) -> list[str]:
+    return [rf"[$10^{{{_power(name)}}}$]" for name in quantities]
+
+
+def _cells(quantities: Mapping[str, str], row: Mapping[Any, Any]) -> list[str]:
+    """Return the cells of quantities, given with the columns of their errors."""
+    return [number(row[name], row[error], power=_power(name)) for name, error in quantities.items()]
 
 
 def _exponent(values: list[float]) -> int:

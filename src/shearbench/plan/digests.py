@@ -7,7 +7,7 @@ A digest is computed from everything that a result depends on: options, code and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
 from shearbench.plan.run import INSIDE, OBSERVED, STUDY_FILES, Run
-from shearbench.simulation.populations import SPLITS
+from shearbench.simulation.populations import PAIRED, SPLITS
 
 P = ParamSpec("P")
 
@@ -23,6 +23,7 @@ MADE_BY = {
     "accuracy.csv": "evaluate_accuracy",
     "shear_bias.csv": "evaluate_shear_bias",
     "shear_bias_bins.csv": "evaluate_shear_bias",
+    "psf_leakage.csv": "evaluate_psf_leakage",
     "bayes_floor.csv": "evaluate_bayes_floor",
     "residuals.parquet": "evaluate_residuals",
     "trends.csv": "evaluate_residuals",
@@ -87,12 +88,13 @@ class Digests:
     def sample_catalog(self, population: str, split: str) -> str:
         """Return the digest of a catalog."""
         config = self.run.config
-        shear = config.shear_test.model_dump(include={"shear", "rotations"}) if split == "shear" else None
+        used = {"shear": {"shear", "rotations"}, "leakage": {"psf_shape", "rotations"}}.get(split)
+        pairs = config.shear_test.model_dump(include=used) if used else None
         return digest(
             self.run.population(population),
             [[file["path"], file["sha256"]] for file in self.inputs(population)],
             self.run.galaxies(split),
-            shear,
+            pairs,
             config.seed,
             config.stamps.pixel_scale_arcsec,
             self.code("sample_catalog"),
@@ -145,6 +147,10 @@ class Digests:
             self.code("measure", config.estimator(estimator).modules()),
         )
 
+    def measure_shear(self, population: str, noise: str, estimator: str) -> str:
+        """Return the digest of the estimates of an estimator under opposite shears and shapes of the PSF."""
+        return digest([self.measure(population, split, noise, estimator) for split in PAIRED])
+
     @_once
     def train(self, population: str, variant: str) -> str:
         """Return the digest of a trained network without its seed; a checkpoint with another is not used."""
@@ -171,6 +177,10 @@ class Digests:
     def predict_all(self, population: str, split: str, networks: Iterable[tuple[str, int]]) -> str:
         """Return the digest of the estimates of several networks, each a variant and a seed."""
         return digest([self.predict(population, split, variant, seed) for variant, seed in networks])
+
+    def predict_shear(self, population: str, networks: Sequence[tuple[str, int]]) -> str:
+        """Return the digest of the estimates of networks under opposite shears and shapes of the PSF."""
+        return digest([self.predict_all(population, split, networks) for split in PAIRED])
 
     def train_all(self, population: str, networks: Iterable[tuple[str, int]]) -> str:
         """Return the digest of several trained networks, each a variant and a seed."""
@@ -321,6 +331,15 @@ class Digests:
     def evaluate_shear_bias(self) -> str:
         """Return the digest of the biases m and c of all estimators."""
         return digest(self.estimates("shear"), self.run.config.bootstrap, self.code("evaluate_shear_bias"))
+
+    def evaluate_psf_leakage(self) -> str:
+        """Return the digest of the leakage of the PSF's shape into the shear of all estimators."""
+        return digest(
+            self.evaluate_shear_bias(),
+            self.estimates("leakage"),
+            self.run.config.bootstrap,
+            self.code("evaluate_psf_leakage"),
+        )
 
     def evaluate_residuals(self) -> str:
         """Return the digest of the residuals at the lowest noise level."""
@@ -597,6 +616,8 @@ class Digests:
         parts = {"content", "table", "noise" if origin.rule == "predict_study" else ""}
         if origin.rule in ("predict", "predict_shear"):
             parts |= {"seed", "noise"}
+        if origin.rule in ("measure_shear", "predict_shear"):
+            parts |= {"split"}
         return json.dumps([origin.rule, {k: v for k, v in names.items() if k not in parts}])
 
     def _has(self, population: str, split: str = "test") -> bool:
@@ -608,12 +629,13 @@ class Digests:
         names: dict[str, Any] = {"population": population, "split": split, "noise": noise}
         if name in self.run.config.estimators:
             depends = self.measure(population, split, noise, name)
-            return Origin("measure", depends, {**names, "estimator": name})
+            rule = "measure_shear" if split in PAIRED else "measure"
+            return Origin(rule, depends, {**names, "estimator": name})
         variant, _, seed = name.rpartition(".seed")
         if variant not in self.run.variants or not seed.isdecimal():
             return None
         names |= {"estimator": variant, "seed": int(seed)}
-        if split == "shear":
+        if split in PAIRED:
             rule = "predict_shear"
         else:
             of_the_run = int(seed) in self.run.networks.get(variant, [])

@@ -16,7 +16,7 @@ from shearbench.config.schema import Config, noise_label
 from shearbench.config.studies import Studies
 from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
-from shearbench.simulation.populations import stamp_count
+from shearbench.simulation.populations import PAIRED, stamp_count
 from shearbench.studies import INSIDE_KINDS
 from shearbench.training.variants import Variant
 
@@ -32,7 +32,7 @@ INSIDE = {
 """The tables of a network that is examined from inside, and the rule that makes each."""
 OBSERVED = ("observed_galaxies.parquet", "observed_shapes.parquet", "observed_shear.parquet")
 """The tables of the stamps of users: galaxies, estimates of each, and shear of the ensembles."""
-TABULATED = ("accuracy", "shear_bias", "throughput", "networks")
+TABULATED = ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
 """What is measured inside the networks of a study; attention, which has maps, has a rule of its own."""
@@ -137,10 +137,8 @@ class Run:
     @cached_property
     def noise(self) -> dict[str, list[str]]:
         """The names of the noise levels at which each split is measured."""
-        return {
-            "test": list(self.sigma),
-            "shear": [noise_label(sigma) for sigma in self.config.shear_test.noise_levels],
-        }
+        paired = [noise_label(sigma) for sigma in self.config.shear_test.noise_levels]
+        return {"test": list(self.sigma), **dict.fromkeys(PAIRED, paired)}
 
     @cached_property
     def populations(self) -> list[str]:
@@ -286,7 +284,7 @@ class Run:
 
         Those that answer for ensembles only give no shapes of single galaxies, which the test split is for.
         """
-        if split == "shear":
+        if split in PAIRED:
             return self.estimators
         return [name for name in self.estimators if name not in self.ensemble_estimators]
 
@@ -383,7 +381,7 @@ class Run:
     def stamps_measured(self, split: str, estimator: str) -> int | None:
         """Return the number of stamps of a split that an estimator measures, or None for all."""
         limit = self.config.estimators[estimator]["shear_galaxies"]
-        if split != "shear" or limit is None:
+        if split not in PAIRED or limit is None:
             return None
         return stamp_count(split, limit, self.config.shear_test.rotations)
 

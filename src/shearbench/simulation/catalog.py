@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from shearbench.data.catalogs import COLUMNS, content_digest
 from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES
 from shearbench.errors import ConfigError
-from shearbench.simulation.populations import SPLITS, Population
+from shearbench.simulation.populations import PAIRED, SPLITS, Population
 
 _BLOCK = 65536  # galaxies of one random stream; whole blocks are drawn, so the first n do not depend on n
 # The split of each galaxy of a finite catalogue, in a cycle of 20: 60, 10, 15 and 15 per cent. The first four
@@ -57,19 +57,21 @@ def sample_catalog(
     pixel_scale: float,
     shear: float = 0.02,
     rotations: int = 2,
+    psf_shape: float = 0.05,
     first_block: int = 0,
 ) -> pd.DataFrame:
     """Draw the galaxies of one split.
 
-    Every split has its own random streams, so no galaxy, and no rotated copy of one, is in two splits. The
-    first galaxies of a split do not depend on the number of galaxies.
+    Every split has its own random streams, so no galaxy, and no rotated copy of one, is in two splits; but of
+    a catalogue of galaxies, the splits ``shear`` and ``leakage`` use the same part. The first galaxies of a
+    split do not depend on the number of galaxies.
 
     Parameters
     ----------
     population : Population
     name : str
         Name of the population; part of the seed.
-    split : {'train', 'validation', 'test', 'shear'}
+    split : {'train', 'validation', 'test', 'shear', 'leakage'}
     galaxies : int
         Number of galaxies. In the shear split, each has ``rotations * 8`` stamps: the intrinsic shape is
         rotated in steps of 180/rotations degrees; each rotated galaxy is sheared by (+s, 0), (-s, 0), (0, +s)
@@ -78,6 +80,10 @@ def sample_catalog(
         rotations and signs of the noise together. The mean over rotations cancels the intrinsic shapes. The
         mean over the signs of the noise cancels its effect of first order; effects of second order, such as
         the noise bias, remain.
+
+        The leakage split is made in the same way. The shape of the PSF takes the place of the shear: to each
+        component of it, plus and minus `psf_shape` is added (a PSF that is an image is sheared by this), and
+        the galaxies are not sheared. The columns ``psf_shear1, psf_shear2`` are what was added.
     seed : int
         The run's seed.
     pixel_scale : float
@@ -85,7 +91,9 @@ def sample_catalog(
     shear : float
         The applied shear s of the shear split.
     rotations : {2, 4}
-        Rotations of the shear split.
+        Rotations of the splits ``shear`` and ``leakage``.
+    psf_shape : float
+        Reduced shear added to the shape of the PSF in the leakage split.
     first_block : int
         Number of the first random stream; with another number, other galaxies of the same split are drawn.
 
@@ -107,11 +115,17 @@ def sample_catalog(
     table = pd.concat(blocks, ignore_index=True).iloc[:galaxies].reset_index(drop=True)
     table["pair_id"] = np.arange(galaxies, dtype=np.int64)
     if split == "shear":
-        table = _pair(table, shear, rotations)
+        table, plus_minus = _pair(table, rotations)
+        table["shear1"], table["shear2"] = shear * plus_minus
+    elif split == "leakage":
+        table, plus_minus = _pair(table, rotations)
+        table["psf_shear1"], table["psf_shear2"] = psf_shape * plus_minus
+        table["psf_g1"] += table["psf_shear1"]
+        table["psf_g2"] += table["psf_shear2"]
     n = len(table)
     table["galaxy_id"] = np.arange(n, dtype=np.int64)
-    shear_split = split == "shear"
-    realisation = table["pair_id"] * rotations + table["rotation"] // 2 if shear_split else table["galaxy_id"]
+    paired = split in PAIRED
+    realisation = table["pair_id"] * rotations + table["rotation"] // 2 if paired else table["galaxy_id"]
     noise_id = realisation.to_numpy(np.int64) + (SPLITS.index(split) << 40)
     table["noise_id"] = np.where(table["rotation"] % 2 == 0, noise_id, ~noise_id)
     table["g1"], table["g2"] = shear_shape(table["e1"], table["e2"], table["shear1"], table["shear2"])
@@ -158,8 +172,8 @@ def _sample_block(
         "profile": population.profile,
         "dx": shift * (rng.random(n) - 0.5),
         "dy": shift * (rng.random(n) - 0.5),
-        "shear1": applied.real if split != "shear" else np.zeros(n),
-        "shear2": applied.imag if split != "shear" else np.zeros(n),
+        "shear1": applied.real if split not in PAIRED else np.zeros(n),
+        "shear2": applied.imag if split not in PAIRED else np.zeros(n),
         "rotation": np.zeros(n, dtype=np.int64),
         "psf_fwhm": _uniform(rng, population.psf.fwhm_arcsec, n),
         "psf_g1": population.psf.shape_sigma * rng.standard_normal(n),
@@ -183,7 +197,10 @@ def _cosmos_columns(
     rng: np.random.Generator,
     n: int,
 ) -> dict[str, Any]:
-    """Draw galaxies of a COSMOS catalogue, each with a random orientation; no galaxy is in two splits."""
+    """Draw galaxies of a COSMOS catalogue, each with a random orientation.
+
+    No galaxy is in two splits, except that leakage is measured on the same part of it as the shear bias.
+    """
     source = cosmos_galaxies(str(population.catalogue_file), population.profile)
     low, high = population.half_light_radius_arcsec
     kept = np.flatnonzero(
@@ -196,7 +213,8 @@ def _cosmos_columns(
         )
     shuffled = np.random.default_rng([seed, zlib.crc32(b"cosmos splits")]).permutation(kept)
     dealt = np.resize(_DEAL, len(shuffled))
-    pick = rng.choice(shuffled[dealt == SPLITS.index(split)], n)
+    part = SPLITS.index("shear" if split == "leakage" else split)
+    pick = rng.choice(shuffled[dealt == part], n)
     e = source["e"][pick] * np.exp(1j * angle)
     return {
         "profile": "real" if population.profile == "cosmos-real" else "sersic",
@@ -265,8 +283,12 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}
 
 
-def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
-    """Return all galaxies with their rotated and sheared partners; rows of the same image are adjacent."""
+def _pair(table: pd.DataFrame, rotations: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return each galaxy ``rotations * 8`` times; rows that differ in the sign of the noise are adjacent.
+
+    The array [2, n] has the signs of both components of the shear, or of the PSF's shape, of each row:
+    (+, 0), (-, 0), (0, +), (0, -).
+    """
     n = len(table)
     paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
     rotation, member, sign = (np.tile(index.ravel(), n) for index in np.indices((rotations, 4, 2)))
@@ -275,6 +297,4 @@ def _pair(table: pd.DataFrame, shear: float, rotations: int) -> pd.DataFrame:
     paired["e1"], paired["e2"] = e.real, e.imag
     if "angle" in paired:
         paired["angle"] += np.pi * rotation / rotations
-    paired["shear1"] = np.array([shear, -shear, 0.0, 0.0])[member]
-    paired["shear2"] = np.array([0.0, 0.0, shear, -shear])[member]
-    return paired
+    return paired, np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])[:, member]

@@ -32,7 +32,8 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
     Parameters
     ----------
     row : namedtuple or similar
-        With ``psf_fwhm, psf_g1, psf_g2`` (and ``psf_index`` for images).
+        With ``psf_fwhm, psf_g1, psf_g2``; for images ``psf_index`` and, in the split ``leakage``,
+        ``psf_shear1, psf_shear2``, the shear of the image.
     psf : Psf
         The population's PSF.
 
@@ -45,7 +46,8 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
         images = psf_images(str(psf.image_file))
         image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
         # The image includes the convolution with a pixel: draw it with method "no_pixel".
-        return galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
+        seen = galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
+        return seen.shear(g1=row.psf_shear1, g2=row.psf_shear2) if hasattr(row, "psf_shear1") else seen
     if psf.profile == "gaussian":
         profile: galsim.GSObject = galsim.Gaussian(fwhm=row.psf_fwhm)
     elif psf.profile == "moffat":
@@ -115,12 +117,13 @@ def draw_stamps(
     ny, nx = shape
     # A PSF image includes the convolution with a pixel.
     method = "no_pixel" if population.psf.profile == "image" else "auto"
+    one_psf = population.psf.constant and "psf_shear1" not in rows
     constant: galsim.GSObject | None = None
     shared: NDArray[np.float32] | None = None
     for start in range(0, len(rows), block):
         part = rows.iloc[start : start + block]
         images = np.zeros((len(part), ny, nx), np.float32)
-        psfs = None if population.psf.constant else np.zeros_like(images)
+        psfs = None if one_psf else np.zeros_like(images)
         # Neighbouring rows that differ in noise only have the same noiseless stamp.
         drawn = part.drop(columns=["galaxy_id", "noise_id", "rotation"])
         repeats = (drawn == drawn.shift()).all(axis=1).to_numpy()
@@ -131,7 +134,7 @@ def draw_stamps(
                     psfs[index] = psfs[index - 1]
                 continue
             psf = constant or psf_object(row, population.psf)
-            if population.psf.constant and constant is None:
+            if one_psf and constant is None:
                 constant = psf
                 shared = np.zeros(shape, np.float32)
                 _draw(_precise(psf), shared, pixel_scale, method)

@@ -14,16 +14,18 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from shearbench.options import Options
 
-SPLITS = ("train", "validation", "test", "shear")
+SPLITS = ("train", "validation", "test", "shear", "leakage")
+PAIRED = ("shear", "leakage")
+"""Splits in which each galaxy has several stamps: under opposite shears, or opposite shapes of the PSF."""
 
 
 def stamp_count(split: str, galaxies: int, rotations: int) -> int:
     """Return the number of stamps of a split.
 
-    In the shear split, each galaxy has ``rotations * 8`` stamps, see
+    In the splits `PAIRED`, each galaxy has ``rotations * 8`` stamps, see
     `shearbench.simulation.catalog.sample_catalog`; in the other splits, it has one.
     """
-    return galaxies * rotations * 8 if split == "shear" else galaxies
+    return galaxies * rotations * 8 if split in PAIRED else galaxies
 
 
 def _as_range(value: Any) -> Any:
@@ -134,6 +136,10 @@ class Population(Options):
         if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
             raise ValueError("catalogue_file: must be given with the cosmos profiles, and only with them")
         return self
+
+    def constant_psf(self, split: str) -> bool:
+        """Return whether all galaxies of a split have the same PSF; those of ``leakage`` do not."""
+        return self.psf.constant and split != "leakage"
 
     @property
     def model_profile(self) -> Literal["gaussian", "exponential", "sersic"]:

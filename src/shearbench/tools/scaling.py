@@ -19,7 +19,7 @@ from shearbench.config.schema import Config
 from shearbench.config.studies import plan_studies
 from shearbench.evaluation.metrics import read_metrics
 from shearbench.plan.run import Run
-from shearbench.simulation.populations import SPLITS
+from shearbench.simulation.populations import PAIRED, SPLITS
 
 _MARK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _SHAPE_COLUMNS = 6  # of 8 bytes, in a table of estimates
@@ -102,8 +102,9 @@ def _stages(run: Run) -> dict[str, list[tuple[str, str, int, int]]]:
     row = 8 * _SHAPE_COLUMNS
     simulate, bounds, fits = [], [], []
     for population in run.populations:
-        images = run.channels[population]
-        simulate += [("galsim", population, n, n * pixels * images) for n in counts.values()]
+        for split, n in counts.items():
+            images = 1 if run.config.populations[population].constant_psf(split) else 2  # with its PSF
+            simulate.append(("galsim", population, n, n * pixels * images))
         bounds.append(("cramer_rao", population, counts["test"], 0))
         for split, levels in run.noise.items():
             for estimator in run.estimators_on(split):
@@ -123,7 +124,7 @@ def _networks(run: Run) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
     """Yield variant, population, number of seeds and splits predicted of all networks of a run."""
     for population in run.populations:
         for name, seeds in run.networks.items():
-            yield name, population, len(seeds), ("test", "shear")
+            yield name, population, len(seeds), ("test", *PAIRED)
     models = {
         (run.studies.known[study].population, name, seed)
         for study in run.config.studies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 import pandas as pd
-from test_figures import accuracy_table, shear_table, texts
+from test_figures import accuracy_table, leakage_table, shear_table, texts
 
 from shearbench.evaluation.failures import failing, sentences, sentences_of_run
 from shearbench.figures import accuracy, shear_bias
@@ -45,7 +45,7 @@ def test_tables_figures_and_the_end_of_the_run_say_it(tmp_path):
     said = f"{label} fails on most galaxies of exp_gauss: 1001 of 2000 at noise {noise}"
     assert sentences(failing(single.to_dict("records"))) == [said]
     assert escape(said) in accuracy_tex(single)
-    assert escape(said) in estimators_tex(single, pairs)
+    assert escape(said) in estimators_tex(single, pairs, leakage_table())
     assert "501 of 1001 at noise 0.01" in shear_bias_tex(pairs)
     assert f"{label} (fails on most)" in texts(accuracy.draw(single))
     assert f"{label} (fails on most)" in texts(shear_bias.draw(pairs, "exp_gauss"))

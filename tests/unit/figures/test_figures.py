@@ -41,6 +41,7 @@ from shearbench.figures import (
     gradient_flow,
     looks,
     position_codes,
+    psf_leakage,
     residuals,
     shear_bias,
     shear_bias_bins,
@@ -249,6 +250,13 @@ def shear_table(
     return pd.DataFrame(rows)
 
 
+def leakage_table(noise: tuple[float, ...] = (1e-5, 1e-3, 1e-2)) -> pd.DataFrame:
+    table = shear_table(noise=noise)
+    for k in "12":
+        table[f"alpha{k}"], table[f"alpha{k}_err"] = table[f"c{k}"] + 0.3 * table[f"m{k}"], table[f"m{k}_err"]
+    return table
+
+
 def training_table(populations: tuple[str, ...] = ("exp_gauss",), epochs: int = 30) -> pd.DataFrame:
     rng = np.random.default_rng(2)
     rows = []
@@ -431,6 +439,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "trends": lambda: trends.draw(trend_table(), "exp_gauss"),
     "decomposition": lambda: decomposition.draw(accuracy_table(), "exp_gauss"),
     "shear_bias": lambda: shear_bias.draw(shear_table(), "exp_gauss"),
+    "psf_leakage": lambda: psf_leakage.draw(leakage_table(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
     "gallery": lambda: gallery.draw_gallery(gallery_of()),
     "cost": lambda: cost.draw(accuracy_table()),
@@ -508,6 +517,7 @@ def test_says_what_it_shows(name: str) -> None:
             "[flux units]",
             "500 galaxies",
         ],
+        "psf_leakage": [*estimators, r"$|\alpha|$ < 0.01", r"$\alpha_1$", r"$\alpha_2$", "250 galaxies"],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
@@ -668,6 +678,7 @@ def test_bad_luck_is_drawn(case: str) -> None:
         residuals.draw(bad(residual_table(n=20)), "exp_gauss"),
         trends.draw(bad(trend_table()), "exp_gauss"),
         shear_bias.draw(bad(shear_table()), "exp_gauss"),
+        psf_leakage.draw(bad(leakage_table()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
         study.draw(*map(bad, study_tables(seeds=1)), question=QUESTION, axis_label="$ 5 $"),
         *(module.draw(bad(inside_tables()[kind]), QUESTION, "$ 5 $") for kind, module in INSIDE.items()),
@@ -898,7 +909,12 @@ def test_a_new_file_is_a_new_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path: Path) -> None:
     """The columns of a table without rows have no types when it is read; one galaxy has no bias in bins."""
     read = {}
-    for name, table in (("accuracy", accuracy_table()), ("trends", trend_table()), ("bias", shear_table())):
+    for name, table in (
+        ("accuracy", accuracy_table()),
+        ("trends", trend_table()),
+        ("bias", shear_table()),
+        ("leakage", leakage_table()),
+    ):
         table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")
         table.to_csv(tmp_path / "table.csv", index=False)
         read[name] = pd.read_csv(tmp_path / "table.csv")
@@ -910,6 +926,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         cost.draw(read["accuracy"]),
         trends.draw(read["trends"], "exp_gauss"),
         shear_bias.draw(read["bias"], "exp_gauss"),
+        psf_leakage.draw(read["leakage"], "exp_gauss"),
         shear_bias_bins.draw(bins, "exp_gauss"),
     ):
         drawn(figure)

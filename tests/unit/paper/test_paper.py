@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from shearbench.errors import ContractError
 from shearbench.evaluation.accuracy import ACCURACY
 from shearbench.evaluation.metrics import read_metrics
+from shearbench.evaluation.psf_leakage import PSF_LEAKAGE
 from shearbench.evaluation.rounding import MISSING, round_significant, round_to_error, shown
 from shearbench.evaluation.shear_bias import SHEAR_BIAS
 from shearbench.evaluation.study import study_table
@@ -148,7 +149,7 @@ def run():
         ("dilated", "dilated", "network", 1),
         ("dilated", "dilated", "network", 2),
     ]
-    accuracy, bias = [], []
+    accuracy, bias, leakage = [], [], []
     for population in ("exp_gauss", "sersic_moffat"):
         for noise in LEVELS:
             for i, (name, label, kind, seed) in enumerate(estimators):
@@ -180,6 +181,8 @@ def run():
                     values |= {f"{key}_err": 3.3e-5 for key in ("m1", "m2", "c1", "c2")}
                     more = {"calibration": calibration, "n_pairs": 500, "n_failed": i}
                     bias.append(values | who | more)
+                    alpha = {"alpha1": 2.5e-3 * (1 + i), "alpha2": -1.5e-3, "alpha1_err": 4e-5}
+                    leakage.append(alpha | {"alpha2_err": 4e-5} | who | more)
     table = pd.DataFrame(accuracy, columns=ACCURACY)
     broken = (table["estimator"] == "hsm_100%") & (table["noise"] == 0.1)
     table.loc[broken, ["rmse", "rmse_err", "rmse_over_crb", "rmse_over_crb_err"]] = math.nan
@@ -213,6 +216,7 @@ def run():
     return {
         "accuracy": table,
         "shear_bias": pd.DataFrame(bias, columns=SHEAR_BIAS),
+        "psf_leakage": pd.DataFrame(leakage, columns=PSF_LEAKAGE),
         "throughput": costs,
         "studies": [(study, study_table(study, networks, ours))],
     }
@@ -239,25 +243,29 @@ class TestTables:
         assert "2000 test galaxies" in text
 
     def test_populations_of_similar_names_have_labels_of_their_own(self, run):
-        accuracy, shear_bias = (
+        accuracy, shear_bias, leakage = (
             pd.concat([run[table].assign(population=name) for name in ("a_b", "a-b", "A-b")])
-            for table in ("accuracy", "shear_bias")
+            for table in ("accuracy", "shear_bias", "psf_leakage")
         )
-        shear_bias = shear_bias.drop_duplicates(["population", "noise", "estimator", "calibration", "seed"])
+        keys = ["population", "noise", "estimator", "calibration", "seed"]
+        shear_bias, leakage = shear_bias.drop_duplicates(keys), leakage.drop_duplicates(keys)
         accuracy = accuracy.drop_duplicates(["population", "noise", "estimator", "seed"])
-        texts = [accuracy_tex(accuracy), shear_bias_tex(shear_bias), estimators_tex(accuracy, shear_bias)]
+        both = estimators_tex(accuracy, shear_bias, leakage)
+        texts = [accuracy_tex(accuracy), shear_bias_tex(shear_bias), both]
         found = re.findall(r"\\label\{(.*?)\}", "\n".join(texts))
         assert len(found) == len(set(found)) == 9
 
     def test_estimators_counts_failures(self, run):
-        text = estimators_tex(run["accuracy"], run["shear_bias"])
+        text = estimators_tex(run["accuracy"], run["shear_bias"], run["psf_leakage"])
         assert "2000/2000" in text
+        (line, *_) = [row for row in text.splitlines() if row.startswith("dilated")]
+        assert r"$-1.500 \pm 0.040$" in line  # alpha2, in units of 1e-3
         assert "15/4000" in text  # two seeds
         assert "68.1" in text
         assert "HSM \\& co\\_1 \\#2 \\{x\\} \\textbackslash{}y é $\\sigma$" in text
 
     def test_estimators_that_answer_for_ensembles_have_a_bias_alone(self, run):
-        text = estimators_tex(run["accuracy"], with_ensemble(run["shear_bias"]))
+        text = estimators_tex(run["accuracy"], with_ensemble(run["shear_bias"]), run["psf_leakage"])
         (line,) = [row for row in text.splitlines() if row.startswith("FPFS")]
         assert line.endswith(f"& {MISSING} & {MISSING} & 3/43 \\\\")
         assert line.count("$") >= 8
@@ -322,7 +330,7 @@ class TestNumbers:
         mlp = [networks.assign(estimator=name, label=name) for name in ("mlp1", "mlp-1")]
         mlp[1]["rmse_over_crb"] *= 7
         both = pd.concat([accuracy, *mlp])
-        numbers = collect_numbers(both, run["shear_bias"], run["throughput"])
+        numbers = collect_numbers(both, run["shear_bias"], run["psf_leakage"], run["throughput"])
         content = json.loads(numbers_json(numbers))
         assert len(content) == len(numbers)
         sources = {name: entry["source"].get("estimator") for name, entry in content.items()}
@@ -364,7 +372,7 @@ class TestNumbers:
     def test_a_number_twice_is_an_error(self, run):
         twice = pd.concat([run["throughput"], run["throughput"]])
         with pytest.raises(ValueError, match="twice, such as"):
-            collect_numbers(run["accuracy"], run["shear_bias"], twice)
+            collect_numbers(run["accuracy"], run["shear_bias"], run["psf_leakage"], twice)
 
     @pytest.mark.parametrize(
         ("parts", "name"),
@@ -429,7 +437,7 @@ class TestDocument:
         study, table = run["studies"][0]
         made = {
             "accuracy": accuracy_tex(run["accuracy"]),
-            "estimators": estimators_tex(run["accuracy"], run["shear_bias"]),
+            "estimators": estimators_tex(run["accuracy"], run["shear_bias"], run["psf_leakage"]),
             "shear_bias": shear_bias_tex(run["shear_bias"]),
             "throughput": throughput_tex(run["throughput"]),
             "study_down_sampling": study_tex(study, table),

@@ -42,9 +42,9 @@ def all_digests(digests):
     """Return the digest of each result of the run, by rule and names."""
     run = digests.run
     singles = (
-        "evaluate_accuracy evaluate_shear_bias evaluate_residuals evaluate_throughput evaluate_bayes_floor "
-        "draw_gallery summarise_networks gather_inside summarise_studies figure_studies tables paper "
-        "save_config manifest"
+        "evaluate_accuracy evaluate_shear_bias evaluate_psf_leakage evaluate_residuals evaluate_throughput "
+        "evaluate_bayes_floor draw_gallery summarise_networks gather_inside summarise_studies figure_studies "
+        "tables paper save_config manifest"
     ).split()
     found = {(rule,): getattr(digests, rule)() for rule in singles}
     for population in run.populations:
@@ -97,11 +97,13 @@ def test_counts_of_the_tiny_run():
         "validation": 64,
         "test": 96,
         "shear": 12 * 2 * 8,
+        "leakage": 6 * 2 * 8,
     }
     assert run.chunks("train") == [(0, 100), (100, 200), (200, 256)]
     assert run.chunks("test") == [(0, 96)]
     assert run.stamps_mb("train", "test") == 2 * 4 * 24**2 * (256 + 96) // 10**6
     assert run.stamps_measured("shear", "metacal-shearnet") == 4 * 2 * 8
+    assert run.stamps_measured("leakage", "metacal-shearnet") == 4 * 2 * 8
     assert run.stamps_measured("shear", "hsm-regauss") is None
     assert run.stamps_measured("test", "metacal-shearnet") is None
 
@@ -109,8 +111,8 @@ def test_counts_of_the_tiny_run():
 def test_counts_of_the_default_run():
     config = load(DEFAULT)
     run = Run(config, plan_studies(STUDIES, config))
-    assert [run.stamps_in(split) for split in SPLITS] == [20000, 2000, 2000, 8000]
-    assert [len(run.chunks(split)) for split in SPLITS] == [4, 1, 1, 2]
+    assert [run.stamps_in(split) for split in SPLITS] == [20000, 2000, 2000, 8000, 1600]
+    assert [len(run.chunks(split)) for split in SPLITS] == [4, 1, 1, 2, 1]
     assert sum(stop - start for start, stop in run.chunks("shear")) == 8000
     assert run.models == [("exp_gauss", name, 1) for name in ("shearnet", "whitened", "refined")]
     # Estimators that answer for ensembles only measure no test galaxies.
@@ -126,7 +128,7 @@ def test_names_of_the_tiny_run():
     assert run.folder == "results/tiny"
     assert run.sigma == {"1e-05": 1e-5, "0.01": 1e-2}
     assert run.lowest == "1e-05"
-    assert run.noise == {"test": ["1e-05", "0.01"], "shear": ["1e-05"]}
+    assert run.noise == {"test": ["1e-05", "0.01"], "shear": ["1e-05"], "leakage": ["1e-05"]}
     assert run.network_inside("metacal-shearnet") == ("shearnet", 1)
     assert run.network_inside("hsm-regauss") is None
     assert list(run.labels) == run.estimators
@@ -356,10 +358,16 @@ def test_galaxies_of_a_split_change_that_split_and_what_is_made_from_it():
     assert {result[2] for result in results if result[0] in by_split} == {"shear"}
     assert rules_of(results).isdisjoint({"train", "sample_posterior", "evaluate_accuracy", "evaluate_study"})
     assert ("evaluate_shear_bias",) in results
+    results = changed({"galaxies": {"leakage": 13}})
+    assert {result[2] for result in results if result[0] in by_split} == {"leakage"}
+    assert ("evaluate_psf_leakage",) in results
+    assert ("evaluate_shear_bias",) not in results
+    assert rules_of(changed({"shear_test": {"psf_shape": 0.03}})) == rules_of(results)
     # The stamps an estimator measures count where it measures a part of them.
     results = changed({"estimators": {"metacal-shearnet": {"shear_galaxies": 5}}})
     assert {result[2:] for result in results if result[0] == "measure"} == {
-        ("shear", "1e-05", "metacal-shearnet")
+        ("shear", "1e-05", "metacal-shearnet"),
+        ("leakage", "1e-05", "metacal-shearnet"),
     }
 
 
@@ -438,6 +446,11 @@ def test_every_kind_of_file_has_its_origin():
             "predict_shear",
             digests.predict("exp_gauss", "shear", "refined", 1),
             {**at, "split": "shear", "noise": "1e-05", "estimator": "refined", "seed": 1},
+        ),
+        "estimates/exp_gauss/leakage/1e-05/hsm-regauss.parquet": Origin(
+            "measure_shear",
+            digests.measure("exp_gauss", "leakage", "1e-05", "hsm-regauss"),
+            {**at, "split": "leakage", "noise": "1e-05", "estimator": "hsm-regauss"},
         ),
         f"estimates/exp_gauss/test/0.01/{network}.seed3.parquet": Origin(
             "predict_study",

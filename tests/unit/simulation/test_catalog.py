@@ -82,6 +82,26 @@ def test_the_shear_split_pairs_galaxies(rotations):
     np.testing.assert_allclose(table.g1, sheared[0])
 
 
+@pytest.mark.parametrize("rotations", [2, 4])
+def test_the_leakage_split_pairs_psfs_in_place_of_shears(rotations):
+    population = Population(**PRESETS["sersic_moffat"] | {"shear_max": 0.1})
+    table = sample_catalog(population, "p", "leakage", 20, 3, 0.2, rotations=rotations, psf_shape=0.04)
+    assert len(table) == stamp_count("leakage", 20, rotations) == 20 * rotations * 8
+    assert (table[["shear1", "shear2"]] == 0).all(axis=None)
+    np.testing.assert_array_equal(table[["g1", "g2"]], table[["e1", "e2"]])
+    for _, galaxy in table.groupby("pair_id"):
+        e = (galaxy.e1 + 1j * galaxy.e2).to_numpy().reshape(rotations, 8)
+        np.testing.assert_allclose(e[:, 0].mean(), 0, atol=1e-15)
+        assert (galaxy.groupby("rotation").noise_id.nunique() == 1).all()
+        assert set(galaxy.noise_id) == set(~galaxy.noise_id)
+        assert galaxy[["hlr", "flux", "sersic_n", "dx", "dy", "psf_fwhm"]].nunique().max() == 1
+        # The PSF's own shape, which varies in this population, is the same; to it, 0.04 is added.
+        own = galaxy[["psf_g1", "psf_g2"]].to_numpy() - galaxy[["psf_shear1", "psf_shear2"]].to_numpy()
+        np.testing.assert_allclose(own, own[:1].repeat(len(own), axis=0), atol=1e-15)
+        applied = sorted(set(zip(galaxy.psf_shear1, galaxy.psf_shear2)))
+        assert applied == [(-0.04, 0.0), (0.0, -0.04), (0.0, 0.04), (0.04, 0.0)]
+
+
 def test_sheared_populations_are_sheared():
     table = sample(shear_max=0.1, galaxies=5000)
     modulus = np.hypot(table.shear1, table.shear2)

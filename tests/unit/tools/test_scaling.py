@@ -13,7 +13,7 @@ from shearbench.tools.scaling import main, needs, rate
 CONFIG = {
     "noise_levels": [1e-3, 1e-2],
     "shear_test": {"noise_levels": [1e-3], "rotations": 2},
-    "galaxies": {"train": 1000, "validation": 100, "test": 50, "shear": 10},
+    "galaxies": {"train": 1000, "validation": 100, "test": 50, "shear": 10, "leakage": 10},
     "stamps": {"size_pixels": 40},
     "populations": {"exp_gauss": {}},
     "estimators": {"mixture-exp": {}, "hsm-regauss": {}},
@@ -42,21 +42,21 @@ def measured(**gpu):
 
 def test_each_stage_is_its_stamps_over_its_rate():
     table = needs(resolve(CONFIG), measured()).set_index("stage")
-    stamps = 1000 + 100 + 50 + 160
+    stamps = 1000 + 100 + 50 + 2 * 160
     assert table.stamps.to_dict() == {
         "simulate": stamps,
         "bounds": 50,
-        "measure": 2 * (2 * 50 + 160),
+        "measure": 2 * (2 * 50 + 2 * 160),
         "train": 3 * 4 * 1000,
-        "predict": 3 * (2 * 50 + 160),
+        "predict": 3 * (2 * 50 + 2 * 160),
     }
     assert table.core_hours["simulate"] == pytest.approx(stamps / 100 / 3600)
-    assert table.disk_gb["simulate"] == pytest.approx(stamps * 6400 / 1e9)
+    assert table.disk_gb["simulate"] == pytest.approx((stamps + 160) * 6400 / 1e9)  # leakage: with PSFs
     # One of the two estimators has no rate; of the networks, the slowest stands in for `pooled`.
-    assert table.core_hours["measure"] == pytest.approx(260 / 5 / 3600)
+    assert table.core_hours["measure"] == pytest.approx(420 / 5 / 3600)
     assert table.unknown["measure"] == "hsm-regauss"
     assert table.core_hours["train"] == pytest.approx(12000 / 10 / 3600)
-    assert table.core_hours["predict"] == pytest.approx(780 / 40 / 3600)
+    assert table.core_hours["predict"] == pytest.approx(1260 / 40 / 3600)
     assert (table.gpu_hours == 0).all()
 
 
