@@ -52,7 +52,7 @@ class Galaxies(Options):
         "4 applied shears, and for each of them a noise field and its negative",
     )
     leakage: Annotated[int, Field(ge=2, le=10**8)] = Field(
-        100,
+        50,
         description="number of galaxies from which the leakage of the PSF's shape is measured. Each gives "
         "8 x `rotations` stamps: 4 shapes of the PSF, and for each of them a noise field and its negative",
     )

@@ -70,6 +70,7 @@ def longtable(
     caption: str,
     label: str,
     size: str = "footnotesize",
+    space: int = 4,
 ) -> str:
     r"""Return a table that may run over pages, in the style of the booktabs package.
 
@@ -85,13 +86,16 @@ def longtable(
         In LaTeX.
     size : str
         Font size command, without backslash.
+    space : int
+        Half of the space between columns [pt].
 
     Returns
     -------
     str
     """
     lines = [
-        f"\\begingroup\\{size}\\setlength{{\\tabcolsep}}{{4pt}}\\setlength{{\\LTcapwidth}}{{\\textwidth}}",
+        f"\\begingroup\\{size}\\setlength{{\\tabcolsep}}{{{space}pt}}"
+        r"\setlength{\LTcapwidth}{\textwidth}",
         f"\\begin{{longtable}}{{@{{}}{columns}@{{}}}}",
         f"\\caption{{{caption}}}\\label{{{label}}}\\\\",
         r"\toprule",

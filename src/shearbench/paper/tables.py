@@ -180,7 +180,7 @@ def estimators_tex(accuracy: pd.DataFrame, shear_bias: pd.DataFrame, psf_leakage
             f"biased. {_SEEDS}{_failures(accuracy, population)}"
         )
         label = f"tab:estimators-{population}"
-        tables.append(longtable("lrrrrrrrrr", head, body, caption, label, "tiny"))
+        tables.append(longtable("lrrrrrrrrr", head, body, caption, label, "tiny", space=2))
     return "\n".join(tables)
 
 

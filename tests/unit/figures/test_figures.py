@@ -517,7 +517,7 @@ def test_says_what_it_shows(name: str) -> None:
             "[flux units]",
             "500 galaxies",
         ],
-        "psf_leakage": [*estimators, r"$|\alpha|$ < 0.01", r"$\alpha_1$", r"$\alpha_2$", "250 galaxies"],
+        "psf_leakage": [*estimators, r"$|\alpha|$ < $10^{-2}$", r"$\alpha_1$", r"$\alpha_2$", "250 galaxies"],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],

@@ -111,7 +111,7 @@ def test_counts_of_the_tiny_run():
 def test_counts_of_the_default_run():
     config = load(DEFAULT)
     run = Run(config, plan_studies(STUDIES, config))
-    assert [run.stamps_in(split) for split in SPLITS] == [20000, 2000, 2000, 8000, 1600]
+    assert [run.stamps_in(split) for split in SPLITS] == [20000, 2000, 2000, 8000, 800]
     assert [len(run.chunks(split)) for split in SPLITS] == [4, 1, 1, 2, 1]
     assert sum(stop - start for start, stop in run.chunks("shear")) == 8000
     assert run.models == [("exp_gauss", name, 1) for name in ("shearnet", "whitened", "refined")]
