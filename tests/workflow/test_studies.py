@@ -14,6 +14,7 @@ axis: training.learning_rate
 values: {short: 1e-3, long: 1.0e+30}
 seeds: [1]
 training: {epochs: 1}
+inside: [flow, curves, cost, shifts, batches]
 """
 
 
@@ -31,6 +32,12 @@ def test_a_value_that_diverges_is_a_result(run: Path):
     assert judged["n_failed"].to_dict() == {"short": 0, "long": 96}
     assert "Without a result: long (diverged)." in (metrics / "rates_verdict.txt").read_text()
     assert "diverged" in (run / "results/tiny/tables/study_rates.tex").read_text()
+    # Inside, the network that diverged is left out.
+    for kind in ("flow", "curves", "cost", "shifts", "batches"):
+        assert set(pd.read_csv(metrics / f"rates_{kind}.csv")["value"]) == {"short"}
+    figures = {path.stem for path in (run / "results/tiny/figures").glob("*_rates.png")}
+    inside = {"gradient_flow", "activation_curves", "step_cost", "shifts", "batches"}
+    assert figures == {f"{name}_rates" for name in ("study", *inside)}
     # The two share a job. If one changes, the other is not trained again.
     log = run / "results/tiny/logs/train/studies_1.log"
     assert log.read_text().count("1/1") == 2

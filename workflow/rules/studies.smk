@@ -222,10 +222,15 @@ rule figure_studies:
         "../../scripts/draw_figure.py"
 
 
+# Attention, whose maps take as long as a study, is left to the targets of single studies.
 rule studies:
     input:
         rules.figure_studies.output,
-        [path for study in STUDIES for path in RUN.study_results(study)],
+        [
+            path
+            for study in STUDIES
+            for path in RUN.study_results(study, attention=False)
+        ],
         all_studies_that_fit,
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from shearbench.figures.axes import figure_title, list_values, log_limits
 from shearbench.figures.catalogue import Entry
@@ -18,15 +19,16 @@ from shearbench.figures.style import BLUE, DOUBLE, VERMILLION, styled, wrapped
 ENTRY = Entry(
     category="7. Studies",
     caption="""\
-**Gradients and silent units** of the networks of a study before (open) and after the training (filled). Upper
-left: gradient of the first layer with weights over that of the last; below 1, gradients vanish on their way
-to the first layer. Upper middle: share of the responses of all activations that are exactly zero. Upper
-right: share of responses whose slope is below 0.01 (circles), which pass no gradient, and of units for which
-this holds everywhere (dead, crosses). Means over training seeds; error bars: scatter of the seeds over the
-square root of their number. Below, for each network: norm of the gradient of the loss by the weights of a
-layer, over the norm of the weights, from the first layer with weights to the last, without normalisations; a
-line for each seed. The loss is the mean square residual of all targets over their spread, for 60 noisy test
-stamps; batch normalisation uses the statistics of these stamps.""",
+**Gradients and silent units** of the networks of a study before (open) and after the training (filled).
+Upper left: gradient of the first layer with weights over that of the last; below 1, gradients shrink on
+their way to the first layer, above 1 they grow. Upper middle: share of the responses of all activations
+that are exactly zero. Upper right: share of responses whose slope is below 0.01 (circles), which pass no
+gradient, and of units for which this holds everywhere (dead, crosses). Means over training seeds; error
+bars: scatter of the seeds over the square root of their number. Below, for each network: norm of the
+gradient of the loss by the weights of a layer, over the norm of the weights, from the first layer with
+weights to the last, without normalisations; a line for each seed. The loss is the mean square residual of
+all targets over their spread, for 60 noisy test stamps; batch normalisation uses the statistics of these
+stamps.""",
     reads=("studies/{study}_flow.csv",),
     each="study",
 )
@@ -73,6 +75,7 @@ def draw(flow: pd.DataFrame, question: str, name: str) -> Figure:
         axis.set_title(wrapped(value, 30), loc="left", fontsize=7)
         last = max(float(own["number"].max()) if len(own) else 1, 2)
         axis.set_xlim(1 - 0.03 * last, 1.03 * last)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
     log_limits(axes[0, 0], "y", weighed["relative"])

@@ -513,27 +513,27 @@ class Run:
         """Return the files of a study for a paper."""
         return [*self.study_results(study), f"{self.folder}/tables/study_{study}.tex"]
 
-    def study_results(self, study: str) -> list[str]:
-        """Return the tables, verdicts and figures of a study: all that it asks for."""
+    def study_results(self, study: str, attention: bool = True) -> list[str]:
+        """Return the tables, verdicts and figures of a study: all that it asks for, or all but attention."""
         return [
-            *(f"{self.metrics}/{path.format(study=study)}" for path in self.study_files(study)),
-            *(f"{self.folder}/figures/{name}_{study}.pdf" for name in self.study_figures(study)),
+            *(f"{self.metrics}/{path.format(study=study)}" for path in self.study_files(study, attention)),
+            *(f"{self.folder}/figures/{name}_{study}.pdf" for name in self.study_figures(study, attention)),
         ]
 
-    def study_files(self, study: str) -> list[str]:
+    def study_files(self, study: str, attention: bool = True) -> list[str]:
         """Return the keys of `STUDY_FILES` that a study makes."""
         known = self.studies.known[study]
         rules = {
             "evaluate_study",
             *(["evaluate_study_shear"] if known.shear else []),
-            *(["measure_attention"] if "attention" in known.inside else []),
+            *(["measure_attention"] if attention and "attention" in known.inside else []),
         }
-        inside = {f"studies/{{study}}_{kind}.csv" for kind in known.inside}
+        inside = {f"studies/{{study}}_{kind}.csv" for kind in known.inside if kind in INSIDE_STUDY}
         return [path for path, rule in STUDY_FILES.items() if rule in rules or path in inside]
 
-    def study_figures(self, study: str) -> list[str]:
+    def study_figures(self, study: str, attention: bool = True) -> list[str]:
         """Return the names of the figures of a study: those whose metrics the study makes."""
-        made = set(self.study_files(study))
+        made = set(self.study_files(study, attention))
         return [
             name
             for name, entry in self.entries.items()
