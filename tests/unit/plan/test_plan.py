@@ -321,9 +321,7 @@ def test_a_study_with_attention_has_further_figures_and_its_networks_by_value():
     without = run.study_results("attention", attention=False)
     assert set(run.study_results("attention")) > set(without)
     assert f"{run.folder}/figures/study_attention.pdf" in without
-    assert not any(
-        "attention_" in path for path in set(without) if not path.endswith(("accuracy.csv", "txt"))
-    )
+    assert f"{run.metrics}/studies/attention_attention.h5" not in without
     drawn = {path.rpartition("/")[2] for path in run.study_outputs("attention") if path.endswith(".pdf")}
     assert drawn == {f"{name}_attention.pdf" for name in ("study", *further)}
     models = run.study_models("attention")
