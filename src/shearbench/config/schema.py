@@ -330,6 +330,9 @@ class Config(Options):
         plain = self.model_dump(mode="json")
         # Options given for all networks override those of presets, so defaults must not be among them.
         plain["training"] = self.training.model_dump(mode="json", exclude_unset=True)
+        for name in set(self.populations) - set(POPULATION_PRESETS):
+            # A new name needs a base, and any serves, because all options are given.
+            plain["populations"][name]["base"] = min(POPULATION_PRESETS)
         for section, names in self._left_out.items():
             plain[section].update(dict.fromkeys(names))
         return plain

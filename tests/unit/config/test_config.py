@@ -129,12 +129,12 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
         (
             {"chunk_stamps": 1, "galaxies/train": 30_000},
             [
-                "chunk_stamps: 1 makes 42000 jobs of the rule 'simulate_stamps'",
-                "at least 21",
+                "chunk_stamps: 1 makes 42800 jobs of the rule 'simulate_stamps'",
+                "at least 22",
                 "fewer galaxies",
             ],
         ),
-        ({"galaxies/train": 10**9}, ["chunk_stamps: 5000 makes 200004 jobs", "at least 505000"]),
+        ({"galaxies/train": 10**9}, ["chunk_stamps: 5000 makes 200005 jobs", "at least 505000"]),
         (
             {"populations": {f"p{k}": {"base": "exp_gauss"} for k in range(900)}},
             ["populations: this configuration makes", "'measure'", "fewer populations"],
