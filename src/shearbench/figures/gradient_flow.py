@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from shearbench.figures.axes import figure_title, list_values, log_limits
 from shearbench.figures.catalogue import Entry
@@ -79,6 +79,7 @@ def draw(flow: pd.DataFrame, question: str, name: str) -> Figure:
     for axis in axes.flat[len(values) :]:
         axis.set_axis_off()
     log_limits(axes[0, 0], "y", weighed["relative"])
+    axes[0, 0].yaxis.set_minor_locator(NullLocator())  # in many small panels, they take most of the time
     lower.supylabel("gradient / weights", fontsize=8)
     lower.supxlabel("layer with weights", fontsize=8)
     legend_below(figure, entries)
