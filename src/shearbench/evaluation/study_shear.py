@@ -65,8 +65,8 @@ def study_shear_table(study: Study, networks: Mapping[str, str], biases: pd.Data
 def shear_verdict(study: Study, table: pd.DataFrame) -> str:
     """Return sentences on the biases of a study, computed from the table of `study_shear_table`.
 
-    For each noise level: the values with a bias of `SIGNIFICANT` standard deviations or more, and the values
-    without one.
+    For each noise level: the values with a bias of `SIGNIFICANT` standard deviations or more, the values
+    without one, and the values whose bias differs from that of their reference.
     """
     sentences = []
     for noise in study.levels:
@@ -90,4 +90,35 @@ def shear_verdict(study: Study, table: pd.DataFrame) -> str:
             sentences.append(f"{where} no bias is seen for {', '.join(clean)}.")
         if missing:
             sentences.append(f"{where} there is no result for {', '.join(missing)}.")
+        if different := _beside_references(study, level):
+            sentences.append(
+                f"Beside their references, a difference of {SIGNIFICANT:g} sigma or more is seen for "
+                f"{'; '.join(different)}."
+            )
+        elif len(biased) + len(clean) > 1:
+            sentences.append("Beside their references, no difference is seen.")
     return " ".join(sentences)
+
+
+def _beside_references(study: Study, level: pd.DataFrame) -> list[str]:
+    """Return the values whose m or c differs from that of their reference, in words.
+
+    The errors of both are added in quadrature, which is too much, because the galaxies are the same.
+    """
+    rows = {row["value"]: row for row in level.to_dict("records") if math.isfinite(row["m1_err"])}
+    parts = []
+    for label, row in rows.items():
+        other = rows.get(study.reference_of(label))
+        if other is None or other["network"] == row["network"]:
+            continue
+        differences = {
+            n: (row[n] - other[n], math.hypot(row[f"{n}_err"], other[f"{n}_err"])) for n in _BIASES
+        }
+        clear = [
+            f"{n} by {shown(difference, error)}"
+            for n, (difference, error) in differences.items()
+            if abs(difference) > SIGNIFICANT * error
+        ]
+        if clear:
+            parts.append(f"{label} ({', '.join(clear)})")
+    return parts

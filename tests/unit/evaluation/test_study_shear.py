@@ -47,3 +47,15 @@ def test_biases_are_means_over_seeds_without_calibration():
     assert "3 sigma or more are seen for mixup (m1 = -0.1020 +- 0.0022)" in said.replace("±", "+-")
     assert "no bias is seen for none." in said
     assert "there is no result for diverged." in said
+    assert "a difference of 3 sigma or more is seen for mixup (m1 by -0.1025 +- 0.0025)." in said.replace(
+        "±", "+-"
+    )
+
+
+def test_a_bias_that_the_reference_has_too_is_no_difference():
+    table = study_shear_table(
+        STUDY, {"none": "a", "mixup": "b"}, biases({"a": [0.1, 0.1], "b": [0.1, 0.101]})
+    )
+    said = shear_verdict(STUDY, table)
+    assert "are seen for none" in said
+    assert said.endswith("Beside their references, no difference is seen.")
