@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked slurm test-slurm scaling results measure figures studies report test lint format bench docs lock clean
+.PHONY: help checked slurm test-slurm scaling results measure figures studies morphology report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -47,6 +47,11 @@ figures: checked  ## redraw all figures from the metrics
 studies: checked  ## run all studies: table and figure of all verdicts (CONFIG=config/studies.yaml for all populations)
 	@echo "== studies: all of config/studies that fit the run"
 	$(SNAKEMAKE) studies
+
+morphology: CONFIG = config/morphology.yaml
+morphology: checked  ## classify galaxies by morphology: results/morphology/ (docs/morphology.md)
+	@echo "== morphology: images, classifiers, tables and figures"
+	$(SNAKEMAKE) -- morphology
 
 report: checked  ## write Snakemake's report of the default run: results/quick/report.html
 	$(SNAKEMAKE) --report $(RUN)/report.html

@@ -22,6 +22,7 @@ from shearbench.figures.catalogue import entries
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS, Population
 from shearbench.studies import Study
+from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant, VariantEntry, resolve_variant, variant_presets
 
@@ -55,7 +56,9 @@ def first_line(of: object) -> str:
     return line
 
 
-@pytest.mark.parametrize("model", [Config, Observation, Recipe, Variant, VariantEntry, Study, Population])
+@pytest.mark.parametrize(
+    "model", [Config, Observation, Recipe, Variant, VariantEntry, Study, Population, Morphology]
+)
 def test_every_option_of_a_configuration_has_a_description(model):
     assert list(undescribed(model)) == []
 
@@ -122,7 +125,7 @@ def test_study(path, monkeypatch):
 @pytest.mark.parametrize("name", entries())
 def test_figure(name):
     entry = entries()[name]
-    assert re.match(r"\d\. \S", entry.category)
+    assert re.match(r"[\dA-Z]\. \S", entry.category)
     assert entry.caption.endswith(".")
     assert entry.reads
     draw = importlib.import_module(f"shearbench.figures.{name}").draw

@@ -28,6 +28,7 @@ from shearbench.plan.digests import Digests
 from shearbench.plan.records import record_others
 from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
 from shearbench.simulation.populations import PAIRED, SPLITS
+from shearbench.tasks.morphology.options import check_classifiers
 
 
 def here_or_in_the_checkout(path):
@@ -115,7 +116,30 @@ def inputs_of_observation(name):
         raise wrong_configuration(error) from None
 
 
-DIGESTS = Digests(RUN, CHECKOUT / "scripts", inputs_of, inputs_of_observation)
+@functools.lru_cache(maxsize=None)
+def labelled_images():
+    """Return the user's file of images with classes, as `inputs_of` does, after a check of its content."""
+    section = CONFIG.morphology
+    options = section.images
+    try:
+        if HERE and workflow.is_main_process:
+            from shearbench.data.labelled_images import check_labelled_images
+
+            count, rows, columns, _ = check_labelled_images(
+                options.file, options.classes, options.images, options.labels
+            )
+            train = int(section.fractions.train * count)
+            check_classifiers(section, (rows, columns), train)
+        return contents(
+            [options.file], ".snakemake/shearbench/inputs.json", logger.warning
+        )
+    except (ConfigError, OSError) as error:
+        raise wrong_configuration(error) from None
+
+
+DIGESTS = Digests(
+    RUN, CHECKOUT / "scripts", inputs_of, inputs_of_observation, labelled_images
+)
 
 # Of the jobs that use a GPU, no more at a time than there are, unless --resources gpu=N says otherwise. A
 # profile for a cluster says so.

@@ -24,6 +24,7 @@ from shearbench.options import (
 )
 from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
 from shearbench.simulation.populations import Population
+from shearbench.tasks.morphology.options import resolve_morphology
 from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant, architecture_for, resolve_variant
 
@@ -81,6 +82,7 @@ def resolve(given: Mapping[str, Any]) -> Config:
     given["variants"] = {
         name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
     }
+    given["morphology"] = resolve_morphology(given.get("morphology"))
     config = validated(Config, given, ())
     check_variants({f"variants.{name}": one for name, one in config.variants.items()}, config)
     config._left_out = {section: names for section, names in left_out.items() if names}

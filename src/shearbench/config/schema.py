@@ -21,6 +21,7 @@ from shearbench.options import (
 )
 from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
 from shearbench.simulation.populations import SPLITS, Population, stamp_count
+from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.recipe import Recipe
 from shearbench.training.variants import Variant
 
@@ -202,6 +203,11 @@ class Config(Options):
         default_factory=dict,
         description="stamps of your own by name: options of each are `observations.<name>` below",
     )
+    morphology: Morphology | None = Field(
+        None,
+        description="the classification of galaxies by morphology; null: there is none. Its options are "
+        "below",
+    )
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
         (1,), min_length=1, description="seeds of the trainings: each network is trained once with each seed"
     )
@@ -333,6 +339,9 @@ class Config(Options):
         for name in set(self.populations) - set(POPULATION_PRESETS):
             # A new name needs a base, and any serves, because all options are given.
             plain["populations"][name]["base"] = min(POPULATION_PRESETS)
+        if self.morphology is not None:
+            given = self.morphology.training.model_dump(mode="json", exclude_unset=True)
+            plain["morphology"]["training"] = given
         for section, names in self._left_out.items():
             plain[section].update(dict.fromkeys(names))
         return plain

@@ -252,3 +252,25 @@ def balancing_weights(labels: NDArray[np.int64], classes: int) -> NDArray[np.flo
     """
     counts = np.bincount(labels, minlength=classes)
     return len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1.0))
+
+
+def read_splits(
+    path: str | os.PathLike[str], file: Mapping[str, Any], fractions: Sequence[float], seed: int
+) -> list[LabelledImages]:
+    """Read a file and divide its images into training, validation and test images.
+
+    Parameters
+    ----------
+    path : path-like
+    file : mapping
+        ``images``, ``labels`` and ``classes``, see `read_labelled_images`.
+    fractions, seed
+        See `stratified_splits`.
+
+    Raises
+    ------
+    ConfigError
+        See `read_labelled_images`.
+    """
+    found = read_labelled_images(path, file["classes"], file["images"], file["labels"])
+    return [found[rows] for rows in stratified_splits(found.labels, fractions, seed)]

@@ -67,11 +67,13 @@ def remove_states(folder: str | os.PathLike[str]) -> list[Path]:
         The states that were removed.
     """
     removed = []
-    for state in Path(folder, "checkpoints").glob("*/*/seed*.pt"):
-        if Path(folder, "models", *state.parts[-3:-1], state.stem, "model.pt").exists():
-            state.unlink()
-            state.with_name(f"{state.name}.lock").unlink(missing_ok=True)
-            removed.append(state)
+    for top in (Path(folder), Path(folder, "morphology")):
+        for state in (top / "checkpoints").rglob("seed*.pt"):
+            training = state.relative_to(top / "checkpoints").with_suffix("")
+            if (top / "models" / training / "model.pt").exists():
+                state.unlink()
+                state.with_name(f"{state.name}.lock").unlink(missing_ok=True)
+                removed.append(state)
     return removed
 
 

@@ -254,6 +254,34 @@ def study_tex(study: Study, table: pd.DataFrame) -> str:
     return longtable("lrrrr", head, body, caption, f"tab:study-{study.name}")
 
 
+def morphology_tex(summary: pd.DataFrame) -> str:
+    """Return ``tables/morphology.tex``: accuracy and calibration of every classifier of galaxies."""
+    head = [["", "kind", "weights", "accuracy", "balanced", "cross-entropy", "calibration error"]]
+    body: list[Sequence[str] | str | None] = []
+    for row in summary.to_dict("records"):
+        cells = [
+            number(row[name], _error_over_seeds(row, name))
+            for name in ("accuracy", "balanced_accuracy", "loss", "ece")
+        ]
+        kind = escape(row["architecture"])
+        body.append([escape(row["variant"]), kind, f"{int(row['parameters'])}", *cells])
+    images = int(summary["n_images"].max()) if len(summary) else 0
+    caption = (
+        f"Classification of {images} test images of galaxies by morphology. Accuracy: fraction of right "
+        "answers; balanced: mean over the classes of the fraction of each class that is found; "
+        "cross-entropy: in nats; calibration error: mean difference between the probability of the answer "
+        f"and the fraction of right answers. {_SEEDS.replace('galaxies', 'images')}"
+    )
+    return longtable("llrrrrr", head, body, caption, "tab:morphology")
+
+
+def _error_over_seeds(row: Mapping[Any, Any], name: str) -> float:
+    """Return the bootstrap error and the scatter of the seeds over the square root of their number."""
+    scatter = row[f"{name}_scatter"]
+    seeds = scatter / math.sqrt(row["n_seeds"]) if math.isfinite(scatter) else 0.0
+    return math.hypot(row[f"{name}_error"], seeds)
+
+
 def _failures(table: pd.DataFrame, population: object) -> str:
     """Return a sentence on each estimator that fails on most galaxies of a population; empty if none does."""
     own = table[table["population"] == population]

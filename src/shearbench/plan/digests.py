@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import INSIDE, OBSERVED, STUDY_FILES, Run
+from shearbench.plan.run import INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
 from shearbench.simulation.populations import PAIRED, SPLITS
 
 P = ParamSpec("P")
@@ -36,6 +36,7 @@ MADE_BY = {
     **{f"inside_{name}.csv": "gather_inside" for name in INSIDE},
     "inside_maps.h5": "gather_inside",
     **dict.fromkeys(OBSERVED, "gather_observations"),
+    **dict.fromkeys(MORPHOLOGY, "evaluate_morphology"),
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -66,6 +67,8 @@ class Digests:
         each.
     observed : callable
         The same for the name of an observation.
+    labelled : callable
+        Function that returns the user's file of images with classes, in the same way.
     """
 
     def __init__(
@@ -74,7 +77,9 @@ class Digests:
         scripts: Path,
         inputs: Callable[[str], list[dict[str, Any]]],
         observed: Callable[[str], list[dict[str, Any]]] = lambda name: [],
+        labelled: Callable[[], list[dict[str, Any]]] = list,
     ) -> None:
+        self.labelled = labelled
         self.run, self.scripts, self.inputs, self.observed = run, scripts, inputs, observed
         self._known: dict[Any, str] = {}
 
@@ -463,11 +468,54 @@ class Digests:
         rules = sorted({STUDY_FILES[path] for path in self.run.entries[name].reads})
         return digest([getattr(self, rule)(study) for rule in rules], self.figure_code(name))
 
+    # Morphology
+
+    @_once
+    def simulate_morphology(self) -> str:
+        """Return the digest of the images with classes: simulated, or of the user's file."""
+        section = self.run.morphology
+        if section.images.file is not None:
+            return digest([[file["path"], file["sha256"]] for file in self.labelled()])
+        return digest(section.simulation.model_dump(), self.run.config.seed, self.code("simulate_morphology"))
+
+    @_once
+    def train_classifier(self, classifier: str) -> str:
+        """Return the digest of a classifier without its seed."""
+        chosen = self.run.morphology.variants[classifier]
+        return digest(
+            self.simulate_morphology(),
+            self.run.images_with_classes,
+            chosen.model_dump(mode="json"),
+            self.code("train_classifier", chosen.make().modules()),
+        )
+
+    @_once
+    def classify(self, classifier: str, seed: int) -> str:
+        """Return the digest of the predictions of a classifier."""
+        modules = self.run.morphology.variants[classifier].make().modules()
+        return digest(
+            self.train_classifier(classifier),
+            seed,
+            self.run.morphology.angles_deg,
+            self.code("classify", modules),
+        )
+
+    @_once
+    def evaluate_morphology(self) -> str:
+        """Return the digest of the tables of all classifiers."""
+        found = [self.classify(*classifier) for classifier in self.run.classifiers]
+        return digest(found, self.run.config.bootstrap, self.code("evaluate_morphology"))
+
+    def table_morphology(self) -> str:
+        """Return the digest of the LaTeX table of the classifiers."""
+        return digest(self.evaluate_morphology(), self.code("table_morphology"))
+
     # Figures, tables, the paper
 
     def figure(self, name: str) -> str:
         """Return the digest of a figure of the run."""
-        sources = [self.metrics(path) for path in self.run.figures[name].sources]
+        figure = {**self.run.figures, **self.run.figures_of_morphology}[name]
+        sources = [self.metrics(path) for path in figure.sources]
         return digest(sources, self.figure_code(name))
 
     def figure_code(self, name: str) -> str:
@@ -564,6 +612,18 @@ class Digests:
                     rule = INSIDE.get(stem, "inside_maps")
                     which = {"population": population, "variant": variant, "seed": int(seed), "table": stem}
                     return Origin(rule, getattr(self, rule)(population, variant, int(seed)), which)
+            case ["morphology", "images.h5"] if self.run.config.morphology is not None:
+                return Origin("simulate_morphology", self.simulate_morphology(), {})
+            case ["morphology", "models", classifier, folder, "model.pt" | "history.csv"]:
+                seed = folder.removeprefix("seed")
+                if seed.isdecimal() and (classifier, int(seed)) in self.run.classifiers:
+                    which = {"classifier": classifier, "seed": int(seed), "content": stem}
+                    return Origin("train_classifier", self.train_classifier(classifier), which)
+            case ["morphology", "predictions", _] if suffix == "parquet":
+                classifier, _, seed = stem.rpartition(".seed")
+                if seed.isdecimal() and (classifier, int(seed)) in self.run.classifiers:
+                    which = {"classifier": classifier, "seed": int(seed)}
+                    return Origin("classify", self.classify(classifier, int(seed)), which)
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
             case ["networks", population, _] if suffix == "pt" and self._has(population):
@@ -587,6 +647,8 @@ class Digests:
             case ["observations", _] if suffix == "parquet" and stem in self.run.observations:
                 which = {"observation": stem, "content": "catalogue"}
                 return Origin("catalogue_observation", self.catalogue_observation(stem), which)
+            case ["metrics", _] if name in MORPHOLOGY and self.run.config.morphology is None:
+                return None
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
             case ["metrics", "studies", _]:
@@ -596,6 +658,8 @@ class Digests:
                             names = {"study": study, "table": stem}
                             return Origin(rule, getattr(self, rule)(study), names)
             case ["tables", _] if suffix == "tex":
+                if stem == "morphology" and self.run.config.morphology is not None:
+                    return Origin("table_morphology", self.table_morphology(), {"table": stem})
                 if stem in self.run.tables:
                     return Origin("tables", self.tables(), {"table": stem})
                 for study in self.run.studies.known:

@@ -26,6 +26,7 @@ FOLDERS = (
     "paper",
     "observations",
     "networks",
+    "morphology",
 )
 """The folders of a run whose files have an origin."""
 

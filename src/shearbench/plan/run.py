@@ -18,6 +18,7 @@ from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
 from shearbench.simulation.populations import PAIRED, stamp_count
 from shearbench.studies import INSIDE_KINDS
+from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.variants import Variant
 
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
@@ -32,6 +33,16 @@ INSIDE = {
 """The tables of a network that is examined from inside, and the rule that makes each."""
 OBSERVED = ("observed_galaxies.parquet", "observed_shapes.parquet", "observed_shear.parquet")
 """The tables of the stamps of users: galaxies, estimates of each, and shear of the ensembles."""
+MORPHOLOGY = (
+    "morphology.csv",
+    "morphology_classes.csv",
+    "morphology_confusion.csv",
+    "morphology_calibration.csv",
+    "morphology_angles.csv",
+    "morphology_training.csv",
+    "morphology_examples.h5",
+)
+"""The tables and examples of the classification by morphology."""
 TABULATED = ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
@@ -354,6 +365,51 @@ class Run:
             "may_diverge": seed not in self.networks.get(variant, []),
         }
 
+    # Morphology
+
+    @cached_property
+    def morphology(self) -> Morphology:
+        """The section ``morphology`` of the configuration, or its defaults."""
+        return self.config.morphology or Morphology()
+
+    @cached_property
+    def classifiers(self) -> list[tuple[str, int]]:
+        """The classifiers of galaxies by morphology, as (variant, seed)."""
+        section = self.morphology
+        return [(variant, seed) for variant in section.variants for seed in section.seeds]
+
+    @cached_property
+    def labelled_images(self) -> str:
+        """The file of the images with classes: the user's, or the simulated one."""
+        return self.morphology.images.file or f"{self.folder}/morphology/images.h5"
+
+    def of_classifiers(self, pattern: str) -> list[str]:
+        """Return a path in the folder ``morphology`` for each classifier, from its variant and seed."""
+        return [
+            f"{self.folder}/morphology/{pattern.format(classifier=variant, seed=seed)}"
+            for variant, seed in self.classifiers
+        ]
+
+    @cached_property
+    def images_with_classes(self) -> dict[str, Any]:
+        """How the images are read and divided, as plain values."""
+        section = self.morphology
+        return {
+            "file": section.images.model_dump(mode="json"),
+            "fractions": list(section.fractions.model_dump().values()),
+            "seed": self.config.seed,
+        }
+
+    @cached_property
+    def morphology_outputs(self) -> list[str]:
+        """The files of the classification by morphology for a paper."""
+        figures = self.figures_of_morphology.values()
+        return [
+            *(f"{self.metrics}/{name}" for name in MORPHOLOGY),
+            *(path for figure in figures for suffix in ("pdf", "png") for path in figure.files(suffix)),
+            f"{self.folder}/tables/morphology.tex",
+        ]
+
     def of_all_seeds(self, variant: str) -> list[tuple[str, int]]:
         """Return the networks of a variant of the run, each as variant and seed."""
         return [(variant, seed) for seed in self.config.seeds]
@@ -581,7 +637,7 @@ class Run:
         }
         found = {}
         for name, entry in self.entries.items():
-            if entry.each in ("study", "studies") or empty & {*entry.reads}:
+            if entry.each in ("study", "studies", "morphology") or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
             cases = {
@@ -598,6 +654,22 @@ class Run:
                 [f"{stem}_{one}" for one in populations] or [stem],
             )
         return found
+
+    @cached_property
+    def figures_of_morphology(self) -> dict[str, Figure]:
+        """The figures of the classification by morphology, by name; empty if the run has none."""
+        if self.config.morphology is None:
+            return {}
+        return {
+            name: Figure(
+                entry,
+                [f"{self.metrics}/{one}" for one in entry.reads],
+                [],
+                [f"{self.folder}/figures/{name}"],
+            )
+            for name, entry in self.entries.items()
+            if entry.each == "morphology"
+        }
 
     @cached_property
     def figure_files(self) -> list[str]:

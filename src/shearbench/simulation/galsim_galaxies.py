@@ -13,6 +13,7 @@ The isophotes of a boxy bulge are superellipses |x|^4 + |y / q|^4 = const.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -59,6 +60,7 @@ def draw_images(
     options : SimulatedImages
     seed : int
     processes : int
+        Number of processes; on other systems than Linux there is one.
 
     Returns
     -------
@@ -70,10 +72,11 @@ def draw_images(
     labels = np.random.default_rng([seed, 0]).permutation(labels)
     parts = np.array_split(np.arange(len(labels)), 4 * processes)
     arguments = [(options, seed, labels, part) for part in parts]
-    if processes == 1:
+    # Processes that are started anew would run the script of a Snakemake job again, so they are forked.
+    if processes == 1 or sys.platform != "linux":
         drawn = [_draw_part(*one) for one in arguments]
     else:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(processes, get_context("fork")) as pool:
             drawn = list(pool.map(_draw_part, *zip(*arguments)))
     return np.concatenate(drawn), labels
 
@@ -109,7 +112,7 @@ def draw_galaxy(label: int, rng: Rng, options: SimulatedImages) -> NDArray[np.ui
     angle = rng.uniform(0, 360) * galsim.degrees
     mirrored = rng.random() < 0.5
     shift = unit * rng.uniform(-1, 1, 2)
-    scatter = rng.normal(0, 0.06, 2)  # of the colours of a galaxy
+    scatter = rng.normal(0, 0.12, 2)  # of the colours of a galaxy
     bands = np.zeros((3, size, size))
     for component in components:
         profile = component.profile
@@ -179,7 +182,7 @@ def _edge_on(bulge: str) -> Callable[[Rng, float, int], list[Component]]:
         )
         if bulge == "none":
             return [Component(disc, 1.0, _DISC)]
-        share, ratio = _uniform(rng, 0.4, 0.6), _uniform(rng, 0.75, 0.95)
+        share, ratio = _uniform(rng, 0.35, 0.55), _uniform(rng, 0.75, 0.95)
         if bulge == "rounded":
             radius = unit * _uniform(rng, 2.6, 3.6)
             profile = galsim.Sersic(1.5, half_light_radius=radius, trunc=6 * radius)
@@ -188,7 +191,7 @@ def _edge_on(bulge: str) -> Callable[[Rng, float, int], list[Component]]:
             x, y = _grid(size)
             radius = unit * _uniform(rng, 5.5, 7.0)
             r = ((x / radius) ** 4 + (y / (radius * ratio)) ** 4) ** 0.25
-            profile = _of_image(np.exp(-(r**2.5)))
+            profile = _of_image(np.exp(-(r**1.7)))
         return [Component(disc, 1 - share, _DISC), Component(profile, share, _RED)]
 
     return make
@@ -213,7 +216,7 @@ def _spiral(winding: str) -> Callable[[Rng, float, int], list[Component]]:
         spiral = _of_image(ridge * clumps * onset * np.exp(-r / (1.3 * h)) * _taper(r, size))
         disc = galsim.InclinedExponential(math.acos(ratio) * galsim.radians, scale_radius=h)
         bulge = galsim.Sersic(2.0, half_light_radius=h * _uniform(rng, 0.2, 0.35), trunc=4 * h)
-        in_bulge, in_arms = _uniform(rng, 0.08, 0.2), _uniform(rng, 0.4, 0.55)
+        in_bulge, in_arms = _uniform(rng, 0.08, 0.2), _uniform(rng, 0.35, 0.5)
         return [
             Component(disc, 1 - in_bulge - in_arms, _DISC),
             Component(bulge, in_bulge, _RED),

@@ -24,7 +24,8 @@ CLASSES = (
 """The classes of Galaxy10 SDSS, in the order of its labels 0 to 9."""
 
 Share = Annotated[float, Field(gt=0, le=1e6)]
-Range = tuple[float, float]
+Pixels = Annotated[float, Field(ge=0.5, le=20)]
+Snr = Annotated[float, Field(ge=1, le=1e6)]
 
 
 class SimulatedImages(Options):
@@ -36,24 +37,23 @@ class SimulatedImages(Options):
         (12, 16, 16, 6, 10, 5, 8, 10, 9, 8),
         description="number of images of each class, relative to the others; unequal, as in surveys",
     )
-    psf_fwhm_pixels: Range = Field(
+    psf_fwhm_pixels: tuple[Pixels, Pixels] = Field(
         (2.2, 2.8),
         description="FWHM of the Moffat PSF, a range [lowest, highest] at images of 48 pixels; it grows with "
         "the image as galaxies do",
     )
-    snr: Range = Field(
-        (150.0, 600.0),
+    snr: tuple[Snr, Snr] = Field(
+        (80.0, 400.0),
         description="signal-to-noise ratio of a galaxy in its brightest band, a range [lowest, highest], "
         "uniform in the logarithm",
     )
 
     @model_validator(mode="after")
     def _ordered(self) -> SimulatedImages:
-        for name, least in (("psf_fwhm_pixels", 0.5), ("snr", 1.0)):
+        for name in ("psf_fwhm_pixels", "snr"):
             low, high = getattr(self, name)
-            if not least <= low <= high <= 1e6:
-                raise ValueError(f"{name}: found [{low:g}, {high:g}], expected [lowest, highest], both at "
-                                 f"least {least:g}")  # fmt: skip
+            if low > high:
+                raise ValueError(f"{name}: found [{low:g}, {high:g}], expected [lowest, highest]")
         return self
 
     def counts(self) -> list[int]:

@@ -24,6 +24,7 @@ from shearbench.figures.catalogue import entries
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS
 from shearbench.studies import Study
+from shearbench.tasks.morphology.options import Morphology
 from shearbench.tools.structure import diagram
 from shearbench.training.variants import variant_presets
 
@@ -60,6 +61,8 @@ def _table(rows: Iterator[tuple[str, str, str]]) -> str:
 def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield (key, default, meaning) of each option of a model and of the models inside it."""
     for name, field in model.model_fields.items():
+        if name in getattr(model, "without", ()):
+            continue
         key = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _options(field.annotation, f"{key}.")
@@ -95,6 +98,8 @@ def _sections() -> str:
         + ".\n"
         + "\n### `observations.<name>`\n\n"
         + _table(_options(Observation))
+        + "\n### `morphology`\n\n"
+        + _table(_options(Morphology, "morphology."))
     )
 
 

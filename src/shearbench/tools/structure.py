@@ -28,7 +28,7 @@ FLOORS: tuple[Mapping[str, str], ...] = (
         "paper": "tables, numbers, manifest",
     },
     {"training": "loop, recipe, checkpoints"},
-    {"tasks": "shear, the first task of networks"},
+    {"tasks": "shear and morphology"},
     {"measurement": "fits, moments, trained networks", "diagnostics": "networks, from outside and inside"},
     {"estimators": "options of estimators"},
     {"config": "schema, reading, labels"},

@@ -203,9 +203,11 @@ def test_a_damaged_table_is_refused_with_file_field_and_rule(tmp_path, damage):
     assert ("'b'" if damage == "column" else "unreadable") in message
 
 
-def test_states_of_trainings_that_have_a_model_are_removed(tmp_path):
-    ended, unfinished = (tmp_path / "checkpoints/exp_gauss/shearnet" / f"seed{n}.pt" for n in (1, 2))
-    model = tmp_path / "models/exp_gauss/shearnet/seed1/model.pt"
+@pytest.mark.parametrize("place", ["{}/exp_gauss/shearnet", "morphology/{}/small-cnn"])
+def test_states_of_trainings_that_have_a_model_are_removed(tmp_path, place):
+    states = tmp_path / place.format("checkpoints")
+    ended, unfinished = (states / f"seed{n}.pt" for n in (1, 2))
+    model = tmp_path / place.format("models") / "seed1/model.pt"
     lock = ended.with_name("seed1.pt.lock")
     for path in (ended, unfinished, lock, model):
         path.parent.mkdir(parents=True, exist_ok=True)

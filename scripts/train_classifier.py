@@ -1,0 +1,25 @@
+"""Train a classifier of galaxies; the training continues from its checkpoint, if there is one."""
+
+from pathlib import Path
+
+from shearbench.data.labelled_images import read_splits
+from shearbench.files.text import write_csv
+from shearbench.jobs.job import logged
+from shearbench.tasks.morphology.options import ClassVariant
+from shearbench.tasks.morphology.train import save_classifier, train_classifier
+from shearbench.training.task import Job
+
+with logged(snakemake.log[0]):
+    origins, output = snakemake.params.origins, snakemake.output
+    train, validation, _ = read_splits(snakemake.input.images, **snakemake.params.images)
+    job = Job(
+        seed=int(snakemake.wildcards.seed),
+        checkpoint=Path(snakemake.params.checkpoint),
+        fingerprint=origins[output.model].depends,
+        threads=snakemake.threads,
+        gpus=snakemake.resources.gpu,
+    )
+    variant = ClassVariant(**snakemake.params.variant)
+    model, history = train_classifier(train, validation, variant, snakemake.wildcards.classifier, job)
+    write_csv(output.history, history, origins[output.history])
+    save_classifier(output.model, model, origins[output.model])
