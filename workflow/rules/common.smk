@@ -195,6 +195,19 @@ def no_observations(_):
     ) from None
 
 
+def no_morphology(_):
+    """Raise the error of the target morphology in a run that has none."""
+    raise WorkflowError(
+        "morphology: this configuration has no such section; use --configfile config/morphology.yaml, or "
+        "add the section as docs/morphology.md says"
+    ) from None
+
+
+def memory_of_images(wildcards, input, attempt):
+    """Return the memory [MB] of a job that reads all images: the file, its splits and their copies."""
+    return attempt * (4000 + int(4 * input.size_mb))
+
+
 def gpus_per_training():
     """Return how many GPUs a training asks for: by its rule, a profile or --set-resources."""
     return rules.train.rule.resources["gpu"].value

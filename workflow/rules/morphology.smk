@@ -1,19 +1,5 @@
 """The classification of galaxies by morphology: images, classifiers, their answers, tables and figures."""
 
-
-def no_morphology(_):
-    """Raise the error of the target morphology in a run that has none."""
-    raise WorkflowError(
-        "morphology: this configuration has no such section; use --configfile config/morphology.yaml, or "
-        "add the section as docs/morphology.md says"
-    ) from None
-
-
-def memory_of_images(wildcards, input, attempt):
-    """Return the memory [MB] of a job that reads all images: the file, its splits and their copies."""
-    return attempt * (4000 + int(4 * input.size_mb))
-
-
 if CONFIG.morphology is not None:
 
     wildcard_constraints:
