@@ -115,6 +115,34 @@ def test_injected_bias_is_found_exactly_without_noise():
     assert (before["label"], before["seed"], before["noise"]) == ("Toy", 3, 1e-3)
 
 
+def test_shape_noise_is_the_scatter_over_the_response_and_lost_stamps_count():
+    """The shape noise is the same for any response; noise adds its variance, and shear adds nothing."""
+    catalog = shear_split(3000, seed=2)
+    intrinsic = float(np.sqrt((catalog[["e1", "e2"]] ** 2).to_numpy().mean()))
+    raw, plain = shear_bias(answer(catalog), catalog)
+    assert math.isnan(raw["shape_noise"])
+    assert plain["shape_noise"] == pytest.approx(intrinsic, rel=2e-3)
+    assert plain["n_eff"] == pytest.approx(1, abs=1e-12)
+    assert plain["n_eff_err"] == pytest.approx(0, abs=1e-12)
+    # In 3000 galaxies, the scatter of a component is known to about 1/sqrt(2 * 2 * 3000).
+    assert plain["shape_noise_err"] == pytest.approx(intrinsic / math.sqrt(4 * 3000), rel=0.6)
+    weaker = shear_bias(answer(catalog, 0.7 * catalog["g1"], 0.6 * catalog["g2"]), catalog)[1]
+    assert weaker["shape_noise"] == pytest.approx(plain["shape_noise"], rel=1e-3)
+    # The same noise under all shears, as from the same pixels.
+    noise = paired_noise(catalog, np.random.default_rng(4), 0.1)
+    noisy = answer(catalog, 0.7 * (catalog["g1"] + noise[:, 0]), 0.7 * (catalog["g2"] + noise[:, 1]))
+    row = shear_bias(noisy, catalog)[1]
+    expected = math.hypot(intrinsic, 0.1 * math.hypot(1, 0.1))
+    assert row["shape_noise"] == pytest.approx(expected, rel=0.02)
+    assert row["n_eff"] == pytest.approx((intrinsic / expected) ** 2, rel=0.04)
+    # A tenth of the galaxies is lost.
+    noisy["flag"] = np.where(catalog["pair_id"] % 10 == 0, 4, 0)
+    assert shear_bias(noisy, catalog)[1]["n_eff"] == pytest.approx(0.9 * row["n_eff"], rel=0.05)
+    # An estimator with a response of its own, of ellipticities three times as small.
+    own = answer(catalog, catalog["g1"] / 3, catalog["g2"] / 3, R11=1 / 3, R22=1 / 3)
+    assert shear_bias(own, catalog)[1]["shape_noise"] == pytest.approx(plain["shape_noise"], rel=2e-3)
+
+
 def test_noise_of_the_pairs_cancels():
     catalog = shear_split(2000)
     noise = paired_noise(catalog, np.random.default_rng(5), 0.05)

@@ -47,7 +47,7 @@ from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
 
 SHEAR_BIAS = (
     "population noise estimator label kind seed calibration n_pairs n_failed "
-    "m1 m1_err m2 m2_err c1 c1_err c2 c2_err R1 R2"
+    "m1 m1_err m2 m2_err c1 c1_err c2 c2_err R1 R2 shape_noise shape_noise_err n_eff n_eff_err"
 ).split()
 
 
@@ -97,6 +97,12 @@ def shear_bias(
         841, 24). For it, m and c compare gamma with the applied shear, on all galaxies, and R1, R2 are the
         mean R11, R22.
 
+        ``shape_noise`` and ``n_eff`` are those of the calibrated shear, so they are NaN without calibration.
+        The shape noise is the scatter of an unsheared component over its response, shape and noise of the
+        galaxy together, rms of both components. The shear of N galaxies has the error shape_noise / sqrt(N).
+        ``n_eff`` is the effective number of galaxies relative to an estimator that measures each true shape:
+        the fraction of stamps measured times (scatter of the true shapes / shape_noise)^2.
+
     Raises
     ------
     ContractError
@@ -116,8 +122,12 @@ def shear_bias(
         value, error = calibrated(halves, _calibrated_bias, resamples, seed)
         results.append(("response", len(halves[1][0]), _named(value, error)))
     who = identity(estimates, label)
+    noise = _shape_noise(pairs, float(rows.good.mean()), resamples, seed)
     return [
-        who | {"calibration": calibration, "n_pairs": n_pairs, "n_failed": pairs.n_failed} | result
+        who
+        | {"calibration": calibration, "n_pairs": n_pairs, "n_failed": pairs.n_failed}
+        | result
+        | (noise if calibration == "response" else dict.fromkeys(noise, np.nan))
         for calibration, n_pairs, result in results
     ]
 
@@ -174,6 +184,35 @@ def _own_response_bias(means: Means, shear: float) -> Means:
     diagonal = np.stack([response[..., 0, 0], response[..., 1, 1]], axis=-1).mean(axis=-2)
     # the four applied shears add up to zero, so the mean of the results is the additive bias
     return np.concatenate([response_to_shear(found, shear) - 1, found.mean(axis=-2), diagonal], axis=-1)
+
+
+def _shape_noise(pairs: Pairs, measured: float, resamples: int, seed: int) -> dict[str, float]:
+    """Return shape noise and effective number, with errors; `measured` is the fraction of stamps measured."""
+
+    def statistic(means: Means) -> Means:
+        variance, true, response, expected = _parts(means)
+        noise = (variance / (response / expected) ** 2).mean(axis=-1)
+        return np.stack([np.sqrt(noise), measured * true.mean(axis=-1) / noise], axis=-1)
+
+    if len(pairs.estimate) < 2:
+        return dict.fromkeys(SHEAR_BIAS[-4:], np.nan)
+    if pairs.response is None:
+        shapes = (pairs.estimate.mean(axis=1), pairs.truth.mean(axis=1))
+        response, expected = (response_to_shear(values, pairs.shear) for values in shapes)
+    else:
+        response = np.diagonal(pairs.response.mean(axis=1), axis1=-2, axis2=-1)
+        expected = np.ones_like(response)
+    squares = [_unsheared(values**2) for values in (pairs.estimate, pairs.truth)]
+    columns = np.column_stack([*squares, response, expected])
+    drawn = statistic(bootstrap_means(columns, resamples, seed)).std(axis=0, ddof=1)
+    value = statistic(columns.mean(axis=0))
+    pairs_of_numbers = zip(value.tolist(), drawn.tolist())
+    return dict(zip(SHEAR_BIAS[-4:], (number for pair in pairs_of_numbers for number in pair)))
+
+
+def _unsheared(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the mean (base, 2) of each component over the members where the other one is sheared."""
+    return np.stack([values[:, :, 2:, 0].mean(axis=(1, 2)), values[:, :, :2, 1].mean(axis=(1, 2))], axis=-1)
 
 
 def _estimate(

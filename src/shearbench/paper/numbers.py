@@ -48,6 +48,10 @@ _BIAS = {
     for i, digit in ((1, "One"), (2, "Two"))
 }
 _LEAKAGE = {f"Alpha{digit}": (f"alpha{i}", f"alpha{i}_err", "") for i, digit in ((1, "One"), (2, "Two"))}
+_SURVEY = {
+    "ShapeNoise": ("shape_noise", "shape_noise_err", "reduced shear"),
+    "EffectiveNumber": ("n_eff", "n_eff_err", ""),
+}
 _COST = {
     "Rate": ("stamps_per_second", None, "1/s"),
     "Seconds": ("seconds", None, "s"),
@@ -114,8 +118,10 @@ def collect_numbers(
         found += _numbers(_LEVEL, row, "metrics/accuracy.csv", ("population", "noise"))
     for row in combined_accuracy(accuracy).to_dict("records"):
         found += _numbers(_ACCURACY, row, "metrics/accuracy.csv", ("population", "estimator", "noise"))
+    biases = combined_shear_bias(shear_bias)
     for table, quantities, path in (
-        (combined_shear_bias(shear_bias), _BIAS, "metrics/shear_bias.csv"),
+        (biases, _BIAS, "metrics/shear_bias.csv"),
+        (biases[biases["calibration"] == "response"], _SURVEY, "metrics/shear_bias.csv"),
         (combined_psf_leakage(psf_leakage), _LEAKAGE, "metrics/psf_leakage.csv"),
     ):
         for row in table.to_dict("records"):
@@ -253,10 +259,10 @@ def macros_tex(numbers: Iterable[Number]) -> str:
         "% Made from metrics/*.csv; see numbers.json for the value, error, unit and source of each.",
         r"% \{Quantity}{Population}{Estimator}{Noise}: a capital for each word, digits spelled out;",
         r"% 1e-5 is SigmaOneEMinusFive. Quantities: Rmse, RmseOverBound, Scatter, MedianAbs, Coverage,",
-        r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo,AlphaOne,AlphaTwo}. Of a",
-        r"% population at a noise level: Snr, Bound, PriorBound. Of a stage:",
-        r"% {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a study: Verdict{Study},",
-        r"% {StudyRatio,StudyFactor}{Study}{Value}{Noise}. A missing value prints as --.",
+        r"% Failed, SecondsPerStamp; {Raw,Calibrated}{MOne,MTwo,COne,CTwo,AlphaOne,AlphaTwo};",
+        r"% Calibrated{ShapeNoise,EffectiveNumber}. Of a population at a noise level: Snr, Bound,",
+        r"% PriorBound. Of a stage: {Rate,Seconds,PeakMb}{Stage}{Population}{Name}. Of a study:",
+        r"% Verdict{Study}, {StudyRatio,StudyFactor}{Study}{Value}{Noise}. A missing value prints as --.",
         "% If two names would be equal (of mlp1 and mlp-1), both are Exact, then each character spelled out.",
     ]
     numbers = list(numbers)

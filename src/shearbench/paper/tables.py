@@ -23,6 +23,7 @@ from shearbench.studies import Study
 _KEYS = ["population", "noise", "estimator", "label", "kind"]
 _BIASES = {name: f"{name}_err" for name in ("m1", "m2", "c1", "c2")}
 _LEAKAGE = {name: f"{name}_err" for name in ("alpha1", "alpha2")}
+_SURVEY = {name: f"{name}_err" for name in ("shape_noise", "n_eff")}
 _SEEDS = (
     "Networks: mean over training seeds; the error is the scatter of the seeds over the square root of "
     "their number and the bootstrap error over galaxies, in quadrature."
@@ -43,7 +44,11 @@ def combined_accuracy(accuracy: pd.DataFrame) -> pd.DataFrame:
 def combined_shear_bias(shear_bias: pd.DataFrame) -> pd.DataFrame:
     """Return the shear-bias table with the seeds of each network combined; ``n_pairs, n_failed`` added up."""
     return combine_seeds(
-        shear_bias, [*_KEYS, "calibration"], _BIASES, means=["R1", "R2"], sums=["n_pairs", "n_failed"]
+        shear_bias,
+        [*_KEYS, "calibration"],
+        _BIASES | _SURVEY,
+        means=["R1", "R2"],
+        sums=["n_pairs", "n_failed"],
     )
 
 
@@ -105,8 +110,8 @@ def accuracy_tex(accuracy: pd.DataFrame) -> str:
 def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
     """Return ``tables/shear_bias.tex``: m and c before and after calibration, a table per population."""
     head = [
-        ["", "", *_symbols(_BIASES), "galaxies", "dropped"],
-        ["", "", *_units(_BIASES), "", ""],
+        ["", "", *_symbols(_BIASES), "shape", r"$n_\mathrm{eff}$", "galaxies", "dropped"],
+        ["", "", *_units(_BIASES), "noise", "", "", ""],
     ]
     tables = []
     for population, group in combined_shear_bias(shear_bias).groupby("population", sort=False):
@@ -115,18 +120,21 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
             body.append(rf"$\sigma$ = {power_of_ten(float(noise))}")  # type: ignore[arg-type]
             for row in level.to_dict("records"):
                 used = [str(int(row[name] / row["n_seeds"])) for name in ("n_pairs", "n_failed")]
+                survey = [number(row[name], row[error]) for name, error in _SURVEY.items()]
                 calibrated = "raw" if row["calibration"] == "none" else "calibrated"
-                body.append([escape(row["label"]), calibrated, *_cells(_BIASES, row), *used])
+                body.append([escape(row["label"]), calibrated, *_cells(_BIASES, row), *survey, *used])
         caption = (
             rf"Multiplicative bias $m$ and additive bias $c$ for \texttt{{{escape(population)}}}. Each "
             "galaxy is simulated under positive and negative shear in both components, with the same noise "
             "and in several orientations. Calibrated: divided by a response measured on other galaxies, or "
             "by the response that the estimator measures itself. A galaxy is dropped if any of its "
-            f"measurements fails. Errors: bootstrap over galaxies. {_SEEDS}"
+            "measurements fails. Shape noise: scatter of a component of the calibrated shape of a galaxy, "
+            r"noise included. $n_\mathrm{eff}$: effective number of galaxies relative to an estimator that "
+            f"measures all true shapes. Errors: bootstrap over galaxies. {_SEEDS}"
             f"{_failures(shear_bias, population)}"
         )
         label = f"tab:shear-bias-{population}"
-        tables.append(longtable("llrrrrrr", head, body, caption, label, "scriptsize"))
+        tables.append(longtable("llrrrrrrrr", head, body, caption, label, "tiny", space=2))
     return "\n".join(tables)
 
 

@@ -246,7 +246,8 @@ def shear_table(
                         for k in "12":
                             row[f"{letter}{k}"] = value + error * scale * rng.standard_normal()
                             row[f"{letter}{k}_err"] = error * scale
-                    rows.append(row | {"R1": 1 + m, "R2": 1 + m})
+                    rows.append(row | {"R1": 1 + m, "R2": 1 + m, "shape_noise": 0.2, "shape_noise_err": 0.01})
+                    rows[-1] |= {"n_eff": 0.9, "n_eff_err": 0.01}
     return pd.DataFrame(rows)
 
 

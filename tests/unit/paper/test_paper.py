@@ -179,6 +179,8 @@ def run():
                 for calibration in ("none", "response"):
                     values = {key: 1e-3 * rng.standard_normal() for key in SHEAR_BIAS}
                     values |= {f"{key}_err": 3.3e-5 for key in ("m1", "m2", "c1", "c2")}
+                    values |= {"shape_noise": 0.2134, "shape_noise_err": 0.0022}
+                    values |= {"n_eff": 0.931, "n_eff_err": 0.012}
                     more = {"calibration": calibration, "n_pairs": 500, "n_failed": i}
                     bias.append(values | who | more)
                     alpha = {"alpha1": 2.5e-3 * (1 + i), "alpha2": -1.5e-3, "alpha1_err": 4e-5}
