@@ -164,7 +164,8 @@ def shears(means: Means) -> tuple[Means, Means]:
     """
     estimate = means[..., :8].reshape(*means.shape[:-1], 4, 2, 1)
     response = means[..., 8:].reshape(*means.shape[:-1], 4, 2, 2)
-    return np.linalg.solve(response, estimate)[..., 0], response
+    shear = np.asarray(np.linalg.solve(response, estimate)[..., 0], np.float64)
+    return shear, response
 
 
 def halves_of(pairs: Pairs, columns: NDArray[np.float64]) -> tuple[Half, Half]:
