@@ -131,6 +131,8 @@ rule draw_gallery:
         f"{FOLDER}/logs/draw_gallery.log",
     benchmark:
         f"{FOLDER}/benchmarks/draw_gallery.tsv"
+    # After the measurements, because it then finds their fits compiled.
+    priority: -1
     conda:
         ENVIRONMENT
     params:

@@ -106,6 +106,7 @@ def save(figure: Figure, pdf_path: str | os.PathLike[str], png_path: str | os.Pa
     for path, kind in ((pdf_path, "pdf"), (png_path, "png")):
         with context(), atomic(path) as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata[kind])
+        figure.set_layout_engine("none")  # the second file has the layout of the first
 
 
 def wrapped(label: str, width: int = 34) -> str:

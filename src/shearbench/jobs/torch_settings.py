@@ -40,8 +40,7 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
     """
     before = (
         torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.get_default_dtype(),
         torch.backends.cudnn.benchmark,
         torch.backends.cudnn.allow_tf32,
@@ -55,7 +54,8 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             # cuBLAS reads this when it starts and is not deterministic without it.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(True)
+            # torch.use_deterministic_algorithms would import torch's compiler, which takes three seconds.
+            torch.set_deterministic_debug_mode("error")
             _memory.fill_uninitialized_memory = False  # it only helps debugging, and costs time
             torch.set_default_dtype(torch.float32)
             torch.backends.cudnn.benchmark = False
@@ -66,12 +66,12 @@ def torch_settings(threads: int, seed: int, device: torch.device) -> Iterator[No
             yield
         finally:
             torch.set_num_threads(before[0])
-            torch.use_deterministic_algorithms(before[1], warn_only=before[2])
-            torch.set_default_dtype(before[3])
-            torch.backends.cudnn.benchmark = before[4]
-            torch.backends.cudnn.allow_tf32 = before[5]
-            torch.backends.cuda.matmul.allow_tf32 = before[6]
-            _memory.fill_uninitialized_memory = before[7]
+            torch.set_deterministic_debug_mode(before[1])
+            torch.set_default_dtype(before[2])
+            torch.backends.cudnn.benchmark = before[3]
+            torch.backends.cudnn.allow_tf32 = before[4]
+            torch.backends.cuda.matmul.allow_tf32 = before[5]
+            _memory.fill_uninitialized_memory = before[6]
             if workspace is None:
                 os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 

@@ -88,6 +88,8 @@ def multiplication(precision: Precision) -> Iterator[None]:
 
 
 def _compiled(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # The compiler is told whether its code must be deterministic.
+    torch.use_deterministic_algorithms(torch.are_deterministic_algorithms_enabled())
     fast = torch.compile(plain)
 
     def call(*inputs: Tensor) -> Tensor:
