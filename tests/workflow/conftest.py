@@ -75,7 +75,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             copy_workflow(folder)
             if "FINISHED" in os.environ:
-                shutil.copytree(ROOT / "results/tiny", folder / "results/tiny")
+                for name in ("results/tiny", ".snakemake/metadata"):
+                    shutil.copytree(ROOT / name, folder / name)
             snakemake(folder)
             done.touch()
     return folder
