@@ -9,9 +9,13 @@ modules.
 from __future__ import annotations
 
 import ast
+import atexit
+import contextlib
 import hashlib
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -153,10 +157,57 @@ def _own_text(path: Path) -> str:
 
 @cache
 def _parsed(path: Path) -> _Parsed:
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-    reader = _Reader(path)
-    tree = ast.fix_missing_locations(reader.visit(tree))
-    return _Parsed(ast.unparse(tree), tuple(sorted(reader.imports)), tuple(sorted(reader.used)))
+    source = path.read_text(encoding="utf-8")
+    within = path.relative_to(_SOURCE).parts[:-1] if path.is_relative_to(_SOURCE) else None
+    known, key = _known(_SOURCE), digest(_parser(_SOURCE), within, source)
+    if key not in known:
+        tree = ast.parse(source, filename=str(path))
+        reader = _Reader(path)
+        tree = ast.fix_missing_locations(reader.visit(tree))
+        known[key] = [ast.unparse(tree), sorted(reader.imports), sorted(reader.used)]
+    text, imports, used = known[key]
+    return _Parsed(text, tuple((module, name, alias) for module, name, alias in imports), tuple(used))
+
+
+_MOST = 1000  # parsed files that are kept
+
+
+@cache
+def _parser(source: Path) -> str:
+    """Return a digest of all that decides, beside a file itself, how it is parsed."""
+    modules = sorted(str(path.relative_to(source)) for path in source.rglob("*.py"))
+    return digest(sys.version_info[:3], Path(__file__).read_text(encoding="utf-8"), modules)
+
+
+@cache
+def _known(source: Path) -> dict[str, list[Any]]:
+    """Return the files that were parsed by earlier processes, and save those of this one when it ends.
+
+    Parsing all files takes as long as the rest of planning, and each job of a cluster plans again.
+    """
+    path = source / "__pycache__" / f"provenance.{sys.implementation.cache_tag}.json"
+    try:
+        checksum, _, body = path.read_text(encoding="utf-8").partition("\n")
+        known = json.loads(body) if checksum == _checksum(body) else {}
+    except (OSError, ValueError):
+        known = {}
+    atexit.register(_save, path, known, len(known))
+    return known
+
+
+def _save(path: Path, known: dict[str, list[Any]], before: int) -> None:
+    if len(known) == before:
+        return
+    body = json.dumps(dict(list(known.items())[-_MOST:]))
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):  # without the file, the next process parses again
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_text(f"{_checksum(body)}\n{body}", encoding="utf-8")
+        temporary.replace(path)
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
 
 
 class _Reader(ast.NodeTransformer):

@@ -10,6 +10,8 @@ from moving import move_modules
 from shearbench.jobs import provenance
 from shearbench.jobs.provenance import code_digest, digest
 
+CACHED = ("contents", "own_text", "parsed", "parser", "known")
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
@@ -41,7 +43,7 @@ def write(package, **files):
 
 
 def fresh(package, modules=()):
-    for cached in (code_digest, provenance._contents, provenance._own_text, provenance._parsed):
+    for cached in (code_digest, *(getattr(provenance, f"_{name}") for name in CACHED)):
         cached.cache_clear()
     return code_digest(str(package / "script.py"), tuple(modules))
 
@@ -227,3 +229,36 @@ def test_modules_found_by_name_are_given(package):
 def test_digests_do_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [1e-5, None]}) == digest({"b": [1e-5, None], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
+
+
+def test_files_are_parsed_once_for_all_processes(package, monkeypatch):
+    saves = []
+    monkeypatch.setattr(provenance.atexit, "register", lambda *save: saves.append(save))
+    parse, parsed = ast.parse, []
+    monkeypatch.setattr(ast, "parse", lambda *args, **kwargs: parsed.append(args) or parse(*args, **kwargs))
+
+    def after(damage=lambda kept: None):
+        """Return the digest that the next process has, and how many files it parses."""
+        if saves:
+            save, *arguments = saves.pop()
+            save(*arguments)
+            damage(arguments[0])
+        parsed.clear()
+        return fresh(package), len(parsed)
+
+    first, count = after()
+    assert count == 3
+    assert after() == (first, 0)
+    write(package, kernels="x = 2\n")
+    other, count = after()
+    assert other != first
+    assert count == 1
+    # What was cut short or changed is not used; where nothing can be written, all is as without.
+    assert after(lambda kept: kept.write_text(kept.read_text()[:-9])) == (other, 3)
+    assert after(lambda kept: kept.write_text(kept.read_text().replace("x = 2", "x = 3"))) == (other, 3)
+    assert after(lambda kept: kept.unlink() or kept.mkdir()) == (other, 3)
+    assert after() == (other, 3)
+    # A new module may change to what a name refers.
+    after(lambda kept: kept.rmdir())
+    write(package, more="")
+    assert after()[1] == 3
