@@ -72,6 +72,7 @@ def test_nothing_is_made_again_and_a_new_recipe_trains_one_classifier(classified
     assert "simulate_morphology" not in jobs
 
 
+@pytest.mark.slow
 def test_a_file_in_the_published_format_is_classified(tmp_path):
     copy_workflow(tmp_path)
     rng = np.random.default_rng(1)
