@@ -30,6 +30,7 @@ def mine(run):
     return run / "mine.h5"
 
 
+@pytest.mark.slow
 def test_a_users_stamps_are_measured_and_nothing_is_trained_again(run, mine):
     before = hashlib.sha256(mine.read_bytes()).hexdigest()
     jobs = planned(run, ["observations"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+import pytest
 import yaml
 from conftest import planned, snakemake
 from moving import move_modules
@@ -87,6 +88,7 @@ def test_a_new_seed_trains_that_seed_alone(run):
     assert not {"measure", "measure_shear", "simulate_stamps", "index_stamps", "cramer_rao"} & set(jobs)
 
 
+@pytest.mark.slow
 def test_new_seeds_may_train_together_which_trains_nothing_again(run):
     change_config(run, lambda config: config.update(seeds=[1, 2, 3]))
     folder = "results/tiny/{}/exp_gauss/shearnet/seed{}"
