@@ -553,7 +553,7 @@ class Renderer(torch.nn.Module):
         by_g1 = [2 * ((1 + g1) ** 2 - g2**2), 4 * g1 * g2, -2 * ((1 - g1) ** 2 - g2**2)]
         by_g2 = [4 * g2 * (1 + g1), 2 * (1 - g1**2 + g2**2), 4 * g2 * (1 - g1)]
         chain = torch.diag_embed(flux[:, None].expand(-1, len(self.names)).clone())
-        chain[:, FLUX, FLUX] = 1.0
+        chain[:, FLUX, FLUX].fill_(1.0)
         for row, terms in (
             (HLR, by_hlr),
             (G1, [squared * t for t in by_g1]),

@@ -7,7 +7,8 @@ import torch
 from scipy.ndimage import convolve
 from simulated import make_split
 
-from shearbench.diagnostics.flow import Batch, table_of_flow
+from shearbench.diagnostics import flow as gradient_flow
+from shearbench.diagnostics.flow import Batch
 from shearbench.diagnostics.galaxies import Galaxies, Split
 from shearbench.diagnostics.layers import LAYER_COLUMNS, informations, table_of_layers
 from shearbench.diagnostics.maps import answer_gradients, measure_maps
@@ -185,7 +186,10 @@ def test_figures_are_drawn(made, layers, models, splits, tmp_path):
     networks, listed = summarise_networks(NETWORKS, {"exp_gauss": 1}, (SIDE, SIDE), SCALE)
     table = pd.concat(list(layers.values()))
     batch = Batch.of(splits["test"], 6, SIGMAS, 1, ("g1", "g2"))
-    flow, curvature = table_of_flow(models["shearnet"], batch)
+    flow, curvature = (
+        table(models["shearnet"], batch)
+        for table in (gradient_flow.table_of_layers, gradient_flow.table_of_curvature)
+    )
     figures = {
         "layers": inside_layers.draw(networks, listed, table, "exp_gauss"),
         "weights": inside_weights.draw(tmp_path / "maps.h5", overlap, "exp_gauss"),
