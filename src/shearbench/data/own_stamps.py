@@ -243,10 +243,10 @@ class OwnStamps:
             image, psf, _ = self._source.stamp(row)
             images[k] = _asserted(_resized(image, side)) * np.float32(self.flux_scale)
             if psfs is not None:
-                psfs[k] = _psf_of(_asserted(psf), side)
+                psfs[k] = unit_psf(_asserted(psf), side)
         if psfs is None:
             if side not in self._psf_of_side:
-                self._psf_of_side[side] = _psf_of(_asserted(self._source.constant_psf), side)
+                self._psf_of_side[side] = unit_psf(_asserted(self._source.constant_psf), side)
             psfs = self._psf_of_side[side]
         return StampBatch(images, psfs, float(self.sigma[rows[0]]), self.pixel_scale, rows, rows)
 
@@ -256,7 +256,7 @@ def _asserted(array: NDArray[np.float32] | None) -> NDArray[np.float32]:
     return array
 
 
-def _psf_of(psf: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def unit_psf(psf: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     """Return a PSF of unit flux on a square of a size, with its centre at the centre."""
     if (psf.shape[0] - side) % 2:
         # With one row and column more, the centre is half a pixel away.

@@ -20,6 +20,7 @@ from shearbench.errors import ShearbenchError
 from shearbench.jobs.torch_settings import pick_device, torch_settings
 from shearbench.measurement.running import Measurer, measure_batch
 from shearbench.tasks.shear.model_file import TrainedNetwork
+from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -103,41 +104,84 @@ def predict_own(
     if model.about["diverged"]:
         flag[rows] = int(Flag.DIVERGED)
         return _table([], [], flag)
-    device = pick_device() if device is None else device
     parts, places = [], []
+    for some, batch in stamps.batches(rows, _BLOCK, model.about["shape"][0], equal_noise=False):
+        shapes = measure_arrays(model, batch.images, batch.psf, stamps.sigma[some], threads, device)
+        parts.append(shapes_table(shapes, len(some)))
+        places.append(some)
+    return _table(parts, places, flag)
+
+
+def measure_arrays(
+    model: TrainedNetwork,
+    images: NDArray[np.float32],
+    psf: NDArray[np.float32],
+    sigma: NDArray[np.float64],
+    threads: int = 1,
+    device: torch.device | None = None,
+) -> Shapes:
+    """Measure stamps with a trained network.
+
+    Parameters
+    ----------
+    model : TrainedNetwork
+    images : ndarray of float32, shape (n, ny, nx)
+        Finite, and of the size that the network was trained on.
+    psf : ndarray of float32, shape (ny, nx) or (n, ny, nx)
+        Of unit flux and of the size of the stamps.
+    sigma : ndarray of float64, shape (n,)
+        Noise per pixel of each stamp.
+    threads : int
+        Number of CPU threads.
+    device : torch.device, optional
+        By default a GPU if one is visible, else the CPU.
+
+    Returns
+    -------
+    Shapes
+        With ``s2n``: the signal-to-noise ratio in the aperture of the mean galaxy of the training.
+    """
+    device = pick_device() if device is None else device
     with torch_settings(threads, 0, device), torch.inference_mode():
         network = model.network.to(device)
-        refinement = network.refinement
-        mixture = refinement.mixture if refinement else None
-        for some, batch in stamps.batches(rows, _BLOCK, model.about["shape"][0], equal_noise=False):
-            sigma = stamps.sigma[some]
-            psf = batch.psf
-            if network.per_galaxy_psf and batch.constant_psf:
-                psf = np.broadcast_to(psf, batch.images.shape)
-            images = torch.from_numpy(batch.images).to(device)
-            psfs = torch.from_numpy(np.ascontiguousarray(psf)).to(device)
-            if refinement is not None and mixture is not None:
-                # Mixtures are for Gaussian PSFs; the other forward model of the network is for any PSF.
-                refinement.mixture = mixture
-                refinement.mixture = mixture if refinement.draws(psfs) else None
-            answer = network(images, psfs, torch.as_tensor(sigma, dtype=images.dtype, device=device))
-            # The calibration of errors is a function of one noise level.
-            error = torch.empty_like(answer.shapes)
-            for level in np.unique(sigma).tolist():
-                same = torch.from_numpy(sigma == level).to(device)
-                own = answer._replace(snr=answer.snr[same], error=answer.error[same])
-                error[same] = network.errors(own, level)
-            g = answer.shapes.double().cpu().numpy()
-            found = np.where(np.hypot(*g.T) < 1, int(Flag.GOOD), int(Flag.OUT_OF_RANGE))
-            errors = error.double().cpu().numpy()
-            s2n = answer.snr.double().cpu().numpy()
-            shapes = Shapes(g[:, 0], g[:, 1], errors[:, 0], errors[:, 1], found, {"s2n": s2n})
-            parts.append(shapes_table(shapes, len(some)))
-            places.append(some)
-        if refinement is not None:
-            refinement.mixture = mixture
+        parts = [
+            _measure_block(network, images[rows], psf if psf.ndim == 2 else psf[rows], sigma[rows], device)
+            for rows in (slice(start, start + _BLOCK) for start in range(0, len(images), _BLOCK))
+        ]
         network.to("cpu")
-    return _table(parts, places, flag)
+    g, errors, s2n = (np.concatenate(column) for column in zip(*parts))
+    found = np.where(np.hypot(*g.T) < 1, int(Flag.GOOD), int(Flag.OUT_OF_RANGE))
+    return Shapes(g[:, 0], g[:, 1], errors[:, 0], errors[:, 1], found, {"s2n": s2n})
+
+
+def _measure_block(
+    network: ShearNetwork,
+    images: NDArray[np.float32],
+    psf: NDArray[np.float32],
+    sigma: NDArray[np.float64],
+    device: torch.device,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return shapes [n, 2], errors [n, 2] and signal-to-noise ratios [n] of some stamps."""
+    if network.per_galaxy_psf and psf.ndim == 2:
+        psf = np.broadcast_to(psf, images.shape)
+    stamps = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    psfs = torch.from_numpy(np.ascontiguousarray(psf)).to(device)
+    refinement = network.refinement
+    mixture = refinement.mixture if refinement else None
+    if refinement is not None and mixture is not None and not refinement.draws(psfs):
+        # Mixtures are for Gaussian PSFs; the other forward model of the network is for any PSF.
+        refinement.mixture = None
+    answer = network(stamps, psfs, torch.as_tensor(sigma, dtype=stamps.dtype, device=device))
+    # The calibration of errors is a function of one noise level.
+    error = torch.empty_like(answer.shapes)
+    for level in np.unique(sigma).tolist():
+        same = torch.from_numpy(sigma == level).to(device)
+        own = answer._replace(snr=answer.snr[same], error=answer.error[same])
+        error[same] = network.errors(own, level)
+    if refinement is not None:
+        refinement.mixture = mixture
+    shapes, errors, s2n = (one.double().cpu().numpy() for one in (answer.shapes, error, answer.snr))
+    return shapes, errors, s2n
 
 
 def geometry_of(model: TrainedNetwork) -> tuple[int, float]:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from shearbench.config.reading import load
+from shearbench.api.runs import FinishedRun
 from shearbench.config.studies import Studies
 from shearbench.data.own_stamps import OwnStamps, in_words
 from shearbench.data.stamps import read_stamps
-from shearbench.errors import ShearbenchError
+from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.estimators import make_estimator
 from shearbench.evaluation.metrics import read_metrics
 from shearbench.evaluation.own_stamps import Measured, observed_tables, results_of, write_fits
@@ -132,9 +132,13 @@ def _by_run(stamps: OwnStamps, folder: Path, population: str | None, resize: boo
         "Nothing is trained here: finish the run (make results), give RUN=<folder of a finished run>, or "
         "NETWORK=<a file of snakemake networks>"
     )
-    if not (folder / "config.yaml").is_file():
-        raise ShearbenchError(f"{folder}: there is no run in this folder (no config.yaml). {elsewhere}")
-    config = load(folder / "config.yaml")
+    try:
+        finished = FinishedRun(folder)
+    except ConfigError:
+        raise
+    except ShearbenchError as error:
+        raise ShearbenchError(f"{error}. {elsewhere}") from None
+    config, here = finished.config, finished.path
     left_out = unavailable(config)
     run = Run(config, Studies({}, {}, {}, {}), left_out)
     population = population or (run.populations[0] if len(run.populations) == 1 else None)
@@ -143,9 +147,6 @@ def _by_run(stamps: OwnStamps, folder: Path, population: str | None, resize: boo
             f"{folder}: population: found {population or 'none'}, expected one of "
             f"{', '.join(run.populations)} (POPULATION=...)"
         )
-
-    def here(path: str) -> Path:
-        return folder / Path(path).relative_to(run.folder)
 
     paths = {
         (variant, seed): here(run.model_of(population, variant, seed))

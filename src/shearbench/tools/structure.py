@@ -32,7 +32,11 @@ FLOORS: tuple[Mapping[str, str], ...] = (
     {"measurement": "fits, moments, trained networks", "diagnostics": "networks, from outside and inside"},
     {"estimators": "options of estimators"},
     {"config": "schema, reading, labels"},
-    {"plan": "names, counts, digests of a run", "tools": "benchmarks, documentation"},
+    {
+        "plan": "names, counts, digests of a run",
+        "api": "finished runs in Python",
+        "tools": "benchmarks, documentation",
+    },
 )
 """The rooms on each floor, from the lowest up. A room may import from its own floor and from lower ones."""
 
