@@ -70,11 +70,11 @@ rule index_stamps:
 rule cramer_rao:
     input:
         catalog=rules.sample_catalog.output[0],
-        # Needed only if the PSF is given as images instead of a profile.
+        # Needed only if the PSF has no formula, and its images tell what it is.
         stamps=lambda w: (
-            RUN.stamps_of(w.split, w.population)
-            if CONFIG.populations[w.population].psf.profile == "image"
-            else []
+            []
+            if CONFIG.populations[w.population].psf.has_formula
+            else RUN.stamps_of(w.split, w.population)
         ),
     output:
         f"{FOLDER}/bounds/{{population}}/{{split}}.parquet",

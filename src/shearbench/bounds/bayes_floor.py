@@ -376,7 +376,10 @@ def sample_posterior(
             low += len(batch)
             if psf_spec["profile"] == "image":
                 pixels = torch.from_numpy(batch.psf)
-                psf, each = renderer.psf_image(pixels), [renderer.psf_image(one) for one in pixels]
+                psf = renderer.psf_image(pixels)
+                each = (
+                    [psf] * len(batch) if batch.constant_psf else [renderer.psf_image(one) for one in pixels]
+                )
             elif batch.constant_psf:
                 psf = renderer.psf(psf_spec, *shapes[0])
                 each = [psf] * len(batch)

@@ -292,7 +292,7 @@ class Config(Options):
         for name, population in self.populations.items():
             side = self.stamps.size_pixels * self.stamps.pixel_scale_arcsec
             sharpest = population.psf.fwhm_arcsec[0]
-            if population.psf.profile != "image" and sharpest < side / 500:
+            if population.psf.has_formula and sharpest < side / 500:
                 raise ValueError(
                     f"populations.{name}.psf.fwhm_arcsec: found {sharpest:g}, expected {side / 500:g} or "
                     "more: a five-hundredth of the stamp's side is the sharpest PSF that GalSim draws"

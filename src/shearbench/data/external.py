@@ -44,7 +44,8 @@ _NUMBERS = {"8": "B", "16": "h", "32": "i", "64": "q", "-32": "f", "-64": "d"}  
 def external_files(name: str, population: Population) -> list[str]:
     """Return the files that GalSim reads to draw a population.
 
-    These are the PSF images, the catalogue of galaxies and its companions, and the images that it names.
+    These are the PSF images or models, the catalogue of galaxies and its companions, and the images that it
+    names.
 
     Parameters
     ----------
@@ -60,8 +61,8 @@ def external_files(name: str, population: Population) -> list[str]:
     Raises
     ------
     ConfigError
-        A file cannot be read, the PSF file has no images, or the catalogue of real galaxies is no FITS table
-        with the columns that name its images.
+        A file cannot be read, the PSF file has no images, a PSFEx model cannot be used, or the catalogue of
+        real galaxies is no FITS table with the columns that name its images.
     """
     at = f"populations.{name}"
     files = []
@@ -70,6 +71,11 @@ def external_files(name: str, population: Population) -> list[str]:
         _readable(key, population.psf.image_file)
         check_images(key, population.psf.image_file)
         files.append((key, population.psf.image_file))
+    for path in population.psf.psfex_files:
+        key = f"{at}.psf.psfex_files"
+        _readable(key, path)
+        psfex_range(key, path, population.psf.psfex_margin_pixels)
+        files.append((key, path))
     if population.catalogue_file is not None:
         key = f"{at}.catalogue_file"
         files.append((key, population.catalogue_file))
@@ -126,15 +132,65 @@ def check_images(key: str, path: str) -> None:
                 kinds.append(header.get("XTENSION", "IMAGE"))
                 if {"POLNAXIS", "PSFNAXIS"} <= {*header}:
                     raise ConfigError(
-                        f"{key}: {path} is a PSFEx model, expected images of PSFs. Draw the model at the "
-                        "galaxies' positions (with galsim.des.DES_PSFEx) and save the images, all of one "
-                        "size, as a FITS cube"
+                        f"{key}: {path} is a PSFEx model, expected images of PSFs. For a model, use "
+                        "`profile: psfex` and `psfex_files`"
                     )
                 if kinds[-1] == "IMAGE" and int(header["NAXIS"]) >= 2:
                     return
     except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
         raise ConfigError(f"{key}: {path} is no FITS file of PSF images ({error!r})") from None
     raise ConfigError(f"{key}: {path} has no image, only {', '.join(kinds)}; expected images of PSFs")
+
+
+def psfex_range(key: str, path: str, margin: float = 0.0) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the positions on the detector to which a PSFEx model was fitted.
+
+    Parameters
+    ----------
+    key : str
+        The key of the configuration that names the file, for the message.
+    path : str
+    margin : float
+        Distance of positions from the ends of that range [pixels].
+
+    Returns
+    -------
+    ((float, float), (float, float))
+        Lowest and highest x, lowest and highest y [pixels].
+
+    Raises
+    ------
+    ConfigError
+        The file is no PSFEx model that GalSim reads, which is a polynomial in x and y on the detector, or
+        the margin leaves no positions.
+    """
+    try:
+        with _opened(path) as file:
+            header = _header(file)
+            file.seek(file.tell() + -(-_data_bytes(header) // _BLOCK) * _BLOCK)
+            header = _header(file)
+        names = [header["POLNAME1"], header["POLNAME2"]]
+        degree, counted = int(header["POLDEG1"]), [header[k] for k in ("POLNAXIS", "POLNGRP", "PSFNAXIS")]
+        terms = (degree + 1) * (degree + 2) // 2
+        if counted != ["2", "1", "3"] or int(header["PSFAXIS3"]) != terms or float(header["PSF_SAMP"]) <= 0:
+            raise ValueError("it is no polynomial in two coordinates")
+        if [name[:1] + name[-5:] for name in names] != ["XIMAGE", "YIMAGE"]:
+            raise ValueError(f"its coordinates are {', '.join(names)}, not those on the image")
+        found = [
+            (float(header[f"POLZERO{k}"]), abs(float(header[f"POLSCAL{k}"])) / 2 - margin) for k in (1, 2)
+        ]
+    except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
+        raise ConfigError(
+            f"{key}: {path} is no PSFEx model that GalSim reads, one polynomial in x and y ({error!r})"
+        ) from None
+    if min(half for _, half in found) < 0:
+        raise ConfigError(
+            f"{key}: {path} was fitted to positions within "
+            f"{2 * min(half + margin for _, half in found):.0f} pixels, of which psfex_margin_pixels, "
+            f"{margin:g}, leaves none; use a smaller margin"
+        )
+    (x, half_x), (y, half_y) = found
+    return (x - half_x, x + half_x), (y - half_y, y + half_y)
 
 
 def narrow_psf(path: str, width: float) -> str | None:

@@ -22,7 +22,7 @@ from shearbench.data.stamps import StampBatch, StampSet
 from shearbench.diagnostics.cost import costs
 from shearbench.evaluation.attention import COST_COLUMNS, RANK_COLUMNS, AttentionMaps
 from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
-from shearbench.simulation.galsim_stamps import galaxy_object, psf_object
+from shearbench.simulation.galsim_stamps import drawing_method, galaxy_object, psf_object
 from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.model_file import TrainedNetwork
 from shearbench.tasks.shear.network import ShearNetwork
@@ -237,7 +237,7 @@ def measure_attention(
     count = min(GALAXIES, len(stamps))
     rows = catalog.set_index("galaxy_id").loc[stamps.galaxy_id[:count]].reset_index()
     light = np.concatenate([stamps.noiseless(k, k + 1)[0] for k in range(count)]).astype(float)
-    method = "no_pixel" if population.psf.profile == "image" else "auto"
+    method = drawing_method(population.psf)
     information = np.stack(
         [
             information_map(
@@ -323,7 +323,7 @@ def example_stamps(
     sigma : ndarray, shape (k,)
         Noise of each galaxy.
     """
-    method = "no_pixel" if population.psf.profile == "image" else "auto"
+    method = drawing_method(population.psf)
     first = next(rows.itertuples(index=False))
     psf = psf_object(first, population.psf)
     flux, hlr = float(rows["flux"].median()), float(rows["hlr"].median())

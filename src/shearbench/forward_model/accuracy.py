@@ -212,10 +212,12 @@ def choose_grid(extremes: Extremes, tolerance: float) -> Grid:
     """
     errors = extremes.bandwidths(tolerance / 10)
     sizes, reach = _sizes(extremes.shape), light_reach(extremes.g_max)
+    # An image of a PSF may have fine structure up to its edges, of which copies must stay out of the stamp.
+    least = max(extremes.shape) if extremes.psf["profile"] == "image" else 0
     grids = [
         Grid(size, bandwidth, wings, share * reach)
         for size, bandwidth, wings, share in itertools.product(sizes, errors, _WINGS, _REACHES)
-        if wings * size >= 4 / 3 * max(extremes.shape)
+        if size >= least and wings * size >= 4 / 3 * max(extremes.shape)
     ]
     grids.sort(key=lambda grid: grid.cost(max(extremes.shape)))
     largest = Grid(sizes[-1], 1.0, _WINGS[-1], 3 * reach)

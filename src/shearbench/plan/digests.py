@@ -119,9 +119,9 @@ class Digests:
     def cramer_rao(self, population: str, split: str) -> str:
         """Return the digest of the bounds of a split."""
         config = self.run.config
-        # PSFs that are images are read from the stamps.
-        has_images = config.populations[population].psf.profile == "image"
-        source = (self.simulate_stamps if has_images else self.sample_catalog)(population, split)
+        # PSFs without a formula are read from the stamps.
+        has_formula = config.populations[population].psf.has_formula
+        source = (self.sample_catalog if has_formula else self.simulate_stamps)(population, split)
         return digest(source, config.stamps.model_dump(), self.code("cramer_rao"))
 
     @_once

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from shearbench.data.catalogs import COLUMNS, content_digest
-from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES
+from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES, psfex_range
 from shearbench.errors import ConfigError
-from shearbench.simulation.populations import PAIRED, SPLITS, Population
+from shearbench.simulation.populations import PAIRED, SPLITS, Population, Psf
 
 _BLOCK = 65536  # galaxies of one random stream; whole blocks are drawn, so the first n do not depend on n
 # The split of each galaxy of a finite catalogue, in a cycle of 20: 60, 10, 15 and 15 per cent. The first four
@@ -135,7 +135,10 @@ def sample_catalog(
         "population": name,
         "split": split,
         "seed": seed,
-        "psf": {"profile": population.psf.profile, "beta": population.psf.moffat_beta},
+        "psf": {
+            "profile": population.psf.profile if population.psf.has_formula else "image",
+            "beta": population.psf.moffat_beta,
+        },
         "digest": content_digest(table),
     }
     return table
@@ -184,9 +187,25 @@ def _sample_block(
 
         assert population.psf.image_file is not None
         columns["psf_index"] = rng.integers(0, len(psf_images(population.psf.image_file)), n)
+    elif population.psf.profile == "psfex":
+        columns.update(_psfex_columns(population.psf, rng, n))
+    if any(population.psf.shape_mean):
+        columns["psf_g1"] += population.psf.shape_mean[0]
+        columns["psf_g2"] += population.psf.shape_mean[1]
     if population.catalogue_file is not None:
         columns.update(_cosmos_columns(population, split, seed, angle, rng, n))
     return pd.DataFrame(columns)
+
+
+def _psfex_columns(psf: Psf, rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Draw a PSFEx model and a position on its detector [pixels] for each galaxy."""
+    ranges = np.array(
+        [psfex_range("psf", path, psf.psfex_margin_pixels) for path in psf.psfex_files]
+    )  # [file, axis, end]
+    index = rng.integers(0, len(psf.psfex_files), n)
+    low, high = ranges[index].transpose(2, 1, 0)
+    x, y = low + (high - low) * rng.random((2, n))
+    return {"psf_index": index, "psf_x": x, "psf_y": y}
 
 
 def _cosmos_columns(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import galsim
+import galsim.des
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.data.external import check_images, gaussian_fwhm, narrow_psf
 from shearbench.errors import ConfigError
-from shearbench.simulation.populations import Population, Psf
+from shearbench.simulation.populations import Optical, Population, Psf
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,14 @@ _BAND_LIMITED = galsim.Lanczos(15)
 
 
 def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
-    """Return the PSF of one catalog row, without the pixel unless it is an image.
+    """Return the PSF of one catalog row, without the pixel unless it holds it (`Psf.holds_pixel`).
 
     Parameters
     ----------
     row : namedtuple or similar
-        With ``psf_fwhm, psf_g1, psf_g2``; for images ``psf_index`` and, in the split ``leakage``,
-        ``psf_shear1, psf_shear2``, the shear of the image.
+        With ``psf_fwhm, psf_g1, psf_g2``; for images and PSFEx models ``psf_index`` and, in the split
+        ``leakage``, ``psf_shear1, psf_shear2``, the shear of the image; for PSFEx models ``psf_x, psf_y``,
+        the position on the detector [pixels].
     psf : Psf
         The population's PSF.
 
@@ -42,21 +44,66 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
     ConfigError
         The file of PSF images cannot be used.
     """
-    if psf.profile == "image":
-        images = psf_images(str(psf.image_file))
-        image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
-        # The image includes the convolution with a pixel: draw it with method "no_pixel".
-        seen = galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
+    if psf.holds_pixel:
+        if psf.profile == "image":
+            images = psf_images(str(psf.image_file))
+            image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
+            seen = galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
+        else:
+            file = psf.psfex_files[int(row.psf_index)]
+            seen = _psfex_psf(file, psf.image_pixel_scale_arcsec, row.psf_x, row.psf_y)
         return seen.shear(g1=row.psf_shear1, g2=row.psf_shear2) if hasattr(row, "psf_shear1") else seen
     if psf.profile == "gaussian":
         profile: galsim.GSObject = galsim.Gaussian(fwhm=row.psf_fwhm)
     elif psf.profile == "moffat":
         profile = galsim.Moffat(beta=psf.moffat_beta, fwhm=row.psf_fwhm)
+    elif psf.profile == "optical":
+        profile = _telescope(psf.optical)
     else:
         profile = galsim.Kolmogorov(fwhm=row.psf_fwhm)
     if row.psf_g1 or row.psf_g2:
         profile = profile.shear(g1=row.psf_g1, g2=row.psf_g2)
     return profile
+
+
+def drawing_method(psf: Psf) -> str:
+    """Return the method of GalSim's `drawImage` for scenes with a PSF, so that the pixel counts once."""
+    return "no_pixel" if psf.holds_pixel else "auto"
+
+
+@lru_cache(maxsize=64)
+def _psfex_model(path: str, pixel_scale: float) -> galsim.des.DES_PSFEx:
+    try:
+        return galsim.des.DES_PSFEx(path, wcs=galsim.PixelScale(pixel_scale))
+    except (OSError, KeyError, IndexError) as error:
+        raise ConfigError(f"psf.psfex_files: {path} is no PSFEx model that GalSim reads ({error})") from error
+
+
+@lru_cache(maxsize=4)  # the rows of a paired split have the same PSF one after the other
+def _psfex_psf(path: str, pixel_scale: float, x: float, y: float) -> galsim.GSObject:
+    return _psfex_model(path, pixel_scale).getPSF(galsim.PositionD(x, y))
+
+
+@lru_cache(maxsize=4)
+def _telescope(optical: Optical) -> galsim.GSObject:
+    astigmatism, coma, trefoil = optical.astigmatism, optical.coma, optical.trefoil
+    diffraction = galsim.OpticalPSF(
+        lam_over_diam=optical.diffraction_arcsec,
+        obscuration=optical.obscuration,
+        nstruts=optical.struts,
+        strut_thick=optical.strut_thickness,
+        defocus=optical.defocus,
+        astig1=astigmatism[0],
+        astig2=astigmatism[1],
+        coma1=coma[0],
+        coma2=coma[1],
+        trefoil1=trefoil[0],
+        trefoil2=trefoil[1],
+        spher=optical.spherical,
+    )
+    if optical.jitter_fwhm_arcsec == 0:
+        return diffraction
+    return galsim.Convolve(diffraction, galsim.Gaussian(fwhm=optical.jitter_fwhm_arcsec))
 
 
 def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
@@ -115,8 +162,7 @@ def draw_stamps(
         A stamp needs too large a Fourier transform, or PSF images cannot be used.
     """
     ny, nx = shape
-    # A PSF image includes the convolution with a pixel.
-    method = "no_pixel" if population.psf.profile == "image" else "auto"
+    method = drawing_method(population.psf)
     one_psf = population.psf.constant and "psf_shear1" not in rows
     constant: galsim.GSObject | None = None
     shared: NDArray[np.float32] | None = None
@@ -137,9 +183,9 @@ def draw_stamps(
             if one_psf and constant is None:
                 constant = psf
                 shared = np.zeros(shape, np.float32)
-                _draw(_precise(psf), shared, pixel_scale, method)
+                _draw_psf(psf, population.psf, shared, pixel_scale)
             if psfs is not None:
-                _draw(_precise(psf), psfs[index], pixel_scale, method)
+                _draw_psf(psf, population.psf, psfs[index], pixel_scale)
             scene = galsim.Convolve(galaxy_object(row, population), psf)
             _draw(scene, images[index], pixel_scale, method)
         yield images, shared if psfs is None else psfs  # type: ignore[misc]
@@ -167,13 +213,30 @@ def _draw(scene: galsim.GSObject, image: NDArray[np.float32], pixel_scale: float
         ) from error
 
 
-def _precise(psf: galsim.GSObject) -> galsim.GSObject:
-    """Return a PSF that GalSim draws to 1e-7 of its flux; by default, the error of a Moffat profile is 1e-5.
+def _draw_psf(psf: galsim.GSObject, options: Psf, image: NDArray[np.float32], pixel_scale: float) -> None:
+    """Draw the image by which estimators know a PSF, convolved with the pixel, in place.
 
-    Estimators take the PSF image for the truth. Images of galaxies need no such accuracy, because they have
-    less power at high frequencies.
+    A profile is drawn to 1e-7 of its flux; by default, GalSim's error for a Moffat profile is 1e-5. Images of
+    galaxies need no such accuracy, because they have less power at high frequencies.
+
+    A telescope or a PSFEx model may have power beyond the Nyquist frequency of the pixels, which would be
+    aliased: an estimator that takes the image for samples of a band-limited function finds a wrong PSF (for
+    one of SuperBIT, at 2.5 pixels of FWHM, errors of 1.5e-3 in g). This power is removed first, so that the
+    image's transform is that of the PSF at all frequencies below.
     """
-    return psf.withGSParams(maxk_threshold=1e-5)
+    if options.profile not in ("optical", "psfex"):
+        precise = psf.withGSParams(maxk_threshold=1e-5)
+        _draw(precise, image, pixel_scale, drawing_method(options))
+        return
+    seen = psf if options.holds_pixel else galsim.Convolve(psf, galsim.Pixel(pixel_scale))
+    count = 2 * max(image.shape) + 1
+    step = 2 * np.pi / (count * pixel_scale)
+    transform = seen.drawKImage(nx=count, ny=count, scale=step).array
+    k = step * (np.arange(count) - count // 2)
+    waves = [
+        np.exp(1j * pixel_scale * (np.arange(side) - (side - 1) / 2)[:, None] * k) for side in image.shape
+    ]
+    image[:] = (waves[0] @ transform @ waves[1].T).real / count**2
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ A new population is an entry of the configuration that is based on a preset::
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -37,19 +38,58 @@ Range = Annotated[tuple[float, float], BeforeValidator(_as_range)]
 """A uniform distribution ``[low, high]``; a single number gives all galaxies the same value."""
 
 
+def _as_list(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 def _check_range(name: str, value: tuple[float, float], low: float, high: float = float("inf")) -> None:
     if not low < value[0] <= value[1] < high:
         raise ValueError(f"{name}: needs {low:g} < low <= high < {high:g}, got {list(value)}")
 
 
+Waves = Annotated[float, Field(ge=-2, le=2)]
+"""The coefficient of an aberration, in wavelengths."""
+
+
+class Optical(Options):
+    """A telescope without atmosphere: GalSim's `OpticalPSF`, convolved with a Gaussian."""
+
+    diffraction_arcsec: float = Field(
+        0.4, gt=0, le=10, description="wavelength over the mirror's diameter [arcsec]"
+    )
+    jitter_fwhm_arcsec: float = Field(
+        0.4, ge=0, le=10, description="FWHM of a Gaussian by which the image is blurred; 0: none [arcsec]"
+    )
+    obscuration: float = Field(
+        0.0, ge=0, le=0.9, description="diameter of the central obscuration over that of the mirror"
+    )
+    struts: int = Field(0, ge=0, le=12, description="number of struts that hold the secondary mirror")
+    strut_thickness: float = Field(
+        0.02, gt=0, le=0.5, description="thickness of a strut over the mirror's diameter"
+    )
+    defocus: Waves = Field(0.0, description="defocus [wavelengths]")
+    astigmatism: tuple[Waves, Waves] = Field(
+        (0.0, 0.0), description="the two components of astigmatism [wavelengths]"
+    )
+    coma: tuple[Waves, Waves] = Field((0.0, 0.0), description="the two components of coma [wavelengths]")
+    trefoil: tuple[Waves, Waves] = Field(
+        (0.0, 0.0), description="the two components of trefoil [wavelengths]"
+    )
+    spherical: Waves = Field(0.0, description="spherical aberration [wavelengths]")
+
+
 class Psf(Options):
     """The point-spread function, without the pixel."""
 
-    profile: Literal["gaussian", "moffat", "kolmogorov", "image"] = Field(
-        "gaussian", description="its form; `image` reads it from a FITS file"
+    profile: Literal["gaussian", "moffat", "kolmogorov", "optical", "image", "psfex"] = Field(
+        "gaussian",
+        description="its form; `optical` is that of a telescope, `image` is read from a FITS file, and "
+        "`psfex` from models made by PSFEx",
     )
     fwhm_arcsec: Range = Field(
-        (0.6, 0.6), description="full width at half maximum, a number or a range [arcsec]"
+        (0.6, 0.6),
+        description="full width at half maximum, a number or a range [arcsec]. For `optical`, `image` and "
+        "`psfex`, it is only used to judge the size of stamps: give about their width",
     )
     moffat_beta: float = Field(
         2.5,
@@ -61,8 +101,16 @@ class Psf(Options):
         0.0,
         ge=0,
         lt=0.2,
-        description="standard deviation of each component of the PSF's own shape g, per galaxy",
+        description="standard deviation of each component of the PSF's own shape g, per galaxy; not used "
+        "for `image` and `psfex`, whose PSFs have shapes of their own",
     )
+    shape_mean: tuple[Annotated[float, Field(ge=-0.2, le=0.2)], Annotated[float, Field(ge=-0.2, le=0.2)]] = (
+        Field(
+            (0.0, 0.0),
+            description="mean of the PSF's own shape, g1 and g2; not used for `image` and `psfex` either",
+        )
+    )
+    optical: Optical = Optical()
     image_file: str | None = Field(
         None,
         description="FITS file with PSF images, one per HDU or in a cube; each galaxy takes one at random. "
@@ -70,7 +118,18 @@ class Psf(Options):
         "FWHM of 2.2 of their pixels or more",
     )
     image_pixel_scale_arcsec: float = Field(
-        0.2, ge=1e-3, le=10, description="pixel scale of these images [arcsec]"
+        0.2,
+        ge=1e-3,
+        le=10,
+        description="pixel scale of these images, or of the detector of the PSFEx models [arcsec]",
+    )
+    psfex_files: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        (),
+        description="files of PSFEx models (`.psf`), read by GalSim's `DES_PSFEx`. Each galaxy takes one at "
+        "random, and a random position within the range of positions to which the model was fitted",
+    )
+    psfex_margin_pixels: float = Field(
+        0.0, ge=0, le=1e6, description="positions are this far from the ends of that range [pixels]"
     )
 
     @model_validator(mode="after")
@@ -78,14 +137,31 @@ class Psf(Options):
         _check_range("fwhm_arcsec", self.fwhm_arcsec, low=0)
         if (self.profile == "image") != (self.image_file is not None):
             raise ValueError("image_file: must be given with `profile: image`, and with no other profile")
+        if (self.profile == "psfex") != (self.psfex_files != ()):
+            raise ValueError("psfex_files: must be given with `profile: psfex`, and with no other profile")
         return self
 
     @property
+    def has_formula(self) -> bool:
+        """Whether the PSF is given by FWHM and shape; otherwise its image in the stamps tells what it is."""
+        return self.profile in ("gaussian", "moffat", "kolmogorov")
+
+    @property
+    def holds_pixel(self) -> bool:
+        """Whether the convolution with the pixel is a part of the PSF, so that it is not convolved again."""
+        return self.profile in ("image", "psfex")
+
+    @property
     def constant(self) -> bool:
-        """Whether every galaxy has the same PSF; never for images from a file."""
-        return (
-            self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and self.profile != "image"
-        )
+        """Whether every galaxy has the same PSF; never for PSFs from files."""
+        if self.profile == "optical":
+            return self.shape_sigma == 0
+        return self.fwhm_arcsec[0] == self.fwhm_arcsec[1] and self.shape_sigma == 0 and not self.holds_pixel
+
+    @property
+    def largest_shape(self) -> float:
+        """Modulus of the PSF's own shape that few galaxies exceed."""
+        return math.hypot(*self.shape_mean) + 3 * self.shape_sigma
 
 
 class Population(Options):
@@ -148,8 +224,8 @@ class Population(Options):
 
     @property
     def made_of_images(self) -> bool:
-        """Whether galaxies or PSFs are images, so that they cannot be rendered from a formula."""
-        return self.profile == "cosmos-real" or self.psf.profile == "image"
+        """Whether the galaxies are images, so that they cannot be rendered from a formula."""
+        return self.profile == "cosmos-real"
 
     @property
     def extent_arcsec(self) -> float:

@@ -114,10 +114,9 @@ def _objections(
         if reason is not None:
             yield reason
     if recipe.data == "rendered" and population.made_of_images:
-        file = population.psf.image_file or population.catalogue_file
         yield (
-            f"training.data: 'rendered' needs galaxies and PSFs with a formula, but those of {file} are "
-            "images; use 'stored'"
+            f"training.data: 'rendered' needs galaxies with a formula, but those of "
+            f"{population.catalogue_file} are images; use 'stored'"
         )
     if recipe.loss == "nll" and architecture.head != "gaussian":
         yield "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"

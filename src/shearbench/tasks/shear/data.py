@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -193,8 +194,9 @@ class Rendered:
     catalog : pandas.DataFrame
         Catalog of the training split, from which the ranges of the parameters are taken.
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
-        Image of the PSF drawn by GalSim, if all galaxies have the same PSF; otherwise only the shape of this
-        array is used.
+        Image of the PSF drawn by GalSim, if all galaxies have the same PSF, or of each of the stored stamps.
+        If the PSFs have no formula, each new galaxy takes one of these at random; otherwise only the shape of
+        the array is used.
     pixel_scale : float
         Pixel scale [arcsec].
     targets : tuple of str
@@ -210,7 +212,7 @@ class Rendered:
     Raises
     ------
     ConfigError
-        The galaxies or the PSFs of the population are images, which cannot be rendered from a formula.
+        The galaxies of the population are images, which cannot be rendered from a formula.
     """
 
     def __init__(
@@ -227,8 +229,8 @@ class Rendered:
     ) -> None:
         if population.made_of_images:
             raise ConfigError(
-                f"training.data: 'rendered' needs galaxies and PSFs with a formula, but those of the "
-                f"population '{name}' are images; use 'stored'"
+                f"training.data: 'rendered' needs galaxies with a formula, but those of the population "
+                f"'{name}' are images; use 'stored'"
             )
         self.population, self.name, self.targets, self.count = population, name, targets, count
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
@@ -242,17 +244,19 @@ class Rendered:
             _RENDERING_TOLERANCE,
             self.device,
             psf_fwhm=population.psf.fwhm_arcsec,
-            psf_g_max=3 * population.psf.shape_sigma,
+            psf_g_max=population.psf.largest_shape,
         )
         self.psf = psf if population.psf.constant else None
+        self.seen = psf if psf.ndim == 3 and not population.psf.has_formula else None
         point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
         self.point = Renderer("gaussian", shape, pixel_scale, point, device=self.device)
-        self.constant = (
-            self._psfs(self.renderer, _psf_shapes(self._table(seeds[0], 0, 1)))
-            if self.psf is not None
-            else None
-        )
+        self.constant: Psfs | None = None
+        if self.psf is not None and population.psf.has_formula:
+            self.constant = self._psfs(self.renderer, _psf_shapes(self._table(seeds[0], 0, 1)))
+        elif self.psf is not None:
+            self.constant = self.renderer.psf_image(self.psf)
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
+        self.chosen = torch.zeros(0, dtype=torch.int64)
         self.sets = None if fixed is None else [self._table(seed, 0, fixed) for seed in seeds]
 
     def _table(self, seed: int, epoch: int, count: int) -> pd.DataFrame:
@@ -260,9 +264,12 @@ class Rendered:
         block = seeded(torch.Generator(), _FRESH, seed, epoch).initial_seed()
         # With the seed of the run, because it decides which galaxies of a COSMOS catalogue are in which
         # split.
-        return sample_catalog(
+        table = sample_catalog(
             self.population, self.name, "train", count, self.run_seed, self.pixel_scale, first_block=block
         )
+        if self.seen is not None:
+            table["psf_seen"] = np.random.default_rng(block).integers(0, len(self.seen), count)
+        return table
 
     def _psfs(self, renderer: Renderer, shapes: Tensor) -> Psfs:
         return renderer.psf(self.spec, *shapes.unbind(1))
@@ -282,6 +289,9 @@ class Rendered:
         self.parameters = self.parameters.to(self.device)
         self.truth = self.truth.to(self.device)
         self.psf_shapes = self.psf_shapes.to(self.device)
+        if self.seen is not None:
+            chosen = [torch.from_numpy(table["psf_seen"].to_numpy(np.int64, copy=True)) for table in tables]
+            self.chosen = torch.stack(chosen).to(self.device)
 
     @torch.no_grad()
     def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -289,6 +299,9 @@ class Rendered:
         parameters, truth = self.parameters[:, part].flatten(0, 1), self.truth[:, part].flatten(0, 1)
         if self.psf is not None and self.constant is not None:
             return self.renderer(parameters, self.constant), self.psf, truth
+        if self.seen is not None:
+            psf = self.seen[self.chosen[:, part].flatten(0, 1)]
+            return self.renderer(parameters, self.renderer.psf_image(psf)), psf, truth
         shapes = self.psf_shapes[:, part].flatten(0, 1)
         point = parameters.new_zeros(len(parameters), len(self.point.names))
         point[:, FLUX], point[:, HLR] = 1.0, _POINT
