@@ -1,0 +1,1 @@
+"""The same small network in NumPy, PyTorch, JAX and Keras; ShearNet's published networks."""
