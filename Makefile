@@ -108,3 +108,11 @@ clean:  ## delete the environment (results are kept)
 	$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
+
+# On top of the environment: the packages of envs/frameworks.yaml, for CI.
+.venv/frameworks/ready: envs/frameworks.yaml .venv/ready
+	$(BIN)/python -m venv .venv/frameworks
+	$(BIN)/python -c "import sysconfig as s; print(f'import site; site.addsitedir({s.get_path(\"purelib\")!r})')" \
+	  > "$$(.venv/frameworks/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/default.pth"
+	.venv/frameworks/bin/python -m pip install --quiet $$(grep -oE '[a-z-]+==[0-9.]+' envs/frameworks.yaml)
+	@touch $@

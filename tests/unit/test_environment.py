@@ -35,14 +35,26 @@ def test_the_lock_has_all_that_the_package_needs():
         assert requirement.specifier.contains(pin.version), requirement
 
 
-@pytest.mark.parametrize("name", ["shearbench", "ngmix"])
+@pytest.mark.parametrize("name", ["shearbench", "ngmix", "frameworks"])
 def test_the_environments_pins_are_the_locks(name):
     environment = yaml.safe_load((ROOT / f"envs/{name}.yaml").read_text())
     assert environment["channels"] == ["conda-forge", "nodefaults"]
-    pins = dict(line.split(" ==") for line in environment["dependencies"] if " ==" in line)
+    lines = [line for line in environment["dependencies"] if isinstance(line, str)]
+    pins = dict(line.split(" ==") for line in lines if " ==" in line)
     assert pins.pop("ngmix", "2.4.2") == "2.4.2"
     for package, version in pins.items():
         assert str(lock()[CONDA_NAMES.get(package, package)]) == f"=={version}", package
+
+
+def test_the_environment_of_the_frameworks_has_the_optional_packages_and_nothing_else_does():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {r.name: r for r in map(Requirement, project["optional-dependencies"]["frameworks"])}
+    environment = yaml.safe_load((ROOT / "envs/frameworks.yaml").read_text())
+    (own,) = (line["pip"] for line in environment["dependencies"] if isinstance(line, dict))
+    pins = dict(line.split("==") for line in own)
+    assert pins.keys() == wanted.keys()
+    assert all(wanted[name].specifier.contains(version) for name, version in pins.items())
+    assert not pins.keys() & lock().keys()
 
 
 def test_torch_is_pinned_in_the_lock_alone():

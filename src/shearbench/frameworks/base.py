@@ -81,9 +81,7 @@ class SmallNetwork(Protocol):
         """Return the outputs for some images."""
         ...
 
-    def gradients(
-        self, images: NDArray[np.floating], targets: NDArray[np.floating]
-    ) -> tuple[float, Weights]:
+    def gradients(self, images: NDArray[np.floating], targets: NDArray[np.floating]) -> tuple[float, Weights]:
         """Return the loss, and its derivative with respect to every weight."""
         ...
 

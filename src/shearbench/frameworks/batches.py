@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 1024
-"""Stamps whose noise is drawn at once."""
+"""Stamps that are scaled at once."""
+
+Batch = tuple[NDArray[np.float32], NDArray[np.float64], float]
+"""Scaled stamps with noise [n, ny, nx], scaled shapes [n, 2] and the learning rate of the step."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Batches:
         """Number of steps in an epoch."""
         return len(self.images) // self.size
 
-    def epoch(self, number: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64], float]]:
-        """Yield the batches of an epoch, from 0: scaled stamps with noise, scaled shapes and learning rate."""
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; the first is epoch 0."""
         rng = np.random.default_rng([self.seed, 1, number])
         order = rng.permutation(len(self.images))
         low, high = np.log(self.noise)

@@ -24,7 +24,12 @@ class Layers(nnx.Module):
     def __init__(self, sizes: Sizes, dtype: Any) -> None:
         # The weights are set afterwards.
         zeros = nnx.initializers.zeros
-        same: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "kernel_init": zeros, "rngs": nnx.Rngs(0)}
+        same: dict[str, Any] = {
+            "dtype": dtype,
+            "param_dtype": dtype,
+            "kernel_init": zeros,
+            "rngs": nnx.Rngs(0),
+        }
         rows, columns, channels = sizes.pooled
         self.convolution1 = nnx.Conv(1, sizes.width, (3, 3), padding="SAME", **same)
         self.convolution2 = nnx.Conv(sizes.width, channels, (3, 3), padding="SAME", **same)
@@ -113,4 +118,6 @@ class JaxNetwork:
 
 
 def _named(state: Any) -> Weights:
-    return {f"{name}.{part}": np.array(state[name][part][...]) for name in LAYERS for part in ("kernel", "bias")}
+    return {
+        f"{name}.{part}": np.array(state[name][part][...]) for name in LAYERS for part in ("kernel", "bias")
+    }

@@ -98,7 +98,7 @@ class KerasNetwork:
         return {name: np.array(variable.value) for name, variable in self._variables().items()}
 
     def _variables(self) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for name in LAYERS:
             layer = self.model.get_layer(name)
             found |= {f"{name}.kernel": layer.kernel, f"{name}.bias": layer.bias}

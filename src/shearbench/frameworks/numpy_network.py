@@ -1,8 +1,9 @@
 """The small network written out in NumPy, with its own backward pass. docs/frameworks.md walks through it.
 
-Images are arrays [galaxy, row, column, channel]. Each layer has two methods. ``forward`` computes the output
-from the input and keeps what the way back needs. ``backward`` takes the derivative of the loss with respect
-to the output, stores that with respect to its own kernel and bias, and returns that with respect to the input.
+Images are arrays [galaxy, row, column, channel]. Each layer has two methods. ``forward`` computes the
+output from the input and keeps what the way back needs. ``backward`` takes the derivative of the loss with
+respect to the output, stores that with respect to its own kernel and bias, and returns that with respect to
+the input.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Layer:
 
 
 class Convolution(Layer):
-    """A convolution with 3x3 kernels: y[r, c, o] = b[o] + sum over i, j, k of x[r+i-1, c+j-1, k] K[i, j, k, o].
+    """A convolution: y[r, c, o] = b[o] + sum over i, j, k of x[r + i - 1, c + j - 1, k] K[i, j, k, o].
 
     Outside of the image, x is zero.
     """
@@ -197,7 +198,8 @@ class NumpyNetwork:
         self.dtype = np.dtype(precision)
         own = {name: np.array(value, self.dtype) for name, value in weights.items()}
         first, second = (
-            Convolution(own[f"{name}.kernel"], own[f"{name}.bias"]) for name in ("convolution1", "convolution2")
+            Convolution(own[f"{name}.kernel"], own[f"{name}.bias"])
+            for name in ("convolution1", "convolution2")
         )
         dense = [Dense(own[f"{name}.kernel"], own[f"{name}.bias"]) for name in ("dense1", "dense2")]
         pooling = MaxPooling if sizes.pooling == "max" else AveragePooling
@@ -216,9 +218,7 @@ class NumpyNetwork:
         self.with_weights = dict(zip(LAYERS, [first, second, *dense]))
         self.adam = Adam(self.weights())
 
-    def forward(
-        self, images: Array, rounded: Callable[[Array], Array] | None = None
-    ) -> NDArray[np.floating]:
+    def forward(self, images: Array, rounded: Callable[[Array], Array] | None = None) -> NDArray[np.floating]:
         """Return the outputs for some images.
 
         Parameters

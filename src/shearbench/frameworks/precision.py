@@ -28,8 +28,8 @@ def bfloat16(x: Array) -> Array:
 
 
 ROUNDED: dict[str, Callable[[Array], Array]] = {"float16": float16, "bfloat16": bfloat16}
-"""Formats of 16 bits. Weights, input and the output of each layer are rounded; sums inside a layer have 32 bits,
-as in the units for products of matrices of a GPU."""
+"""Formats of 16 bits. Weights, input and the output of each layer are rounded. Sums inside a layer have 32
+bits, as in the units of a GPU that multiply matrices."""
 
 PRECISIONS = ("float64", "float32", *ROUNDED)
 

@@ -71,9 +71,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, dict[str, Array
             f"{folder}: its layers are {', '.join(layers) or 'none'}; expected those of ShearNet's `cnn` "
             "(Conv_0, Conv_1, Dense_0, Dense_1) or `mlp` (Dense_0, Dense_1, Dense_2)"
         )
-    return {
-        name: {part: np.asarray(value) for part, value in one.items()} for name, one in layers.items()
-    }
+    return {name: {part: np.asarray(value) for part, value in one.items()} for name, one in layers.items()}
 
 
 def network_of(
@@ -110,9 +108,7 @@ def network_of(
         weights = {
             f"{name}.{part}": layers[layer][part] for name, layer in named for part in ("kernel", "bias")
         }
-        expected = {name: value for name, value in sizes.weights.items()}
-        found = {name: value.shape for name, value in weights.items()}
-        differ = {name for name in expected if expected[name] != found[name]}
+        differ = {name for name, one in sizes.weights.items() if one != weights[name].shape}
         if differ - {"dense1.kernel"}:
             raise ShearbenchError(f"{source}: {_listed(layers)}, which is not ShearNet's `cnn`")
         if differ:
@@ -121,7 +117,9 @@ def network_of(
     if set(layers) == {"Dense_0", "Dense_1", "Dense_2"}:
         if layers["Dense_0"]["kernel"].shape[0] != pixels:
             raise _of_another_size(source, shape)
-        dense = [Dense(np.asarray(one["kernel"]), np.asarray(one["bias"])) for _, one in sorted(layers.items())]
+        dense = [
+            Dense(np.asarray(one["kernel"]), np.asarray(one["bias"])) for _, one in sorted(layers.items())
+        ]
         steps = [Flatten(), dense[0], Relu(), dense[1], Relu(), dense[2]]
 
         def forward(images: Array) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -37,14 +39,14 @@ class TorchNetwork:
         if sizes.skip:
             raise ValueError("the network in PyTorch has no skip connection")
         self.sizes, self.dtype = sizes, getattr(torch, precision)
-        network = ShearNet(width=sizes.width, hidden=sizes.hidden).build(1, sizes.shape, sizes.outputs)
+        network: Any = ShearNet(width=sizes.width, hidden=sizes.hidden).build(1, sizes.shape, sizes.outputs)
         if sizes.pooling == "max":
             for name, module in network.features.named_children():
                 if isinstance(module, nn.AvgPool2d):
                     setattr(network.features, name, nn.MaxPool2d(2))
         self.network = network.to(self.dtype)
         found = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-        self.layers = dict(zip(LAYERS, found, strict=True))
+        self.layers: dict[str, Any] = dict(zip(LAYERS, found, strict=True))
         with torch.no_grad():
             for name, layer in self.layers.items():
                 kernel = torch.from_numpy(np.array(weights[f"{name}.kernel"]))

@@ -80,9 +80,7 @@ def train(name: NetworkName, sizes: Sizes, batches: Batches) -> tuple[SmallNetwo
             start = time.process_time()
             losses.append(network.step(images, targets, rate))
             times.append(time.process_time() - start)
-        rows.append(
-            {"epoch": epoch + 1, "loss": float(np.mean(losses)), "views": len(times) * batches.size}
-        )
+        rows.append({"epoch": epoch + 1, "loss": float(np.mean(losses)), "views": len(times) * batches.size})
         print(f"epoch {epoch + 1}: loss {rows[-1]['loss']:.4g}")
     usual = float(np.median(times))
     history = pd.DataFrame(rows).assign(

@@ -23,6 +23,7 @@ FLOORS: tuple[Mapping[str, str], ...] = (
     {"simulation": "populations, GalSim", "evaluation": "estimates against the truth"},
     {
         "networks": "architectures",
+        "frameworks": "one small network in NumPy, PyTorch, JAX, Keras",
         "bounds": "Cramer-Rao, Bayes floor",
         "figures": "drawn from tables",
         "paper": "tables, numbers, manifest",

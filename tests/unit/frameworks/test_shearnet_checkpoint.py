@@ -12,7 +12,10 @@ SHAPE = (13, 13)
 def layers_of(**shapes):
     rng = np.random.default_rng(1)
     return {
-        name: {"kernel": rng.normal(size=shape).astype("f4") / 5, "bias": rng.normal(size=shape[-1:]).astype("f4")}
+        name: {
+            "kernel": rng.normal(size=shape).astype("f4") / 5,
+            "bias": rng.normal(size=shape[-1:]).astype("f4"),
+        }
         for name, shape in shapes.items()
     }
 
@@ -30,7 +33,9 @@ def test_the_published_networks_are_recognised_and_others_refused():
     with pytest.raises(ShearbenchError, match=r"another size"):
         network_of(layers_of(**MLP), (12, 12))
     # As in a checkpoint of an early version.
-    with pytest.raises(ShearbenchError, match=r"Conv_0 have 13 input channels.* galaxies of a batch for rows"):
+    with pytest.raises(
+        ShearbenchError, match=r"Conv_0 have 13 input channels.* galaxies of a batch for rows"
+    ):
         network_of(layers_of(**{**CNN, "Conv_0": (3, 3, 13, 4), "Dense_2": (2, 2)}), SHAPE)
     with pytest.raises(ShearbenchError, match=r"its layers are Conv_0 .* only ShearNet's `cnn`"):
         network_of(layers_of(Conv_0=(3, 3, 1, 4), Dense_0=(6, 2)), SHAPE)
