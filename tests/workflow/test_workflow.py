@@ -23,8 +23,9 @@ ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
     "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss psf_leakage_exp_gauss gallery_exp_gauss "
-    "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss kernels_exp_gauss "
-    "inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened inside_features_exp_gauss_refined"
+    "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss inside_gradients_exp_gauss "
+    "kernels_exp_gauss inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened "
+    "inside_features_exp_gauss_refined"
 ).split()
 NETWORKS = ("shearnet", "whitened", "refined")
 METRICS = [
@@ -39,6 +40,7 @@ METRICS = [
         "inside_layers.csv",
         "inside_flow.csv",
         "inside_curvature.csv",
+        "inside_gradients.csv",
         "inside_shifts.csv",
         "inside_overlap.csv",
         "inside_maps.h5",

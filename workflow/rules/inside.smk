@@ -31,10 +31,12 @@ rule inside_layers:
 rule inside_flow:
     input:
         model=rules.inside_layers.input.model,
+        history=f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/history.csv",
         stamps=RUN.stamps_of("test"),
         catalog=f"{FOLDER}/catalogs/{{population}}/test.parquet",
     output:
         flow=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/flow.csv",
+        gradients=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/gradients.csv",
         curvature=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/curvature.csv",
         shifts=f"{FOLDER}/inside/{{population}}/{{variant}}/seed{{seed}}/shifts.csv",
     log:

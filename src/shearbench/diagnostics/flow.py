@@ -1,7 +1,8 @@
-"""The flow of gradients through a network, before and after its training.
+"""The flow of gradients through a network, before, during and after its training.
 
-The loss is the mean square of the residuals of all targets, in units of their spread over the population, at
-all noise levels that are asked for: it is the same for all networks, whatever loss they were trained with.
+Before and after the training, the loss is the mean square of the residuals of all targets, in units of their
+spread over the population, at all noise levels that are asked for: it is the same for all networks, whatever
+loss they were trained with.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from shearbench.diagnostics.stages import hooked
 from shearbench.networks import architecture_kinds
 from shearbench.tasks.shear.model_file import TrainedNetwork
 from shearbench.tasks.shear.network import ShearNetwork
+from shearbench.training.loop import GRADIENT
 
 FLOW_COLUMNS = [
     "population",
@@ -44,6 +46,7 @@ FLOW_COLUMNS = [
     "flat",
     "dead",
 ]
+GRADIENT_COLUMNS = ["population", "variant", "seed", "epoch", "views", "place", "layer", "gradient"]
 STRETCHES = ("stretch_largest", "stretch_mean")
 CURVATURE_COLUMNS = ["population", "variant", "seed", "when", "loss", "rank", "eigenvalue"]
 TIMES = ("start", "end")
@@ -175,6 +178,39 @@ def table_of_curvature(model: TrainedNetwork, batch: Batch) -> pd.DataFrame:
             for rank, value in enumerate(values, 1)
         ]
     return pd.DataFrame(rows, columns=CURVATURE_COLUMNS)
+
+
+def table_of_gradients(model: TrainedNetwork, history: pd.DataFrame) -> pd.DataFrame:
+    """Return the norm of the gradient by the weights of each layer in the course of the training.
+
+    Parameters
+    ----------
+    model : TrainedNetwork
+    history : pandas.DataFrame
+        The history of its training, see `shearbench.training.train.train`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each epoch and layer, with the columns `GRADIENT_COLUMNS`. ``gradient`` is that of the loss
+        that the network was trained with, in the last step of the epoch; ``place`` is the order in which the
+        network lists its layers.
+    """
+    about = {name: model.about[name] for name in ("population", "variant", "seed")}
+    columns = [name for name in history if name.startswith(GRADIENT)]
+    rows = [
+        {
+            **about,
+            "epoch": epoch["epoch"],
+            "views": epoch["views"],
+            "place": place,
+            "layer": name.removeprefix(GRADIENT).removeprefix("body."),
+            "gradient": epoch[name],
+        }
+        for epoch in history.to_dict("records")
+        for place, name in enumerate(columns)
+    ]
+    return pd.DataFrame(rows, columns=GRADIENT_COLUMNS)
 
 
 def _at_times(model: TrainedNetwork) -> list[tuple[str, ShearNetwork]]:

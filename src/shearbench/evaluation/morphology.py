@@ -85,7 +85,8 @@ def evaluate(
         its ``_error`` and ``_scatter`` (standard deviation over the seeds). ``classes``: precision and recall
         of each class. ``confusion``: number of images (mean over the seeds) and fraction of the true class.
         ``calibration``: fraction of right answers in bins of confidence. ``angles``: accuracy and agreement
-        with the answer at 0 degrees. ``training``: the histories.
+        with the answer at 0 degrees. ``training``: the columns that all
+        histories have.
     """
     found: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("summary", "classes", "confusion", "calibration", "angles")
@@ -101,7 +102,7 @@ def evaluate(
     ]
     return {
         **{name: pd.DataFrame(rows) for name, rows in found.items()},
-        "training": pd.concat(training, ignore_index=True),
+        "training": pd.concat(training, ignore_index=True, join="inner"),
     }
 
 

@@ -15,7 +15,8 @@ THROUGHPUT = (
     "population stage name label kind stamps seconds stamps_per_second cores peak_mb gpu_mb gpu_percent"
 ).split()
 TRAINING = (
-    "population variant seed epoch views seconds learning_rate train_loss validation_loss validation_rmse"
+    "population variant seed epoch views seconds learning_rate train_loss gradient_norm validation_loss"
+    " validation_rmse"
 ).split()
 
 

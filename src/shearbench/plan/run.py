@@ -26,6 +26,7 @@ TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
 INSIDE = {
     "layers": "inside_layers",
     "flow": "inside_flow",
+    "gradients": "inside_flow",
     "curvature": "inside_flow",
     "shifts": "inside_flow",
     "overlap": "inside_maps",

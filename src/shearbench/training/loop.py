@@ -21,6 +21,9 @@ from shearbench.training.termination import Terminated, termination
 from shearbench.training.together import join_states, split_state, stacked
 from shearbench.training.workers import Workers
 
+GRADIENT = "gradient of "
+"""Start of the names of a history's columns for the norm of the gradient of each layer."""
+
 
 class Training:
     """One training, or several at once: networks, optimisers, and everything that a checkpoint contains.
@@ -55,6 +58,13 @@ class Training:
         self.device = next(network.parameters()).device
         self.generator = torch.Generator(self.device)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self.layers = [
+            name.replace("/", ".").rpartition(".")[0]
+            for name, weight in network.named_parameters()
+            if weight.requires_grad
+        ]
+        # Of the last step of an epoch: the norm of the gradient by each weight, in rows of one network each.
+        self.gradients: list[list[Tensor]] = []
         self.drops_out = network.drops_out
         self.optimisers = make_optimisers(
             network, recipe, int(self.models > 1), network.learned[0], network.parts
@@ -209,6 +219,8 @@ class Training:
         with multiplication(recipe.precision):
             loss.backward()
         self.workers.add_gradients(self.weights)
+        if place == self.epoch_steps - 1:
+            self.gradients = gradient_norms(self.weights, self.models)
         if recipe.gradient_clip is not None:
             clip_gradients(self.weights, recipe.gradient_clip, self.models)
         for optimiser in self.optimisers:
@@ -249,6 +261,7 @@ class Training:
             "seconds": self.seconds,
             "learning_rate": self.optimisers[0].param_groups[0]["lr"],
             "train_loss": self.objective.train_loss(k),
+            **layer_norms(self.layers, self.gradients[k]),
             **found,
         }
         self.history[k].append(row)
@@ -284,6 +297,45 @@ class Training:
             last = [list(history[-1].items())[-1] for history in self.history]
             text += f", {last[0][0].replace('_', ' ')} {' '.join(f'{value:.3g}' for _, value in last)}"
         return text
+
+
+def gradient_norms(weights: Sequence[Tensor], models: int = 1) -> list[list[Tensor]]:
+    """Return the norm of the gradient by each weight, of each model; zero where a weight has no gradient.
+
+    Parameters
+    ----------
+    weights : sequence of Tensor
+        With several models, the first dimension of each weight numbers them.
+    models : int
+        Number of models.
+    """
+    found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    return [
+        list(torch._foreach_norm(found if models == 1 else [gradient[k] for gradient in found]))
+        for k in range(models)
+    ]
+
+
+def layer_norms(layers: Sequence[str], norms: Sequence[Tensor]) -> dict[str, float]:
+    """Return the columns of a history for the norm of the gradient: of all weights and of each layer.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        The layer of each weight.
+    norms : sequence of Tensor
+        The norm of the gradient by each weight.
+
+    Returns
+    -------
+    dict of str to float
+        ``gradient_norm``, and `GRADIENT` followed by the name of the layer for each layer, in order.
+    """
+    squares = dict.fromkeys(layers, 0.0)
+    for layer, norm in zip(layers, torch.stack(list(norms)).double().square().tolist(), strict=True):
+        squares[layer] += norm
+    own = {GRADIENT + layer: math.sqrt(square) for layer, square in squares.items()}
+    return {"gradient_norm": math.sqrt(sum(squares.values())), **own}
 
 
 def clip_gradients(weights: Sequence[Tensor], limit: float, models: int = 1) -> None:

@@ -36,7 +36,9 @@ def train(task: Task, job: Job) -> tuple[dict[str, Any], pd.DataFrame]:
         The content of the model file, see `Task.content`.
     history : pandas.DataFrame
         A row for each epoch: ``epoch``, ``views`` (number of stamps shown so far), ``seconds`` (time of
-        training so far [s]), ``learning_rate``, ``train_loss``, and the columns of `Objective.validate`.
+        training so far [s]), ``learning_rate``, ``train_loss``, the norm of the gradient of the epoch's last
+        step (``gradient_norm``, and of each layer, see `shearbench.training.loop.layer_norms`), and the
+        columns of `Objective.validate`.
 
     Raises
     ------

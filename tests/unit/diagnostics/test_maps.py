@@ -17,7 +17,15 @@ from shearbench.diagnostics.stages import exact_copy, find_stages
 from shearbench.diagnostics.summary import summarise_networks
 from shearbench.errors import ContractError
 from shearbench.evaluation.inside_maps import read_inside, write_inside
-from shearbench.figures import inside_features, inside_flow, inside_layers, inside_weights, kernels, style
+from shearbench.figures import (
+    inside_features,
+    inside_flow,
+    inside_gradients,
+    inside_layers,
+    inside_weights,
+    kernels,
+    style,
+)
 from shearbench.networks.attention import Attention
 from shearbench.networks.shearnet import ShearNet
 from shearbench.networks.whitened import Whitened
@@ -190,10 +198,25 @@ def test_figures_are_drawn(made, layers, models, splits, tmp_path):
         table(models["shearnet"], batch)
         for table in (gradient_flow.table_of_layers, gradient_flow.table_of_curvature)
     )
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "views": [100, 200],
+            "gradient_norm": [5.0, 0.5],
+            "gradient of body.one": [3.0, 0.0],
+            "gradient of body.two": [4.0, 0.5],
+        }
+    )
+    gradients = pd.concat(
+        gradient_flow.table_of_gradients(models[name], history).assign(variant=name) for name in NETWORKS
+    )
+    assert gradients["layer"].tolist()[:2] == ["one", "two"]
+    assert gradients["gradient"].tolist()[:4] == [3.0, 4.0, 0.0, 0.5]
     figures = {
         "layers": inside_layers.draw(networks, listed, table, "exp_gauss"),
         "weights": inside_weights.draw(tmp_path / "maps.h5", overlap, "exp_gauss"),
         "flow": inside_flow.draw(flow, curvature, "exp_gauss"),
+        "gradients": inside_gradients.draw(gradients, "exp_gauss"),
         **{name: inside_features.draw(tmp_path / "maps.h5", f"exp_gauss_{name}") for name in NETWORKS},
     }
     for name, figure in figures.items():

@@ -85,15 +85,21 @@ def same_weights(a, b):
 
 def test_history_says_how_it_went(trained):
     content, history = trained
+    layers = [name for name in history if name.startswith("gradient of ")]
     assert list(history) == [
         "epoch",
         "views",
         "seconds",
         "learning_rate",
         "train_loss",
+        "gradient_norm",
+        *layers,
         "validation_loss",
         "validation_rmse",
     ]
+    total = (history[layers].to_numpy() ** 2).sum(1) ** 0.5
+    assert history["gradient_norm"].to_numpy() == pytest.approx(total)
+    assert (history[layers] > 0).all(axis=None)
     assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
     assert history["views"].tolist() == [160, 320, 480, 640, 800]
     assert (history["seconds"].diff().dropna() > 0).all()

@@ -43,10 +43,9 @@ def train(
     model : dict
         See `shearbench.tasks.shear.model_file`.
     history : pandas.DataFrame
-        A row for each epoch: ``epoch``, ``views`` (number of stamps shown so far), ``seconds`` (time of
-        training so far [s]), ``learning_rate``, ``train_loss`` and ``validation_loss`` (geometric mean of the
-        RMSE over the noise levels, divided by the standard deviation of the true shapes), and
-        ``validation_rmse`` (RMSE of a component at the lowest noise level).
+        A row for each epoch, see `shearbench.training.train.train`. ``train_loss`` and ``validation_loss``
+        are the geometric mean of the RMSE over the noise levels, divided by the standard deviation of the
+        true shapes; ``validation_rmse`` is the RMSE of a component at the lowest noise level.
 
     Raises
     ------
