@@ -197,7 +197,7 @@ def table_of_gradients(model: TrainedNetwork, history: pd.DataFrame) -> pd.DataF
         network lists its layers.
     """
     about = {name: model.about[name] for name in ("population", "variant", "seed")}
-    columns = [name for name in history if name.startswith(GRADIENT)]
+    columns = [name for name in map(str, history) if name.startswith(GRADIENT)]
     rows = [
         {
             **about,

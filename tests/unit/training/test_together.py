@@ -82,12 +82,14 @@ def test_steps_taken_together_are_those_taken_alone(splits, kind):
     chosen = variant(entry, **options)
     together = make_training(splits, chosen, seeds=SEEDS)
     together.objective.refine_from = 2
+    together.epoch_steps = 5
     take_steps(together, 5, whole=16)
     together._validate()
     rounding = ROUNDING.get(kind, lambda name, state: False)
     for k, seed in enumerate(SEEDS):
         alone = make_training(splits, chosen, seeds=[seed])
         alone.objective.refine_from = 2
+        alone.epoch_steps = 5
         start = alone.networks[0].state_dict()
         start = {name: value.clone() for name, value in start.items() if name.endswith("weight")}
         take_steps(alone, 5, whole=16)
