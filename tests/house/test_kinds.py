@@ -100,6 +100,8 @@ def test_population_preset(name):
     options = dict(PRESETS[name])
     if options.get("profile", "").startswith("cosmos"):
         options["catalogue_file"] = "catalogue.fits"  # these profiles have no default for it
+    if name == "superbit":
+        options |= {"catalogue_file": "catalogue.fits", "psf": {**options["psf"], "psfex_files": "model.psf"}}
     Population(**options)
     (listed,) = re.findall(r"^Presets: (.*)$", CONFIGURATIONS, re.MULTILINE)
     assert f"`{name}`" in listed

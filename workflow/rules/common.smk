@@ -97,6 +97,10 @@ def inputs_of(population):
         files = external_files(population, options)
         if workflow.is_main_process:
             check_enough_galaxies(f"populations.{population}", options)
+            if HERE and (options.catalogue_columns.named or options.catalogue_flux):
+                from shearbench.simulation.catalog import catalogue_galaxies
+
+                catalogue_galaxies(f"populations.{population}", options)
             path = options.psf.image_file
             if path and (warning := narrow_psf(path, narrowest_psf(path))):
                 logger.warning(f"populations.{population}.{warning}")

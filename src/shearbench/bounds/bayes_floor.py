@@ -60,19 +60,19 @@ class Prior:
     Parameters
     ----------
     population : Population
-        Of profile gaussian, exponential or sersic. The Sersic index is taken as uniform over its range,
-        although catalogs have it on a grid.
+        Of profile gaussian, exponential or sersic, without a catalogue. The Sersic index is taken as uniform
+        over its range, although catalogs have it on a grid.
     pixel_scale : float
         Arcsec.
 
     Raises
     ------
     ValueError
-        The population is a catalogue of real galaxies: its density is not known.
+        The population is a catalogue of galaxies, or has another profile: its density is not known.
     """
 
     def __init__(self, population: Population, pixel_scale: float) -> None:
-        if population.profile.startswith("cosmos"):
+        if not population.has_density:
             raise ValueError(f"the density of a population of profile '{population.profile}' is not known")
         shift = population.centroid_shift_pixels * pixel_scale
         ranges = [(-shift, shift), (-shift, shift), population.half_light_radius_arcsec]

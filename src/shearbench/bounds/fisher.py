@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,16 @@ from scipy.special import gammaincinv, gammaln
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
 from shearbench.forward_model.accuracy import Extremes, choose_bandwidth
-from shearbench.forward_model.fourier import Grid, Psfs, Renderer, light_reach, parameter_names
+from shearbench.forward_model.fourier import (
+    FLUX,
+    HLR,
+    SERSIC_N,
+    Grid,
+    Psfs,
+    Renderer,
+    light_reach,
+    parameter_names,
+)
 from shearbench.forward_model.profiles import PROFILES, SERSIC_RANGE
 
 # Errors of a pixel, as fractions of the flux. Copies of the galaxy's wings cover the whole stamp, and the
@@ -22,6 +32,8 @@ from shearbench.forward_model.profiles import PROFILES, SERSIC_RANGE
 _WING_TOLERANCE, _BANDWIDTH_TOLERANCE = 3e-9, 1e-6
 _LARGEST_PERIOD = 4096  # pixels
 _SMALLEST_BLUR = 8  # pixels
+_TWO = "bulge-disc"
+_BLOCK = 512  # galaxies whose images and derivatives are in memory together
 
 
 def fisher(
@@ -36,7 +48,8 @@ def fisher(
     Parameters
     ----------
     catalog : pandas.DataFrame
-        A catalog. A galaxy of profile ``real`` is taken as the Sersic profile with its parameters.
+        A catalog. A galaxy of profile ``real`` is taken as the Sersic profile with its parameters. Of one
+        of profile ``bulge-disc``, the bulge's share of the flux and the ratio of the two sizes are known.
     pixel_scale : float
         Arcsec.
     shape : (int, int)
@@ -76,6 +89,13 @@ def fisher(
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
         rows = catalog.iloc[chosen]
+        if profile == _TWO:
+            for low in range(0, len(rows), _BLOCK):
+                part = slice(low, low + _BLOCK)
+                given = (rows.iloc[part], pixel_scale, shape, psf, images, chosen[part])
+                slopes = _two_components(*given)[1].reshape(len(chosen[part]), 6, -1)
+                matrices[chosen[part], :6, :6] = slopes @ slopes.transpose(0, 2, 1)
+            continue
         extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
         count = len(parameter_names(profile))
         renderer = extremes.renderer(_grid(extremes, rows, images))
@@ -118,21 +138,52 @@ def jacobians(
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
         rows = catalog.iloc[chosen]
-        extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
-        renderer = extremes.renderer(_grid(extremes, rows, images), torch.float64)
-        parameters, psfs = _inputs(renderer, rows, psf, images, chosen)
-        with torch.no_grad():
-            drawn[chosen], slopes = (part.numpy() for part in renderer.jacobian(parameters, psfs))
-        found[chosen, : len(renderer.names)] = slopes
+        of_profile = _two_components if profile == _TWO else functools.partial(_jacobian, profile)
+        drawn[chosen], slopes = of_profile(rows, pixel_scale, shape, psf, images, chosen)
+        found[chosen, : slopes.shape[1]] = slopes
     return drawn, found, names
+
+
+def _jacobian(
+    profile: str,
+    rows: pd.DataFrame,
+    pixel_scale: float,
+    shape: tuple[int, int],
+    psf: Mapping[str, Any],
+    images: torch.Tensor | None,
+    members: NDArray[np.int64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return images and derivatives of galaxies of one profile, at `members` of the catalog."""
+    extremes = Extremes.of(rows, profile, shape, pixel_scale, psf)
+    renderer = extremes.renderer(_grid(extremes, rows, images), torch.float64)
+    parameters, psfs = _inputs(renderer, rows, psf, images, members)
+    with torch.no_grad():
+        drawn, slopes = renderer.jacobian(parameters, psfs)
+    return drawn.numpy(), slopes.numpy()
+
+
+def _two_components(rows: pd.DataFrame, *given: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return images and derivatives of bulges and discs together, by the flux of both and the disc's size."""
+    share = rows["bulge_fraction"].to_numpy(np.float64)[:, None, None]
+    ratio = (rows["bulge_hlr"] / rows["hlr"]).to_numpy(np.float64)[:, None, None]
+    flux = rows["flux"]
+    disc = rows.assign(flux=flux * (1 - rows["bulge_fraction"]))
+    bulge = rows.assign(flux=flux * rows["bulge_fraction"], hlr=rows["bulge_hlr"], sersic_n=rows["bulge_n"])
+    drawn, slopes = _jacobian("exponential", disc, *given)
+    of_bulge, by_bulge = _jacobian("sersic", bulge, *given)
+    slopes[:, FLUX] *= 1 - share
+    by_bulge[:, FLUX] *= share
+    by_bulge[:, HLR] *= ratio
+    return drawn + of_bulge, slopes + by_bulge[:, :SERSIC_N]
 
 
 def _profiles(catalog: pd.DataFrame) -> NDArray[Any]:
     """Return the profile of each galaxy; a real galaxy is taken as a Sersic profile."""
     profiles = catalog["profile"].replace("real", "sersic").to_numpy()
-    unknown = set(profiles) - set(PROFILES)
+    known = (*PROFILES, _TWO)
+    unknown = set(profiles) - set(known)
     if unknown:
-        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(PROFILES)}, real")
+        raise ValueError(f"unknown profile '{sorted(unknown)[0]}'; known: {', '.join(known)}, real")
     return profiles
 
 

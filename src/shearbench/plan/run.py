@@ -284,7 +284,7 @@ class Run:
             return []
         # The galaxies of an observed catalogue have no known density, so there is no prior.
         populations = self.config.populations.items()
-        return [name for name, options in populations if not options.profile.startswith("cosmos")]
+        return [name for name, options in populations if options.has_density]
 
     @cached_property
     def ensemble_estimators(self) -> list[str]:

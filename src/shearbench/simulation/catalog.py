@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from shearbench.data.catalogs import COLUMNS, content_digest
 from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES, psfex_range
+from shearbench.data.galaxy_tables import read_galaxy_table
 from shearbench.errors import ConfigError
 from shearbench.simulation.populations import PAIRED, SPLITS, Population, Psf
 
@@ -193,7 +194,13 @@ def _sample_block(
         columns["psf_g1"] += population.psf.shape_mean[0]
         columns["psf_g2"] += population.psf.shape_mean[1]
     if population.catalogue_file is not None:
-        columns.update(_cosmos_columns(population, split, seed, angle, rng, n))
+        columns.update(_catalogue_columns(population, name, split, seed, angle, rng, n))
+    if population.profile == "bulge-disc":
+        fraction = _uniform(rng, population.bulge_fraction, n)
+        size = columns["hlr"] * _uniform(rng, population.bulge_size, n)
+        columns.setdefault("bulge_fraction", fraction)
+        columns.setdefault("bulge_hlr", size)
+        columns |= {"sersic_n": np.ones(n), "bulge_n": np.full(n, population.bulge_sersic_n)}
     return pd.DataFrame(columns)
 
 
@@ -208,42 +215,109 @@ def _psfex_columns(psf: Psf, rng: np.random.Generator, n: int) -> dict[str, Any]
     return {"psf_index": index, "psf_x": x, "psf_y": y}
 
 
-def _cosmos_columns(
+def _catalogue_columns(
     population: Population,
+    name: str,
     split: str,
     seed: int,
     angle: NDArray[np.float64],
     rng: np.random.Generator,
     n: int,
 ) -> dict[str, Any]:
-    """Draw galaxies of a COSMOS catalogue, each with a random orientation.
+    """Draw galaxies of a catalogue, each with a random orientation.
 
     No galaxy is in two splits, except that leakage is measured on the same part of it as the shear bias.
     """
-    source = cosmos_galaxies(str(population.catalogue_file), population.profile)
-    low, high = population.half_light_radius_arcsec
-    kept = np.flatnonzero(
-        (source["hlr"] >= low) & (source["hlr"] <= high) & (np.abs(source["e"]) < population.shape_max)
-    )
-    if len(kept) < LEAST_GALAXIES:
-        raise ConfigError(
-            f"{population.catalogue_file}: only {len(kept)} galaxies have a half-light radius within "
-            f"{[low, high]} arcsec and |g| < {population.shape_max}; widen half_light_radius_arcsec"
-        )
+    source, kept = catalogue_galaxies(f"populations.{name}", population)
     shuffled = np.random.default_rng([seed, zlib.crc32(b"cosmos splits")]).permutation(kept)
     dealt = np.resize(_DEAL, len(shuffled))
     part = SPLITS.index("shear" if split == "leakage" else split)
     pick = rng.choice(shuffled[dealt == part], n)
-    e = source["e"][pick] * np.exp(1j * angle)
+    found: dict[str, Any] = {column: values[pick] for column, values in source.items() if column != "e"}
+    if "e" in source:
+        e = source["e"][pick] * np.exp(1j * angle)
+        found |= {"e1": e.real, "e2": e.imag}
+    if not population.profile.startswith("cosmos"):
+        return {**found, "catalogue_row": pick.astype(np.int64)}
     return {
+        **found,
         "profile": "real" if population.profile == "cosmos-real" else "sersic",
-        "e1": e.real,
-        "e2": e.imag,
-        "hlr": source["hlr"][pick],
-        "sersic_n": source["sersic_n"][pick],
         "cosmos_index": pick.astype(np.int64),
         "angle": angle / 2,  # turned by this angle [rad], the catalogue's galaxy has the shape e
     }
+
+
+def catalogue_galaxies(key: str, population: Population) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
+    """Return the galaxies of a population's catalogue, and the rows of those within its limits.
+
+    Parameters
+    ----------
+    key : str
+        Key of the population in the configuration, for error messages.
+    population : Population
+        With a `catalogue_file`.
+
+    Returns
+    -------
+    galaxies : dict
+        One value per row of the file, as far as the catalogue gives it: ``e``, the complex reduced-shear
+        shape, and the columns ``hlr``, ``flux``, ``sersic_n``, ``bulge_fraction``, ``bulge_hlr`` of catalogs.
+    kept : ndarray of int64
+        Rows whose values are finite and within the limits of the population.
+
+    Raises
+    ------
+    ConfigError
+        The catalogue cannot be read, lacks a column, or has too few galaxies within the limits.
+    """
+    if population.profile.startswith("cosmos"):
+        source = dict(cosmos_galaxies(str(population.catalogue_file), population.profile))
+        flux = source.pop("flux")
+        if population.catalogue_flux:
+            source["flux"] = flux * population.flux_scale
+    else:
+        source = _table_of_user(key, population)
+    limits = {
+        "hlr": ("half_light_radius_arcsec", *population.half_light_radius_arcsec),
+        "flux": ("flux", *population.flux),
+        "bulge_fraction": ("bulge_fraction", 0.0, 1.0),
+        "bulge_hlr": ("bulge_size", 1e-3 * population.half_light_radius_arcsec[0], np.inf),
+    }
+    if population.profile == "sersic":
+        limits["sersic_n"] = ("sersic_n", *population.sersic_n)
+    limits = {column: limit for column, limit in limits.items() if column in source}
+    good = np.ones(len(next(iter(source.values()))), bool)
+    for column, (_, low, high) in limits.items():
+        good &= np.isfinite(source[column]) & (source[column] >= low) & (source[column] <= high)
+    words = [f"{option} within {[low, high]}" for option, low, high in limits.values()]
+    if "e" in source:
+        good &= np.abs(source["e"]) < population.shape_max
+        words.append(f"|g| < {population.shape_max:g} (shape_max)")
+    kept = np.flatnonzero(good)
+    if len(kept) < LEAST_GALAXIES:
+        raise ConfigError(
+            f"{key}: only {len(kept)} of the {len(good)} galaxies of {population.catalogue_file} have "
+            f"{', '.join(words)}, and {LEAST_GALAXIES} are needed; widen these limits"
+        )
+    return source, kept
+
+
+def _table_of_user(key: str, population: Population) -> dict[str, NDArray[Any]]:
+    """Return the columns of a user's catalogue by the names that catalogs give them."""
+    named = population.catalogue_columns.named
+    found: dict[str, NDArray[Any]] = dict(read_galaxy_table(key, str(population.catalogue_file), named))
+    source: dict[str, NDArray[Any]] = {}
+    if "g1" in found:
+        source["e"] = found.pop("g1") + 1j * found.pop("g2")
+    if "flux" in found:
+        source["flux"] = found.pop("flux") * population.flux_scale
+    if "sersic_n" in found:
+        step, (low, high) = population.sersic_n_step, population.sersic_n
+        n = found.pop("sersic_n")
+        near = np.clip(np.round(n / step) * step, low, high).round(6)
+        source["sersic_n"] = np.where((n >= low) & (n <= high), near, np.nan)
+    names = {"half_light_radius": "hlr", "bulge_half_light_radius": "bulge_hlr"}
+    return {**source, **{names.get(option, option): values for option, values in found.items()}}
 
 
 @lru_cache(maxsize=2)
@@ -262,8 +336,8 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict
-        One value per galaxy of the file: ``e``, the complex reduced-shear shape, ``hlr`` [arcsec], and
-        ``sersic_n``.
+        One value per galaxy of the file: ``e``, the complex reduced-shear shape, ``hlr`` [arcsec],
+        ``sersic_n``, and ``flux`` (counts of the Hubble telescope in one second).
 
     Raises
     ------
@@ -276,9 +350,11 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     try:
         if profile == "cosmos-parametric":
             catalog = galsim.COSMOSCatalog(name, dir=folder, use_real=False, exclusion_level="none")
-            fit = np.array([catalog.getParametricRecord(i)["sersicfit"] for i in range(len(catalog))])
+            records = [catalog.getParametricRecord(i) for i in range(len(catalog))]
+            fit = np.array([record["sersicfit"] for record in records])
             q = np.clip(fit[:, 3], 0.05, 1.0)
             return {
+                "flux": np.array([record["flux"][0] for record in records], np.float64),
                 "e": (1 - q) / (1 + q) * np.exp(2j * fit[:, 7]),
                 # The fits are in pixels, along the major axis.
                 "hlr": fit[:, 1] * COSMOS_PIXEL * np.sqrt(q),
@@ -290,6 +366,7 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
             galsim.hsm.FindAdaptiveMom(real.getGalImage(i), strict=False) for i in range(real.nobjects)
         ]
         scale = np.array([real.getGalImage(i).scale for i in range(real.nobjects)])
+        flux = [float(real.getGalImage(i).array.sum(dtype=np.float64)) for i in range(real.nobjects)]
     except (OSError, KeyError, galsim.GalSimError) as error:
         raise ConfigError(f"catalogue_file: {path} is no GalSim catalogue of galaxies ({error})") from error
     good = np.array([m.moments_status == 0 for m in moments])
@@ -299,7 +376,8 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     sigma = np.array([m.moments_sigma for m in moments])
     # The hlr is that of the Gaussian with these moments. Galaxies whose measurement failed have |e| = 1,
     # which excludes them.
-    return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": np.ones(len(moments))}
+    ones = np.ones(len(moments))
+    return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": ones, "flux": np.array(flux)}
 
 
 def _pair(table: pd.DataFrame, rotations: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:

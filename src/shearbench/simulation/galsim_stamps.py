@@ -122,6 +122,11 @@ def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
             galaxy = galsim.Gaussian(half_light_radius=row.hlr, flux=row.flux)
         elif row.profile == "exponential":
             galaxy = galsim.Exponential(half_light_radius=row.hlr, flux=row.flux)
+        elif row.profile == "bulge-disc":
+            share = row.bulge_fraction
+            disc = galsim.Exponential(half_light_radius=row.hlr, flux=(1 - share) * row.flux)
+            bulge = galsim.Sersic(n=row.bulge_n, half_light_radius=row.bulge_hlr, flux=share * row.flux)
+            galaxy = disc + bulge
         else:
             galaxy = galsim.Sersic(n=row.sersic_n, half_light_radius=row.hlr, flux=row.flux)
         galaxy = galaxy.shear(g1=row.g1, g2=row.g2)

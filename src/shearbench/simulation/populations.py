@@ -164,18 +164,60 @@ class Psf(Options):
         return math.hypot(*self.shape_mean) + 3 * self.shape_sigma
 
 
+class Columns(Options):
+    """Names of the columns of a user's catalogue; the parameters of a galaxy come from one row."""
+
+    half_light_radius: str | None = Field(
+        None,
+        description="column of the half-light radius (circularised; for `bulge-disc` the disc's) [arcsec]",
+    )
+    flux: str | None = Field(None, description="column of the flux, which is multiplied by `flux_scale`")
+    sersic_n: str | None = Field(
+        None, description="column of the Sersic index; it is rounded to a multiple of `sersic_n_step`"
+    )
+    g1: str | None = Field(
+        None,
+        description="column of the first component of the shape g; each galaxy gets a random orientation",
+    )
+    g2: str | None = Field(None, description="column of the second component of the shape")
+    bulge_fraction: str | None = Field(None, description="column of the bulge's share of the flux")
+    bulge_half_light_radius: str | None = Field(
+        None, description="column of the half-light radius of the bulge [arcsec]"
+    )
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The columns that are given, by the names of their options."""
+        return {option: name for option, name in self if name is not None}
+
+
 class Population(Options):
     """A distribution of galaxies and their PSFs, from which catalogs are sampled."""
 
-    profile: Literal["gaussian", "exponential", "sersic", "cosmos-parametric", "cosmos-real"] = Field(
+    profile: Literal[
+        "gaussian", "exponential", "sersic", "bulge-disc", "cosmos-parametric", "cosmos-real"
+    ] = Field(
         "exponential",
-        description="radial profile; the cosmos ones take galaxies of GalSim's COSMOS catalogue "
-        "(their single-Sersic fits, or the HST images themselves)",
+        description="radial profile; `bulge-disc` is an exponential disc with a Sersic bulge of the same "
+        "centre and shape; the cosmos ones take galaxies of GalSim's COSMOS catalogue (their single-Sersic "
+        "fits, or the HST images themselves)",
     )
     half_light_radius_arcsec: Range = Field(
-        (0.5, 1.2), description="half-light radius (circularised) [arcsec]; for cosmos the sizes kept"
+        (0.5, 1.2),
+        description="half-light radius (circularised; for `bulge-disc` that of the disc) [arcsec]; of a "
+        "catalogue, the sizes kept",
     )
-    flux: Range = Field((0.5, 5.0), description="total flux, in the image's units")
+    flux: Range = Field(
+        (0.5, 5.0),
+        description="total flux, in the image's units; of a catalogue with fluxes, the fluxes kept",
+    )
+    bulge_fraction: Range = Field((0.0, 0.5), description="the bulge's share of the flux, for `bulge-disc`")
+    bulge_size: Range = Field(
+        (0.2, 0.5), description="half-light radius of the bulge over that of the disc, for `bulge-disc`"
+    )
+    bulge_sersic_n: float = Field(
+        4.0, ge=0.5, le=6.2, description="Sersic index of the bulge, for `bulge-disc`"
+    )
     sersic_n: Range = Field((0.7, 3.5), description="Sersic index, where the profile has one")
     sersic_n_step: float = Field(
         0.05,
@@ -200,7 +242,18 @@ class Population(Options):
         description="centroids are uniform within this of the stamp's centre, along each axis [pixels]",
     )
     catalogue_file: str | None = Field(
-        None, description="COSMOS (or other GalSim real-galaxy) catalogue, FITS; for the cosmos profiles"
+        None,
+        description="for the cosmos profiles, the COSMOS (or other GalSim real-galaxy) catalogue, FITS; for "
+        "others with `catalogue_columns`, a table of your own: FITS (`.fits`), Parquet or CSV",
+    )
+    catalogue_columns: Columns = Columns()
+    catalogue_flux: bool = Field(
+        False,
+        description="for the cosmos profiles: fluxes are those of the catalogue, times `flux_scale`, instead "
+        "of uniform within `flux`",
+    )
+    flux_scale: float = Field(
+        1.0, ge=1e-12, le=1e12, description="the fluxes of a catalogue are multiplied by this number"
     )
     psf: Psf = Psf()
 
@@ -209,8 +262,31 @@ class Population(Options):
         _check_range("half_light_radius_arcsec", self.half_light_radius_arcsec, low=0)
         _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
-        if self.profile.startswith("cosmos") != (self.catalogue_file is not None):
-            raise ValueError("catalogue_file: must be given with the cosmos profiles, and only with them")
+        if not 0 <= self.bulge_fraction[0] <= self.bulge_fraction[1] <= 1:
+            raise ValueError(f"bulge_fraction: needs 0 <= low <= high <= 1, got {list(self.bulge_fraction)}")
+        _check_range("bulge_size", self.bulge_size, low=1e-2, high=10)
+        cosmos, named = self.profile.startswith("cosmos"), self.catalogue_columns.named
+        if (cosmos or bool(named)) != (self.catalogue_file is not None):
+            raise ValueError(
+                "catalogue_file: must be given with the cosmos profiles and with catalogue_columns, and only "
+                "with them"
+            )
+        unused = [
+            option
+            for option in named
+            if cosmos
+            or (option == "sersic_n" and self.profile != "sersic")
+            or (option.startswith("bulge") and self.profile != "bulge-disc")
+        ]
+        if unused:
+            raise ValueError(f"catalogue_columns.{unused[0]}: galaxies of profile '{self.profile}' take none")
+        if ("g1" in named) != ("g2" in named):
+            raise ValueError("catalogue_columns.g1: must be given together with catalogue_columns.g2")
+        if self.catalogue_flux and not cosmos:
+            raise ValueError(
+                "catalogue_flux: is for the cosmos profiles; for a table of your own, give "
+                "catalogue_columns.flux"
+            )
         return self
 
     def constant_psf(self, split: str) -> bool:
@@ -223,9 +299,18 @@ class Population(Options):
         return self.profile if self.profile in ("gaussian", "exponential") else "sersic"
 
     @property
-    def made_of_images(self) -> bool:
-        """Whether the galaxies are images, so that they cannot be rendered from a formula."""
-        return self.profile == "cosmos-real"
+    def unrenderable(self) -> str | None:
+        """Why galaxies cannot be rendered from a formula while networks are trained; None if they can."""
+        if self.profile == "cosmos-real":
+            return f"those of {self.catalogue_file} are images"
+        if self.profile == "bulge-disc":
+            return "bulge and disc are two profiles"
+        return None
+
+    @property
+    def has_density(self) -> bool:
+        """Whether the distribution of parameters is known, as a prior for the Bayes floor."""
+        return self.profile in ("gaussian", "exponential", "sersic") and self.catalogue_file is None
 
     @property
     def extent_arcsec(self) -> float:
@@ -248,5 +333,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "profile": "cosmos-parametric",
         "half_light_radius_arcsec": [0.15, 1.2],
         "psf": {"profile": "moffat", "fwhm_arcsec": [0.6, 0.8], "moffat_beta": 2.5, "shape_sigma": 0.03},
+    },
+    # The fourth test of the published ShearNet, for stamps of 53 pixels of 0.141 arcsec; needs a catalogue
+    # and PSFEx models (config/superbit.yaml). Fluxes are in units of 12258.97 counts, the constant flux of
+    # its other tests; its noise, 12.719674 counts, is 1.0376e-3. Centroids are within 0.2 arcsec. Galaxies
+    # below 0.05 arcsec or above |g| = 0.8, which have next to no measurable shape, are left out.
+    "superbit": {
+        "profile": "exponential",
+        "half_light_radius_arcsec": [0.05, 1.0],
+        "flux": [1e-3, 1e3],
+        "shape_max": 0.8,
+        "centroid_shift_pixels": 1.4184,
+        "catalogue_columns": {"half_light_radius": "HLR", "flux": "FLUX", "g1": "G1", "g2": "G2"},
+        "flux_scale": 8.15729e-5,
+        "psf": {
+            "profile": "psfex",
+            "fwhm_arcsec": 0.35,
+            "image_pixel_scale_arcsec": 0.1408,
+            "psfex_margin_pixels": 170,
+        },
     },
 }

@@ -113,10 +113,10 @@ def _objections(
     for reason in (architecture.objection(shape), recipe.objection(stamps)):
         if reason is not None:
             yield reason
-    if recipe.data == "rendered" and population.made_of_images:
+    if recipe.data == "rendered" and population.unrenderable:
         yield (
-            f"training.data: 'rendered' needs galaxies with a formula, but those of "
-            f"{population.catalogue_file} are images; use 'stored'"
+            f"training.data: 'rendered' needs galaxies with a formula, but {population.unrenderable}; use "
+            "'stored'"
         )
     if recipe.loss == "nll" and architecture.head != "gaussian":
         yield "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"

@@ -97,7 +97,7 @@ def test_pairs_of_real_galaxies_are_turned_and_sheared():
     ("changes", "says"),
     [
         ({"catalogue_file": "nowhere.fits"}, "nowhere.fits is no GalSim catalogue"),
-        ({"half_light_radius_arcsec": [5, 6]}, "only 0 galaxies have a half-light radius within"),
+        ({"half_light_radius_arcsec": [5, 6]}, "populations.cosmos: only 0 of the 100 galaxies"),
     ],
 )
 def test_a_catalogue_that_cannot_serve_is_a_clear_error(changes, says):

@@ -212,7 +212,7 @@ class Rendered:
     Raises
     ------
     ConfigError
-        The galaxies of the population are images, which cannot be rendered from a formula.
+        The galaxies of the population cannot be rendered from a formula.
     """
 
     def __init__(
@@ -227,10 +227,10 @@ class Rendered:
         seeds: Sequence[int],
         fixed: int | None = None,
     ) -> None:
-        if population.made_of_images:
+        if population.unrenderable:
             raise ConfigError(
-                f"training.data: 'rendered' needs galaxies with a formula, but those of the population "
-                f"'{name}' are images; use 'stored'"
+                f"training.data: 'rendered' needs galaxies with a formula, but of the population '{name}', "
+                f"{population.unrenderable}; use 'stored'"
             )
         self.population, self.name, self.targets, self.count = population, name, targets, count
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
