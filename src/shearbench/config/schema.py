@@ -87,6 +87,43 @@ class ShearTest(Options):
     )
 
 
+class ModelErrors(Options):
+    """What is told wrongly to estimators, to measure how much of the error is in m and c."""
+
+    galaxies: int = Field(
+        0,
+        ge=0,
+        le=10**8,
+        description="galaxies of the split shear (the first ones) that are measured again with a PSF or a "
+        "noise level that is told wrongly; 0: they are not",
+    )
+    noise_levels: Annotated[tuple[Sigma, ...], Distinct] | None = Field(
+        None, description="noise levels at which they are; null: those of `shear_test`"
+    )
+    psf_size: float = Field(
+        0.01, ge=1e-6, le=0.5, description="the PSF that is told is larger by this fraction"
+    )
+    psf_shape: float = Field(
+        0.005, ge=1e-6, le=0.2, description="this is added to both components of the shape g of the PSF told"
+    )
+    noise: float = Field(
+        0.1,
+        ge=1e-6,
+        le=0.9,
+        description="the noise level that is told is lower, and higher, by this fraction",
+    )
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """The errors by name, each with its amount."""
+        return {
+            "psf_size": self.psf_size,
+            "psf_shape": self.psf_shape,
+            "noise_low": -self.noise,
+            "noise_high": self.noise,
+        }
+
+
 class BayesFloor(Options):
     """How the Bayes floor is computed: the least RMSE of an estimator that knows the population."""
 
@@ -181,6 +218,7 @@ class Config(Options):
     stamps: Stamps = Stamps()
     galaxies: Galaxies = Galaxies()
     shear_test: ShearTest = ShearTest()
+    model_errors: ModelErrors = ModelErrors()
     bayes_floor: BayesFloor = BayesFloor()
     diagnostics: Diagnostics = Diagnostics()
     chunk_stamps: int = Field(
@@ -254,6 +292,17 @@ class Config(Options):
         if stray:
             raise ValueError(
                 f"shear_test.noise_levels: {sorted(stray)} is not in noise_levels {sorted(self.noise_levels)}"
+            )
+        measured = set(self.shear_test.noise_levels)
+        if stray := set(self.model_errors.noise_levels or ()) - measured:
+            raise ValueError(
+                f"model_errors.noise_levels: {sorted(stray)} is not in shear_test.noise_levels "
+                f"{sorted(measured)}"
+            )
+        if self.model_errors.galaxies > self.galaxies.shear:
+            raise ValueError(
+                f"model_errors.galaxies: found {self.model_errors.galaxies}, expected at most the "
+                f"{self.galaxies.shear} of galaxies.shear"
             )
         if not self.populations:
             raise ValueError(
@@ -365,6 +414,9 @@ def planned_jobs(config: Config) -> dict[str, int]:
         "train": networks,
         "predict": 2 * len(config.variants),
     }
+    if config.model_errors.galaxies:
+        told = config.model_errors.noise_levels or config.shear_test.noise_levels
+        a_population["measure_model_errors"] = len(config.estimators) * len(told) + len(config.variants)
     return {rule: len(config.populations) * number for rule, number in a_population.items()}
 
 

@@ -9,7 +9,7 @@ signs, as in the split ``shear`` (`shearbench.evaluation.shear_bias`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.evaluation.joining import identity, join
-from shearbench.evaluation.shear_pairs import Means, own_response_columns, pairs_of, response_to_shear, shears
-from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
+from shearbench.evaluation.shear_pairs import own_response_columns, pairs_of, response_to_shear, shears
+from shearbench.evaluation.statistics import RESAMPLES, bootstrapped
 
 PSF_LEAKAGE = (
     "population noise estimator label kind seed calibration n_pairs n_failed "
@@ -75,11 +75,11 @@ def psf_leakage(
     pairs = pairs_of(join(estimates, catalog, source=source, rule=rule), ("psf_shear1", "psf_shear2"))
     who = identity(estimates, label)
     plain = response_to_shear(pairs.estimate.mean(axis=1), pairs.shear)
-    value, error = _estimate(plain, lambda means: means, resamples, seed)
+    value, error = bootstrapped(plain, lambda means: means, resamples, seed)
     results = {"none": (value, error)}
     if pairs.response is not None:
         own = own_response_columns(pairs)
-        results["response"] = _estimate(
+        results["response"] = bootstrapped(
             own, lambda means: response_to_shear(shears(means)[0], pairs.shear), resamples, seed
         )
     else:
@@ -108,13 +108,3 @@ def _response(shear_bias: pd.DataFrame, who: Mapping[str, Any]) -> tuple[NDArray
     values = chosen[["R1", "R2", "m1_err", "m2_err"]].to_numpy(float)
     response, error = values[0].reshape(2, 2) if len(values) else np.full((2, 2), np.nan)
     return np.where(response == 0, np.nan, response), error
-
-
-def _estimate(
-    columns: NDArray[np.float64], statistic: Callable[[Means], Means], resamples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a statistic (2,) of the means of columns [base, k], and its bootstrap error."""
-    if len(columns) < 2:
-        return np.full(2, np.nan), np.full(2, np.nan)
-    drawn = statistic(bootstrap_means(columns, resamples, seed))
-    return statistic(columns.mean(axis=0)), drawn.std(axis=0, ddof=1)

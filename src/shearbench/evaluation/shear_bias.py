@@ -43,7 +43,7 @@ from shearbench.evaluation.shear_pairs import (
     response_to_shear,
     shears,
 )
-from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means
+from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means, bootstrapped
 
 SHEAR_BIAS = (
     "population noise estimator label kind seed calibration n_pairs n_failed "
@@ -115,7 +115,7 @@ def shear_bias(
     if pairs.response is not None:
         own = own_response_columns(pairs)
         results.append(
-            ("response", n, _estimate(own, lambda m: _own_response_bias(m, pairs.shear), resamples, seed))
+            ("response", n, _estimate(own, lambda m: own_response_bias(m, pairs.shear), resamples, seed))
         )
     else:
         halves = halves_of(pairs, columns)
@@ -179,7 +179,20 @@ def _calibrated_bias(calibrating: Means, judged: Means) -> Means:
     return np.concatenate([m, c, response], axis=-1)
 
 
-def _own_response_bias(means: Means, shear: float) -> Means:
+def own_response_bias(means: Means, shear: float) -> Means:
+    """Return m1, m2, c1, c2, R1, R2 of an estimator that measures its own response.
+
+    Parameters
+    ----------
+    means : ndarray, shape (..., 24)
+        Means of `own_response_columns`.
+    shear : float
+        The applied shear.
+
+    Returns
+    -------
+    ndarray, shape (..., 6)
+    """
     found, response = shears(means)
     diagonal = np.stack([response[..., 0, 0], response[..., 1, 1]], axis=-1).mean(axis=-2)
     # the four applied shears add up to zero, so the mean of the results is the additive bias
@@ -218,10 +231,7 @@ def _unsheared(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _estimate(
     columns: NDArray[np.float64], statistic: Callable[[Means], Means], resamples: int, seed: int
 ) -> dict[str, float]:
-    if len(columns) < 2:
-        return _named(np.full(6, np.nan), np.full(6, np.nan))
-    drawn = statistic(bootstrap_means(columns, resamples, seed))
-    return _named(statistic(columns.mean(axis=0)), drawn.std(axis=0, ddof=1))
+    return _named(*bootstrapped(columns, statistic, resamples, seed))
 
 
 def _named(value: NDArray[np.float64], error: NDArray[np.float64]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,34 @@ def bootstrap_means(
         for column in range(k):
             means[low:high, column] = np.take(values[:, column], drawn).mean(axis=1)
     return means
+
+
+def bootstrapped(
+    columns: NDArray[np.float64],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a statistic of the means of columns, and its bootstrap error; NaN for fewer than two rows.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (n, k)
+        Numbers of each galaxy.
+    statistic : callable
+        Function of means (..., k) that returns (..., s).
+    resamples, seed : int
+        See `bootstrap_means`.
+
+    Returns
+    -------
+    value, error : ndarray, shape (s,)
+    """
+    if len(columns) < 2:
+        nothing = np.full_like(statistic(np.full(columns.shape[1], np.nan)), np.nan)
+        return nothing, nothing.copy()
+    drawn = statistic(bootstrap_means(columns, resamples, seed))
+    return statistic(columns.mean(axis=0)), drawn.std(axis=0, ddof=1)
 
 
 def polynomials(variables: NDArray[np.float64], most: int, degree: int = 4) -> NDArray[np.float64]:

@@ -9,11 +9,10 @@ import os
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -94,7 +93,7 @@ def measure_stamps(
     spans = [(start, min(start + batch, n)) for start in range(0, n, batch)]
     progress = _Progress(n)
     parts: dict[int, _Part] = {}
-    setup = (estimator, stamp_set.paths, sigma, seed)
+    setup = (estimator, stamp_set, sigma, seed)
     for part in _measure_here(*setup, spans) if processes == 1 else _measure_apart(*setup, spans, processes):
         parts[part.start] = part
         progress.advance(len(part.table))
@@ -119,9 +118,8 @@ class _Part:
 
 
 def _measure_here(
-    estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int, spans: list[tuple[int, int]]
+    estimator: Measurer, stamps: StampSet, sigma: float, seed: int, spans: list[tuple[int, int]]
 ) -> Iterator[_Part]:
-    stamps = StampSet(paths)
     for index, (start, stop) in enumerate(spans):
         (batch,) = stamps.batches(sigma, seed, stop - start, start, stop)
         if index == 0:
@@ -135,10 +133,9 @@ def _measure_here(
 _worker: tuple[Measurer, StampSet, float, int]
 
 
-def _start_worker(parent: int, estimator: Measurer, paths: Sequence[Path], sigma: float, seed: int) -> None:
+def _start_worker(parent: int, estimator: Measurer, stamps: StampSet, sigma: float, seed: int) -> None:
     global _worker
     end_with(parent)
-    stamps = StampSet(paths)
     _worker = (estimator, stamps, sigma, seed)
     with contextlib.suppress(Exception):
         estimator.measure(next(stamps.batches(sigma, seed, 1)))
@@ -152,7 +149,7 @@ def _measure_span(start: int, stop: int) -> _Part:
 
 def _measure_apart(
     estimator: Measurer,
-    paths: Sequence[Path],
+    stamps: StampSet,
     sigma: float,
     seed: int,
     spans: list[tuple[int, int]],
@@ -160,7 +157,7 @@ def _measure_apart(
 ) -> Iterator[_Part]:
     # Fork would copy locks held by the threads of BLAS, numba and torch.
     context = multiprocessing.get_context("spawn")
-    arguments = (os.getpid(), estimator, paths, sigma, seed)
+    arguments = (os.getpid(), estimator, stamps, sigma, seed)
     with ProcessPoolExecutor(min(processes, len(spans)), context, _start_worker, arguments) as pool:
         with _environment_of_workers(), deaf_to_interrupts():
             futures: list[Future[_Part]] = [pool.submit(_measure_span, *span) for span in spans]

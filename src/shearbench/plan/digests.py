@@ -24,6 +24,7 @@ MADE_BY = {
     "shear_bias.csv": "evaluate_shear_bias",
     "shear_bias_bins.csv": "evaluate_shear_bias",
     "psf_leakage.csv": "evaluate_psf_leakage",
+    "model_errors.csv": "evaluate_model_errors",
     "bayes_floor.csv": "evaluate_bayes_floor",
     "residuals.parquet": "evaluate_residuals",
     "trends.csv": "evaluate_residuals",
@@ -207,6 +208,30 @@ class Digests:
             [self.cramer_rao(population, split) for population in run.populations],
         )
 
+    @_once
+    def measure_model_errors(self, population: str, noise: str, estimator: str) -> str:
+        """Return the digest of the estimates of an estimator that is told wrong PSFs and noise levels."""
+        return digest(
+            self.measure(population, "shear", noise, estimator),
+            self.run.stamps_misjudged(estimator),
+            self.run.misjudged,
+            self.code("measure_model_errors", self.run.config.estimator(estimator).modules()),
+        )
+
+    @_once
+    def predict_model_errors(self, population: str, variant: str, seed: int) -> str:
+        """Return the digest of the estimates of a network that is told wrong PSFs and noise levels."""
+        return digest(
+            self.predict(population, "shear", variant, seed),
+            self.run.stamps_misjudged(),
+            self.run.misjudged,
+            self.code("predict_model_errors", self.run.variants[variant].make().modules()),
+        )
+
+    def predict_all_model_errors(self, population: str, networks: Iterable[tuple[str, int]]) -> str:
+        """Return the digest of those estimates of several networks."""
+        return digest([self.predict_model_errors(population, *network) for network in networks])
+
     # Networks from inside
 
     @_once
@@ -344,6 +369,23 @@ class Digests:
             self.estimates("leakage"),
             self.run.config.bootstrap,
             self.code("evaluate_psf_leakage"),
+        )
+
+    @_once
+    def evaluate_model_errors(self) -> str:
+        """Return the digest of the changes of m and c by wrong PSFs and noise levels."""
+        run = self.run
+        return digest(
+            self.estimates("shear"),
+            [
+                self.measure_model_errors(population, noise, estimator)
+                for population in run.populations
+                for noise in run.misjudged_noise
+                for estimator in run.estimators
+            ],
+            [self.predict_model_errors(*network) for network in run.models],
+            run.config.bootstrap,
+            self.code("evaluate_model_errors"),
         )
 
     def evaluate_residuals(self) -> str:
@@ -601,6 +643,9 @@ class Digests:
             case ["estimates", population, split, noise, _] if suffix == "parquet":
                 if self._has(population, split) and noise in self.run.sigma:
                     return self._origin_of_estimates(population, split, noise, stem)
+            case ["model_errors", population, noise, told, _] if suffix == "parquet":
+                if self._has(population) and noise in self.run.misjudged_noise and told in self.run.misjudged:
+                    return self._origin_of_model_errors(population, noise, told, stem)
             case ["models", population, variant, folder, "model.pt" | "history.csv"]:
                 seed = folder.removeprefix("seed")
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
@@ -678,10 +723,12 @@ class Digests:
                 if population == names["population"] and (network, names["seed"]) in networks:
                     return f"{origin.rule} of {batch}"
         parts = {"content", "table", "noise" if origin.rule == "predict_study" else ""}
-        if origin.rule in ("predict", "predict_shear"):
+        if origin.rule in ("predict", "predict_shear", "predict_model_errors"):
             parts |= {"seed", "noise"}
         if origin.rule in ("measure_shear", "predict_shear"):
             parts |= {"split"}
+        if origin.rule in ("measure_model_errors", "predict_model_errors"):
+            parts |= {"told"}
         return json.dumps([origin.rule, {k: v for k, v in names.items() if k not in parts}])
 
     def _has(self, population: str, split: str = "test") -> bool:
@@ -705,3 +752,15 @@ class Digests:
             of_the_run = int(seed) in self.run.networks.get(variant, [])
             rule = "predict" if of_the_run else "predict_study"
         return Origin(rule, self.predict(population, split, variant, int(seed)), names)
+
+    def _origin_of_model_errors(self, population: str, noise: str, told: str, name: str) -> Origin | None:
+        """Return the origin of a file of estimates with a wrong PSF or noise level."""
+        names: dict[str, Any] = {"population": population, "noise": noise, "told": told}
+        if name in self.run.config.estimators:
+            depends = self.measure_model_errors(population, noise, name)
+            return Origin("measure_model_errors", depends, {**names, "estimator": name})
+        variant, _, seed = name.rpartition(".seed")
+        if not seed.isdecimal() or (population, variant, int(seed)) not in self.run.models:
+            return None
+        depends = self.predict_model_errors(population, variant, int(seed))
+        return Origin("predict_model_errors", depends, {**names, "estimator": variant, "seed": int(seed)})

@@ -287,6 +287,18 @@ class Run:
         return [name for name, options in populations if options.has_density]
 
     @cached_property
+    def misjudged(self) -> dict[str, float]:
+        """The errors of PSF and noise level that estimators are told, by name; empty if none is."""
+        errors = self.config.model_errors
+        return errors.amounts if errors.galaxies else {}
+
+    @cached_property
+    def misjudged_noise(self) -> list[str]:
+        """The names of the noise levels at which they are."""
+        levels = self.config.model_errors.noise_levels or self.config.shear_test.noise_levels
+        return [noise_label(sigma) for sigma in levels]
+
+    @cached_property
     def ensemble_estimators(self) -> list[str]:
         """The names of the estimators that measure the shear of ensembles only."""
         return [name for name in self.estimators if self.config.estimator(name).ensemble_response]
@@ -442,6 +454,12 @@ class Run:
             return None
         return stamp_count(split, limit, self.config.shear_test.rotations)
 
+    def stamps_misjudged(self, estimator: str | None = None) -> int:
+        """Return the number of stamps that an estimator, or a network, measures with a wrong PSF or noise."""
+        galaxies = self.config.model_errors.galaxies
+        limit = self.config.estimators[estimator]["shear_galaxies"] if estimator else None
+        return stamp_count("shear", min(galaxies, limit or galaxies), self.config.shear_test.rotations)
+
     def stamps_mb(self, *splits: str) -> int:
         """Return the memory [MB] of the stamps of some splits, with one PSF per stamp."""
         pixels = self.config.stamps.size_pixels**2
@@ -531,6 +549,20 @@ class Run:
             for population in (self.populations if populations is None else populations)
             for noise in (self.noise[split] if noises is None else noises)
             for path in self.estimates_of(population, split, noise)
+        ]
+
+    def misjudged_estimates(self, population: str, noise: str, name: str) -> list[str]:
+        """Return the files of estimates with a wrong PSF or noise level, in the order of the errors."""
+        folder = f"{self.folder}/model_errors/{population}/{noise}"
+        return [f"{folder}/{told}/{name}.parquet" for told in self.config.model_errors.amounts]
+
+    def all_misjudged_estimates(self) -> list[str]:
+        """Return them for all estimators, in the order of `all_estimates` at the same noise levels."""
+        return [
+            path
+            for plain in self.all_estimates("shear", self.misjudged_noise)
+            for population, _, noise, file in [plain.split("/")[-4:]]
+            for path in self.misjudged_estimates(population, noise, file.removesuffix(".parquet"))
         ]
 
     def ensemble_estimates(self) -> list[str]:
@@ -635,6 +667,7 @@ class Run:
             *([] if self.with_posterior else ["bayes_floor.csv"]),
             *([] if self.examined else ["inside_maps.h5", *(f"inside_{name}.csv" for name in INSIDE)]),
             *([] if self.observations else OBSERVED),
+            *([] if self.misjudged else ["model_errors.csv"]),
         }
         found = {}
         for name, entry in self.entries.items():

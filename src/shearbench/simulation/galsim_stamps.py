@@ -196,6 +196,44 @@ def draw_stamps(
         yield images, shared if psfs is None else psfs  # type: ignore[misc]
 
 
+def draw_psfs(
+    rows: pd.DataFrame,
+    population: Population,
+    shape: tuple[int, int],
+    pixel_scale: float,
+    size: float = 1.0,
+    shear: tuple[float, float] = (0.0, 0.0),
+) -> NDArray[np.float32]:
+    """Draw the PSF of each catalog row, larger or of another shape than it is.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame
+        Catalog rows.
+    population : Population
+        Gives the PSF's profile.
+    shape : (int, int)
+        Rows and columns of an image.
+    pixel_scale : float
+        Arcsec.
+    size : float
+        Factor on the PSF's size, without the pixel unless the PSF is an image.
+    shear : (float, float)
+        Reduced shear applied to the PSF, which adds it to the PSF's shape.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, ny, nx)
+        The PSFs convolved with the pixel.
+    """
+    images = np.zeros((len(rows), *shape), np.float32)
+    method = "no_pixel" if population.psf.profile == "image" else "auto"
+    for image, row in zip(images, rows.itertuples(index=False)):
+        psf = psf_object(row, population.psf).dilate(size).shear(g1=shear[0], g2=shear[1])
+        _draw(_precise(psf), image, pixel_scale, method)
+    return images
+
+
 def _draw(scene: galsim.GSObject, image: NDArray[np.float32], pixel_scale: float, method: str) -> None:
     """Draw a scene on an image, in place.
 

@@ -83,6 +83,11 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
         ({"noise_levels": 1e-3}, ["noise_levels", "0.001"]),
         ({"noise_levels": [1e-3, 1e-3]}, ["noise_levels", "twice"]),
         ({"shear_test": {"noise_levels": [3e-3]}}, ["shear_test.noise_levels", "0.003"]),
+        (
+            {"model_errors": {"galaxies": 5, "noise_levels": [1e-4]}},
+            ["model_errors.noise_levels", "0.0001", "shear_test.noise_levels"],
+        ),
+        ({"model_errors": {"galaxies": 501}}, ["model_errors.galaxies", "501", "500 of galaxies.shear"]),
         ({"galaxies/test": "many"}, ["galaxies.test", "'many'"]),
         ({"galaxies/test": 0}, ["galaxies.test", "0"]),
         ({"galaxies/test": True}, ["galaxies.test", "true"]),

@@ -40,6 +40,7 @@ from shearbench.figures import (
     gallery,
     gradient_flow,
     looks,
+    model_errors,
     position_codes,
     psf_leakage,
     residuals,
@@ -258,6 +259,14 @@ def leakage_table(noise: tuple[float, ...] = (1e-5, 1e-3, 1e-2)) -> pd.DataFrame
     return table
 
 
+def model_errors_table(noise: tuple[float, ...] = (1e-5, 1e-3, 1e-2)) -> pd.DataFrame:
+    amounts = {"psf_size": 0.01, "psf_shape": 0.005, "noise_low": -0.1, "noise_high": 0.1}
+    table = shear_table(noise=noise)
+    parts = [table.assign(told=told, amount=amount) for told, amount in amounts.items()]
+    changed = [name for name in table if name[:2] in ("m1", "m2", "c1", "c2")]
+    return pd.concat(parts, ignore_index=True).rename(columns={name: f"d{name}" for name in changed})
+
+
 def training_table(populations: tuple[str, ...] = ("exp_gauss",), epochs: int = 30) -> pd.DataFrame:
     rng = np.random.default_rng(2)
     rows = []
@@ -441,6 +450,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "decomposition": lambda: decomposition.draw(accuracy_table(), "exp_gauss"),
     "shear_bias": lambda: shear_bias.draw(shear_table(), "exp_gauss"),
     "psf_leakage": lambda: psf_leakage.draw(leakage_table(), "exp_gauss"),
+    "model_errors": lambda: model_errors.draw(model_errors_table(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
     "gallery": lambda: gallery.draw_gallery(gallery_of()),
     "cost": lambda: cost.draw(accuracy_table()),
@@ -519,6 +529,12 @@ def test_says_what_it_shows(name: str) -> None:
             "500 galaxies",
         ],
         "psf_leakage": [*estimators, r"$|\alpha|$ < $10^{-2}$", r"$\alpha_1$", r"$\alpha_2$", "250 galaxies"],
+        "model_errors": [
+            *estimators,
+            "PSF 1% larger",
+            "noise 10% lower",
+            r"$\Delta m$",
+        ],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
@@ -680,6 +696,7 @@ def test_bad_luck_is_drawn(case: str) -> None:
         trends.draw(bad(trend_table()), "exp_gauss"),
         shear_bias.draw(bad(shear_table()), "exp_gauss"),
         psf_leakage.draw(bad(leakage_table()), "exp_gauss"),
+        model_errors.draw(bad(model_errors_table()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
         study.draw(*map(bad, study_tables(seeds=1)), question=QUESTION, axis_label="$ 5 $"),
         *(module.draw(bad(inside_tables()[kind]), QUESTION, "$ 5 $") for kind, module in INSIDE.items()),
@@ -915,6 +932,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         ("trends", trend_table()),
         ("bias", shear_table()),
         ("leakage", leakage_table()),
+        ("told", model_errors_table()),
     ):
         table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")
         table.to_csv(tmp_path / "table.csv", index=False)
@@ -928,6 +946,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         trends.draw(read["trends"], "exp_gauss"),
         shear_bias.draw(read["bias"], "exp_gauss"),
         psf_leakage.draw(read["leakage"], "exp_gauss"),
+        model_errors.draw(read["told"], "exp_gauss"),
         shear_bias_bins.draw(bins, "exp_gauss"),
     ):
         drawn(figure)

@@ -605,6 +605,32 @@ def test_files_of_users_stamps_have_an_origin():
         assert digests.origin(f"results/tiny/{path}") is None
 
 
+def test_wrong_psfs_and_noise_levels_are_told_only_where_the_run_asks_for_it():
+    assert "model_errors" not in TINY_RUN.run.figures
+    digests = digests_of({"model_errors": {"galaxies": 6}, "seeds": [1, 2]})
+    run = digests.run
+    assert run.figures["model_errors"].sources == ["results/tiny/metrics/model_errors.csv"]
+    # A slow estimator measures fewer galaxies.
+    assert (run.stamps_misjudged("metacal-shearnet"), run.stamps_misjudged("hsm-regauss")) == (64, 96)
+    assert run.stamps_misjudged() == 96
+    plain, wrong = run.all_estimates("shear", run.misjudged_noise), run.all_misjudged_estimates()
+    assert len(wrong) == 4 * len(plain)
+    for number, path in enumerate(wrong):
+        origin, right = digests.origin(path), digests.origin(plain[number // 4])
+        assert origin.rule in ("measure_model_errors", "predict_model_errors")
+        assert origin.names["told"] == list(run.misjudged)[number % 4]
+        shared = {"population", "noise", "estimator", "seed"}
+        assert {k: origin.names.get(k) for k in shared} == {k: right.names.get(k) for k in shared}
+        assert TINY_RUN.origin(path) is None
+    # One job for all errors; of a network, also for all seeds and noise levels.
+    jobs = {digests.job(digests.origin(path)) for path in wrong}
+    assert len(jobs) == len(run.estimators) + len(run.networks)
+    assert digests.metrics("model_errors.csv") == digests.evaluate_model_errors()
+    other = digests_of({"model_errors": {"galaxies": 6, "psf_size": 0.02}, "seeds": [1, 2]})
+    assert other.evaluate_model_errors() != digests.evaluate_model_errors()
+    assert other.evaluate_shear_bias() == digests.evaluate_shear_bias()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

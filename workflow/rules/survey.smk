@@ -1,0 +1,89 @@
+"""What a survey asks of estimators: a wrong PSF or noise level."""
+
+
+# The first stamps of the split shear, measured once more with each error. A run that does not ask for it makes none.
+rule measure_model_errors:
+    input:
+        stamps=RUN.stamps_of("shear"),
+        catalog=f"{FOLDER}/catalogs/{{population}}/shear.parquet",
+        network=rules.measure.input.network,
+    output:
+        RUN.misjudged_estimates("{population}", "{noise}", "{estimator}"),
+    log:
+        f"{FOLDER}/logs/measure_model_errors/{{population}}/{{noise}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/measure_model_errors/{{population}}/{{noise}}/{{estimator}}.tsv"
+    conda:
+        lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
+    params:
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        errors=untracked(CONFIG.model_errors.amounts),
+        stamps=lambda w: RUN.stamps_misjudged(w.estimator),
+        sigma=lambda w: RUN.sigma[w.noise],
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.measure_model_errors(
+            w.population, w.noise, w.estimator
+        ),
+    script:
+        "../../scripts/measure_model_errors.py"
+
+
+rule predict_model_errors:
+    input:
+        stamps=RUN.stamps_of("shear"),
+        catalog=f"{FOLDER}/catalogs/{{population}}/shear.parquet",
+        models=rules.predict.input.models,
+    output:
+        [
+            path
+            for seed in CONFIG.seeds
+            for noise in RUN.misjudged_noise
+            for path in RUN.misjudged_estimates(
+                "{population}", noise, f"{{variant}}.seed{seed}"
+            )
+        ],
+    log:
+        f"{FOLDER}/logs/predict_model_errors/{{population}}/{{variant}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/predict_model_errors/{{population}}/{{variant}}.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        gpu_use_path=f"{FOLDER}/benchmarks/predict_model_errors/{{population}}/{{variant}}.gpu.csv",
+        networks=lambda w: RUN.of_all_seeds(w.variant),
+        errors=untracked(CONFIG.model_errors.amounts),
+        stamps=RUN.stamps_misjudged(),
+        sigmas=[RUN.sigma[noise] for noise in RUN.misjudged_noise],
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.predict_all_model_errors(
+            w.population, RUN.of_all_seeds(w.variant)
+        ),
+    script:
+        "../../scripts/predict_model_errors.py"
+
+
+rule evaluate_model_errors:
+    input:
+        estimates=RUN.all_estimates("shear", RUN.misjudged_noise),
+        misjudged=RUN.all_misjudged_estimates(),
+        catalogs=RUN.of_populations("catalogs/{population}/shear.parquet"),
+    output:
+        f"{FOLDER}/metrics/model_errors.csv",
+    log:
+        f"{FOLDER}/logs/evaluate_model_errors.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_model_errors.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        labels=untracked(RUN.labels),
+        errors=untracked(CONFIG.model_errors.amounts),
+        resamples=CONFIG.bootstrap,
+        depends=DIGESTS.evaluate_model_errors(),
+    script:
+        "../../scripts/evaluate_model_errors.py"
