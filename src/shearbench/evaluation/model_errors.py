@@ -88,7 +88,7 @@ def model_errors(
         row = identity(estimates, label) | {"calibration": calibration, "told": told, "amount": amount}
         row |= {"n_pairs": len(columns), "n_failed": right.n_failed}
         for i, name in enumerate(("dm1", "dm2", "dc1", "dc2")):
-            row |= {name: float(value[i] / amount), f"{name}_err": float(error[i] / abs(amount))}
+            row |= {name: float(value[i] / amount) + 0.0, f"{name}_err": float(error[i] / abs(amount))}
         rows.append(row)
     return rows
 

@@ -217,7 +217,7 @@ def draw_psfs(
     pixel_scale : float
         Arcsec.
     size : float
-        Factor on the PSF's size, without the pixel unless the PSF is an image.
+        Factor on the PSF's size, without the pixel unless the PSF holds it.
     shear : (float, float)
         Reduced shear applied to the PSF, which adds it to the PSF's shape.
 
@@ -227,10 +227,9 @@ def draw_psfs(
         The PSFs convolved with the pixel.
     """
     images = np.zeros((len(rows), *shape), np.float32)
-    method = "no_pixel" if population.psf.profile == "image" else "auto"
     for image, row in zip(images, rows.itertuples(index=False)):
         psf = psf_object(row, population.psf).dilate(size).shear(g1=shear[0], g2=shear[1])
-        _draw(_precise(psf), image, pixel_scale, method)
+        _draw_psf(psf, population.psf, image, pixel_scale)
     return images
 
 

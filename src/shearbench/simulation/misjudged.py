@@ -70,7 +70,7 @@ def misjudged(
         The first rows of its catalog, in order.
     population : Population
     told : {'psf_size', 'psf_shape', 'noise_low', 'noise_high'}
-        ``psf_size``: the PSF is larger by the fraction `amount`, without the pixel unless it is an image.
+        ``psf_size``: the PSF is larger by the fraction `amount`, without the pixel unless the PSF holds it.
         ``psf_shape``: `amount` is added to both components of its shape. ``noise_low``, ``noise_high``: the
         noise level is `amount` higher, relative to the true one.
     amount : float
