@@ -59,7 +59,7 @@ WITH_CONDA = any(
 )
 HERE = all(
     importlib.util.find_spec(name)
-    for name in ("galsim", "h5py", "numba", "pyarrow", "torch")
+    for name in ("galsim", "h5py", "numba", "pyarrow", "sklearn", "torch")
 )
 HAS_NGMIX = importlib.util.find_spec("ngmix") is not None
 ENVIRONMENT = None if WITH_CONDA and HERE else "../../envs/shearbench.yaml"

@@ -391,6 +391,9 @@ class Config(Options):
         if self.morphology is not None:
             given = self.morphology.training.model_dump(mode="json", exclude_unset=True)
             plain["morphology"]["training"] = given
+            if (contrastive := self.morphology.contrastive) is not None:
+                given = contrastive.training.model_dump(mode="json", exclude_unset=True)
+                plain["morphology"]["contrastive"]["training"] = given
         for section, names in self._left_out.items():
             plain[section].update(dict.fromkeys(names))
         return plain

@@ -22,7 +22,8 @@ from shearbench.files.writing import file_digest
 RULE = "manifest"
 _GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
 PACKAGES = (
-    "anacal galsim h5py matplotlib ngmix numba numpy pandas pyarrow pydantic scipy snakemake torch"
+    "anacal galsim h5py matplotlib ngmix numba numpy pandas pyarrow pydantic "
+    "scikit-learn scipy snakemake torch"
 ).split()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shearbench.evaluation.contrastive import METHODS
 from shearbench.evaluation.failures import failing, sentences
 from shearbench.evaluation.rounding import MISSING
 from shearbench.evaluation.statistics import combine_seeds
@@ -28,6 +29,8 @@ _SEEDS = (
     "Networks: mean over training seeds; the error is the scatter of the seeds over the square root of "
     "their number and the bootstrap error over galaxies, in quadrature."
 )
+
+_SEEDS_OF_LABELS = "Mean over seeds and the error of the mean"
 
 
 def combined_accuracy(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -281,6 +284,30 @@ def morphology_tex(summary: pd.DataFrame) -> str:
         f"and the fraction of right answers. {_SEEDS.replace('galaxies', 'images')}"
     )
     return longtable("llrrrrr", head, body, caption, "tab:morphology")
+
+
+def labels_tex(curve: pd.DataFrame) -> str:
+    """Return ``tables/morphology_labels.tex``: accuracy of every method against the number of labels."""
+    shares = curve.drop_duplicates("share").sort_values("share")
+    head = [["", "", *(f"{int(labels)} labels" for labels in shares["labels"])]]
+    body: list[Sequence[str] | str | None] = []
+    for encoder, own in curve.groupby("encoder", sort=False):
+        for method, part in own.groupby("method", sort=False):
+            rows = part.set_index("share")
+            cells = [
+                number(rows.loc[share, "accuracy"], rows.loc[share, "accuracy_error"])
+                for share in shares["share"]
+            ]
+            body.append([escape(str(encoder)), escape(METHODS[str(method)]), *cells])
+    seeds = int(curve["n_seeds"].max()) if len(curve) else 0
+    caption = (
+        "Accuracy of classifiers by morphology that are given the labels of some of the training images: "
+        "trained from scratch; fine-tuned from an encoder that was trained without labels; linear "
+        "classifiers on its features f and on its projections g; and the vote of the nearest features. "
+        f"{_SEEDS_OF_LABELS if seeds > 1 else 'One seed'}."
+    )
+    columns = "ll" + "r" * len(shares)
+    return longtable(columns, head, body, caption, "tab:morphology-labels")
 
 
 def _error_over_seeds(row: Mapping[Any, Any], name: str) -> float:

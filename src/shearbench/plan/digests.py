@@ -14,7 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
+from shearbench.plan.run import CONTRASTIVE, INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
 from shearbench.simulation.populations import PAIRED, SPLITS
 
 P = ParamSpec("P")
@@ -38,6 +38,7 @@ MADE_BY = {
     "inside_maps.h5": "gather_inside",
     **dict.fromkeys(OBSERVED, "gather_observations"),
     **dict.fromkeys(MORPHOLOGY, "evaluate_morphology"),
+    **dict.fromkeys(CONTRASTIVE, "evaluate_contrastive"),
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -548,9 +549,52 @@ class Digests:
         found = [self.classify(*classifier) for classifier in self.run.classifiers]
         return digest(found, self.run.config.bootstrap, self.code("evaluate_morphology"))
 
+    @_once
+    def pretrain_encoder(self, encoder: str) -> str:
+        """Return the digest of an encoder of images without its seed."""
+        chosen = self.run.encoder(encoder)
+        return digest(
+            self.simulate_morphology(),
+            self.run.images_with_classes,
+            chosen.model_dump(mode="json"),
+            self.code("pretrain_encoder", chosen.make().modules()),
+        )
+
+    @_once
+    def compare_labels(self, encoder: str, seed: int) -> str:
+        """Return the digest of the classifiers with some of the labels, from an encoder and from scratch."""
+        section = self.run.morphology.contrastive
+        return digest(
+            self.pretrain_encoder(encoder),
+            seed,
+            section and section.model_dump(mode="json", include={"labels", "neighbours", "fine_tuning"}),
+            self.code("compare_labels", self.run.encoder(encoder).make().modules()),
+        )
+
+    @_once
+    def evaluate_contrastive(self) -> str:
+        """Return the digest of the tables of all encoders."""
+        found = [self.compare_labels(*encoder) for encoder in self.run.encoders]
+        return digest(found, self.code("evaluate_contrastive"))
+
     def table_morphology(self) -> str:
-        """Return the digest of the LaTeX table of the classifiers."""
-        return digest(self.evaluate_morphology(), self.code("table_morphology"))
+        """Return the digest of the LaTeX tables of the classifiers and of the encoders."""
+        return digest(
+            self.evaluate_morphology(),
+            self.evaluate_contrastive() if self.run.encoders else None,
+            self.code("table_morphology"),
+        )
+
+    def manifest_morphology(self) -> str:
+        """Return the digest of the manifest of the classification by morphology."""
+        run = self.run
+        return digest(
+            [self.metrics(name) for name in run.metrics_of_morphology],
+            {name: self.figure(name) for name in run.figures_of_morphology},
+            self.table_morphology(),
+            run.config.dump(),
+            self.code("manifest_morphology"),
+        )
 
     # Figures, tables, the paper
 
@@ -669,6 +713,16 @@ class Digests:
                 if seed.isdecimal() and (classifier, int(seed)) in self.run.classifiers:
                     which = {"classifier": classifier, "seed": int(seed)}
                     return Origin("classify", self.classify(classifier, int(seed)), which)
+            case ["morphology", "encoders", "models", encoder, folder, "model.pt" | "history.csv"]:
+                seed = folder.removeprefix("seed")
+                if seed.isdecimal() and (encoder, int(seed)) in self.run.encoders:
+                    which = {"encoder": encoder, "seed": int(seed), "content": stem}
+                    return Origin("pretrain_encoder", self.pretrain_encoder(encoder), which)
+            case ["morphology", "encoders", "labels", encoder, folder, _] if folder.startswith("seed"):
+                seed = folder.removeprefix("seed")
+                if seed.isdecimal() and (encoder, int(seed)) in self.run.encoders:
+                    which = {"encoder": encoder, "seed": int(seed), "content": stem}
+                    return Origin("compare_labels", self.compare_labels(encoder, int(seed)), which)
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
             case ["networks", population, _] if suffix == "pt" and self._has(population):
@@ -692,7 +746,9 @@ class Digests:
             case ["observations", _] if suffix == "parquet" and stem in self.run.observations:
                 which = {"observation": stem, "content": "catalogue"}
                 return Origin("catalogue_observation", self.catalogue_observation(stem), which)
-            case ["metrics", _] if name in MORPHOLOGY and self.run.config.morphology is None:
+            case ["metrics", _] if (
+                name in (*MORPHOLOGY, *CONTRASTIVE) and name not in self.run.metrics_of_morphology
+            ):
                 return None
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
@@ -703,7 +759,7 @@ class Digests:
                             names = {"study": study, "table": stem}
                             return Origin(rule, getattr(self, rule)(study), names)
             case ["tables", _] if suffix == "tex":
-                if stem == "morphology" and self.run.config.morphology is not None:
+                if f"{self.run.folder}/tables/{name}" in self.run.tables_of_morphology.values():
                     return Origin("table_morphology", self.table_morphology(), {"table": stem})
                 if stem in self.run.tables:
                     return Origin("tables", self.tables(), {"table": stem})

@@ -18,7 +18,7 @@ from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
 from shearbench.simulation.populations import PAIRED, stamp_count
 from shearbench.studies import INSIDE_KINDS
-from shearbench.tasks.morphology.options import Morphology
+from shearbench.tasks.morphology.options import ImageEncoder, Morphology
 from shearbench.training.variants import Variant
 
 TABLES = ("accuracy", "shear_bias", "estimators", "throughput", "networks")
@@ -44,6 +44,14 @@ MORPHOLOGY = (
     "morphology_examples.h5",
 )
 """The tables and examples of the classification by morphology."""
+CONTRASTIVE = (
+    "morphology_labels.csv",
+    "morphology_embedding.csv",
+    "morphology_spectrum.csv",
+    "morphology_map.csv",
+    "morphology_pretraining.csv",
+)
+"""The tables of the encoders that are trained on images without labels."""
 TABULATED = ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
@@ -404,6 +412,27 @@ class Run:
         ]
 
     @cached_property
+    def encoders(self) -> list[tuple[str, int]]:
+        """The encoders that are trained on images without labels, as (encoder, seed)."""
+        section = self.morphology.contrastive
+        return (
+            [] if section is None else [(name, seed) for name in section.encoders for seed in section.seeds]
+        )
+
+    def encoder(self, name: str) -> ImageEncoder:
+        """Return an encoder of images with all its options."""
+        section = self.morphology.contrastive
+        assert section is not None
+        return section.encoders[name]
+
+    def of_encoders(self, pattern: str) -> list[str]:
+        """Return a path in the folder ``morphology/encoders`` for each encoder, from its name and seed."""
+        return [
+            f"{self.folder}/morphology/encoders/{pattern.format(encoder=encoder, seed=seed)}"
+            for encoder, seed in self.encoders
+        ]
+
+    @cached_property
     def images_with_classes(self) -> dict[str, Any]:
         """How the images are read and divided, as plain values."""
         section = self.morphology
@@ -418,10 +447,51 @@ class Run:
         """The files of the classification by morphology for a paper."""
         figures = self.figures_of_morphology.values()
         return [
-            *(f"{self.metrics}/{name}" for name in MORPHOLOGY),
+            *(f"{self.metrics}/{name}" for name in self.metrics_of_morphology),
             *(path for figure in figures for suffix in ("pdf", "png") for path in figure.files(suffix)),
-            f"{self.folder}/tables/morphology.tex",
+            *self.tables_of_morphology.values(),
         ]
+
+    @cached_property
+    def tables_of_morphology(self) -> dict[str, str]:
+        """The LaTeX tables of the classification by morphology, by name; empty if the run has none."""
+        if self.config.morphology is None:
+            return {}
+        tables = {"summary": "morphology", **({"labels": "morphology_labels"} if self.encoders else {})}
+        return {name: f"{self.folder}/tables/{stem}.tex" for name, stem in tables.items()}
+
+    @cached_property
+    def morphology_results(self) -> list[str]:
+        """The files from which those for a paper are made: images, networks and their answers."""
+        simulated = [] if self.morphology.images.file else [self.labelled_images]
+        return [
+            *simulated,
+            *self.of_classifiers("models/{classifier}/seed{seed}/model.pt"),
+            *self.of_classifiers("models/{classifier}/seed{seed}/history.csv"),
+            *self.of_classifiers("predictions/{classifier}.seed{seed}.parquet"),
+            *self.of_encoders("models/{encoder}/seed{seed}/model.pt"),
+            *self.of_encoders("models/{encoder}/seed{seed}/history.csv"),
+            *self.of_encoders("labels/{encoder}/seed{seed}/labels.csv"),
+            *self.of_encoders("labels/{encoder}/seed{seed}/embedding.parquet"),
+            *self.of_encoders("labels/{encoder}/seed{seed}/spectrum.csv"),
+        ]
+
+    @cached_property
+    def seeds_of_morphology(self) -> dict[str, Any]:
+        """The seeds of the run, its classifiers and its encoders."""
+        contrastive = self.morphology.contrastive
+        return {
+            "run": self.config.seed,
+            "classifiers": list(self.morphology.seeds),
+            "encoders": list(contrastive.seeds) if contrastive else [],
+        }
+
+    @cached_property
+    def metrics_of_morphology(self) -> tuple[str, ...]:
+        """The files in ``metrics/`` that the classification by morphology makes."""
+        if self.config.morphology is None:
+            return ()
+        return (*MORPHOLOGY, *(CONTRASTIVE if self.encoders else ()))
 
     def of_all_seeds(self, variant: str) -> list[tuple[str, int]]:
         """Return the networks of a variant of the run, each as variant and seed."""
@@ -702,7 +772,7 @@ class Run:
                 [f"{self.folder}/figures/{name}"],
             )
             for name, entry in self.entries.items()
-            if entry.each == "morphology"
+            if entry.each == "morphology" and set(self.metrics_of_morphology).issuperset(entry.reads)
         }
 
     @cached_property

@@ -29,7 +29,7 @@ FLOORS: tuple[Mapping[str, str], ...] = (
         "paper": "tables, numbers, manifest",
     },
     {"training": "loop, recipe, checkpoints"},
-    {"tasks": "shear and morphology"},
+    {"tasks": "shear, morphology, encoders"},
     {"measurement": "fits, moments, trained networks", "diagnostics": "networks, from outside and inside"},
     {"estimators": "options of estimators"},
     {"config": "schema, reading, labels"},

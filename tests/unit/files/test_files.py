@@ -203,7 +203,9 @@ def test_a_damaged_table_is_refused_with_file_field_and_rule(tmp_path, damage):
     assert ("'b'" if damage == "column" else "unreadable") in message
 
 
-@pytest.mark.parametrize("place", ["{}/exp_gauss/shearnet", "morphology/{}/small-cnn"])
+@pytest.mark.parametrize(
+    "place", ["{}/exp_gauss/shearnet", "morphology/{}/small-cnn", "morphology/encoders/{}/simclr"]
+)
 def test_states_of_trainings_that_have_a_model_are_removed(tmp_path, place):
     states = tmp_path / place.format("checkpoints")
     ended, unfinished = (states / f"seed{n}.pt" for n in (1, 2))

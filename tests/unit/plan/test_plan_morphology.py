@@ -28,17 +28,19 @@ def test_all_files_have_an_origin_and_their_own_names():
     digests = digests_of()
     run = digests.run
     made = [
-        run.labelled_images,
-        *run.of_classifiers("models/{classifier}/seed{seed}/model.pt"),
-        *run.of_classifiers("models/{classifier}/seed{seed}/history.csv"),
-        *run.of_classifiers("predictions/{classifier}.seed{seed}.parquet"),
+        *run.morphology_results,
         *(path for path in run.morphology_outputs if "/figures/" not in path),
     ]
     origins = [digests.origin(path) for path in made]
     assert None not in origins
     assert len({(one.rule, str(one.names)) for one in origins}) == len(made)
     assert digests.origin(f"{run.folder}/morphology/models/other/seed1/model.pt") is None
-    assert len(run.figures_of_morphology) == 5
+    assert digests.origin(f"{run.folder}/morphology/encoders/models/simclr/seed9/model.pt") is None
+    assert len(run.figures_of_morphology) == 8
+    without = digests_of({"morphology": {"contrastive": None}})
+    assert len(without.run.figures_of_morphology) == 5
+    assert without.origin(f"{run.folder}/metrics/morphology_labels.csv") is None
+    assert without.origin(f"{run.folder}/tables/morphology_labels.tex") is None
     assert not set(run.figures) & set(run.figures_of_morphology)
 
 
@@ -53,6 +55,10 @@ def test_a_recipe_makes_its_classifier_anew_and_a_simulation_all():
     assert images.train_classifier("equivariant") != before.train_classifier("equivariant")
     assert angles.train_classifier("equivariant") == before.train_classifier("equivariant")
     assert angles.classify("equivariant", 1) != before.classify("equivariant", 1)
+    shares = digests_of({"morphology": {"contrastive": {"labels": [0.2]}}})
+    assert shares.pretrain_encoder("simclr") == before.pretrain_encoder("simclr")
+    assert shares.compare_labels("simclr", 1) != before.compare_labels("simclr", 1)
+    assert shares.manifest_morphology() != before.manifest_morphology()
     assert len({one.evaluate_morphology() for one in (before, recipe, images, angles)}) == 4
 
 

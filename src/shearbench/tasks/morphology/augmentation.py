@@ -17,7 +17,9 @@ from shearbench.networks.modules.resampling import moved, rotated, square
 
 _SHIFT = 2.0  # largest shift along an axis [pixels]
 _BRIGHTER = 1.25  # largest factor of the brightness, and the inverse of the smallest
+_BLUER = 2.0  # largest factor of a band, and the inverse of the smallest
 _CUT = 0.25  # side of the square of cutout, as a fraction of the side of the image
+_KEPT = 0.5  # smallest fraction of the area that a crop keeps
 
 Pair = tuple[Tensor, Tensor]
 
@@ -70,6 +72,22 @@ def _brightness(images: Tensor, truth: Tensor, numbers: Tensor) -> Pair:
     return images * (_BRIGHTER ** (2 * numbers[:, 0] - 1))[:, None, None, None], truth
 
 
+def _colour(images: Tensor, truth: Tensor, numbers: Tensor) -> Pair:
+    """Multiply each band by a factor of its own; a fourth band has that of the first, and so on."""
+    factor = _BLUER ** (2 * numbers[:, torch.arange(images.shape[1], device=images.device) % 3] - 1)
+    return images * factor[:, :, None, None], truth
+
+
+def _crop(images: Tensor, truth: Tensor, numbers: Tensor) -> Pair:
+    """Magnify a square of the image to its size, by linear interpolation between pixels."""
+    side = (_KEPT + (1 - _KEPT) * numbers[:, 0]).sqrt()
+    centre = (1 - side[:, None]) * (2 * numbers[:, 1:] - 1)
+    axes = side[:, None] * torch.eye(2, device=images.device).flatten()
+    region = torch.cat([axes.unflatten(1, (2, 2)), centre[..., None]], 2)
+    grid = torch.nn.functional.affine_grid(region, list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False), truth
+
+
 def _cutout(images: Tensor, truth: Tensor, numbers: Tensor) -> Pair:
     cut = square(images, numbers[:, :2], torch.full_like(numbers[:, 0], _CUT))
     return images.masked_fill(cut[:, None], 0.0), truth
@@ -97,6 +115,8 @@ _AUGMENTATIONS: dict[str, Callable[[Tensor, Tensor, Tensor], Pair]] = {
     "rotation": _rotation,
     "shift": _shift,
     "brightness": _brightness,
+    "colour": _colour,
+    "crop": _crop,
     "cutout": _cutout,
     "mixup": _mixup,
     "cutmix": _cutmix,

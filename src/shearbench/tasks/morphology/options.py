@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,16 @@ from shearbench.errors import ConfigError
 from shearbench.networks.base import Architecture
 from shearbench.options import Distinct, Label, Name, Options, Seed, is_name, merge, shown, validated
 from shearbench.simulation.morphology import CLASSES, SimulatedImages
+from shearbench.tasks.contrastive.options import ContrastiveRecipe, Encoder
 from shearbench.training.recipe import Augmentation, Recipe
 from shearbench.training.variants import Variant, resolve_network
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+ImageAugmentation = Literal[Augmentation, "colour", "crop"]
+_CHANGES = (
+    "`brightness` is a factor of 0.8 to 1.25, `shift` at most 2 pixels; `colour` multiplies each band by a "
+    "factor of its own of 0.5 to 2; `crop` magnifies a square with half or more of the area."
+)
 
 
 class ClassRecipe(Recipe):
@@ -39,11 +45,10 @@ class ClassRecipe(Recipe):
         description="Number of training images whose labels are used, with the same fractions of each class; "
         "null: all.",
     )
-    augmentation: Annotated[tuple[Augmentation, ...], Distinct] = Field(
+    augmentation: Annotated[tuple[ImageAugmentation, ...], Distinct] = Field(  # type: ignore[assignment]
         ("d4", "rotation", "brightness"),
         description="Changes of each image, made one after the other; those of `training.augmentation`. "
-        "`brightness` is a factor of 0.8 to 1.25, `shift` at most 2 pixels. `mixup` and `cutmix` mix the "
-        "classes as they mix the pixels.",
+        f"{_CHANGES} `mixup` and `cutmix` mix the classes as they mix the pixels.",
     )
     loss: Literal["cross_entropy"] = Field(  # type: ignore[assignment]
         "cross_entropy", description="Loss function: the cross-entropy of the classes."
@@ -94,10 +99,57 @@ class ClassRecipe(Recipe):
         return None
 
 
+class ImageRecipe(ContrastiveRecipe):
+    """The options of the training of an encoder of images."""
+
+    without: ClassVar[tuple[str, ...]] = (
+        *ContrastiveRecipe.without,
+        "noise",
+        "validation_stamps",
+        "fresh_noise",
+    )
+
+    augmentation: Annotated[tuple[ImageAugmentation, ...], Distinct] = Field(  # type: ignore[assignment]
+        ("crop", "d4", "rotation", "brightness"),
+        description="Changes of each image, made one after the other, that make a view of it; those of "
+        f"`training.augmentation` without `mixup` and `cutmix`. {_CHANGES}",
+    )
+
+
+class ImageEncoder(Encoder):
+    """A network to train as an encoder of images, with all its options."""
+
+    training: ImageRecipe = Field(description="Options of the training.")
+
+
 class ClassVariant(Variant):
     """A network to train as a classifier, with all its options."""
 
     training: ClassRecipe = Field(description="Options of the training.")
+
+
+class Contrastive(Options):
+    """Encoders that are trained on the training images without labels, and what they are worth."""
+
+    encoders: dict[Name, ImageEncoder] = Field(
+        default_factory=dict,
+        description="encoders: presets of networks, or new names with a `base` and the options that differ "
+        "from it, as in `variants`; the encoder f has the outputs `training.features`",
+    )
+    seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
+        (1, 2, 3),
+        min_length=1,
+        description="seeds of the trainings of each encoder, and of all that is compared with it",
+    )
+    training: ImageRecipe = ImageRecipe()
+    labels: Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Distinct] = Field(
+        (0.01, 0.1, 1.0),
+        min_length=1,
+        description="fractions of the training images whose labels are used, by a linear classifier on f and "
+        "on g, by the nearest neighbours, by fine-tuning, and by a training from scratch",
+    )
+    neighbours: int = Field(10, ge=1, le=1000, description="number of nearest neighbours that vote")
+    fine_tuning: ClassRecipe = ClassRecipe()
 
 
 class ImageFile(Options):
@@ -145,6 +197,10 @@ class Morphology(Options):
         (1,), min_length=1, description="seeds of the trainings: each classifier is trained with each seed"
     )
     training: ClassRecipe = ClassRecipe()
+    contrastive: Contrastive | None = Field(
+        None,
+        description="encoders that are trained on the images without labels (docs/morphology.md); null: none",
+    )
     angles_deg: Annotated[tuple[Annotated[float, Field(ge=0, lt=360)], ...], Distinct] = Field(
         (0, 15, 30, 45, 60, 75, 90),
         min_length=1,
@@ -181,28 +237,46 @@ def resolve_morphology(given: Mapping[str, Any] | None) -> Morphology | None:
     at = "morphology"
     if not isinstance(given, Mapping):
         raise ConfigError(f"{at}: found {shown(given)}, expected a mapping of options")
-    entries = given.get("variants") or {}
-    if not isinstance(entries, Mapping) or not all(map(is_name, entries)):
-        raise ConfigError(f"{at}.variants: found {shown(entries)}, expected a mapping of names to options")
-    common = given.get("training") or {}
-    validated(ClassRecipe, common, (at, "training"))
-    variants = {}
-    for name, entry in entries.items():
-        if entry is None:
-            continue
-        where = f"{at}.variants.{name}"
-        kind, options, _, changes = resolve_network(name, entry, where)  # a preset's recipe is for shapes
-        training = validated(ClassRecipe, merge(common, changes), (where, "training"))
-        variants[name] = ClassVariant(architecture=kind, options=options, training=training)
-    section = validated(Morphology, {**given, "variants": variants}, (at,))
+    variants = _networks(given, "variants", ClassVariant, ClassRecipe, at)
+    changes: dict[str, Any] = {"variants": variants}
+    if given.get("contrastive") is not None:
+        inner, where = given["contrastive"], f"{at}.contrastive"
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{where}: found {shown(inner)}, expected a mapping of options")
+        encoders = _networks(inner, "encoders", ImageEncoder, ImageRecipe, where)
+        changes["contrastive"] = validated(Contrastive, {**inner, "encoders": encoders}, (where,))
+    section = validated(Morphology, {**given, **changes}, (at,))
     if section.images.file is None:
         side = section.simulation.size_pixels
         check_classifiers(section, (side, side), section.count_in_simulation["train"])
     return section
 
 
+V = TypeVar("V", bound=Variant)
+
+
+def _networks(
+    section: Mapping[str, Any], key: str, variant: type[V], recipe: type[Recipe], at: str
+) -> dict[str, V]:
+    """Return the networks that a section of a configuration names, with all their options."""
+    entries = section.get(key) or {}
+    if not isinstance(entries, Mapping) or not all(map(is_name, entries)):
+        raise ConfigError(f"{at}.{key}: found {shown(entries)}, expected a mapping of names to options")
+    common = section.get("training") or {}
+    validated(recipe, common, (at, "training"))
+    found = {}
+    for name, entry in entries.items():
+        if entry is None:
+            continue
+        where = f"{at}.{key}.{name}"
+        kind, options, _, changes = resolve_network(name, entry, where)  # a preset's recipe is for shapes
+        training = validated(recipe, merge(common, changes), (where, "training"))
+        found[name] = variant(architecture=kind, options=options, training=training)
+    return found
+
+
 def check_classifiers(section: Morphology, shape: tuple[int, int], images: int) -> None:
-    """Check that all classifiers can be trained.
+    """Check that all classifiers and encoders can be trained.
 
     Parameters
     ----------
@@ -215,13 +289,26 @@ def check_classifiers(section: Morphology, shape: tuple[int, int], images: int) 
     Raises
     ------
     ConfigError
-        One line for each classifier that cannot.
+        One line for each that cannot.
     """
     problems = []
     for name, variant in section.variants.items():
         reason = objection(variant.make(), shape) or variant.training.objection(images)
         if reason is not None:
             problems.append(f"morphology.variants.{name}: {reason}")
+    if section.contrastive is not None:
+        compared = section.contrastive.fine_tuning
+        for name, encoder in section.contrastive.encoders.items():
+            reason = objection(encoder.make(), shape) or encoder.training.objection(images)
+            if reason is not None:
+                problems.append(f"morphology.contrastive.encoders.{name}: {reason}")
+        if compared.galaxies is not None:
+            problems.append(
+                "morphology.contrastive.fine_tuning.galaxies: the option `labels` gives the numbers of "
+                "labels; leave it out"
+            )
+        elif (reason := compared.objection(images)) is not None:
+            problems.append(f"morphology.contrastive.fine_tuning: {reason}")
     if problems:
         raise ConfigError("\n".join(problems))
 

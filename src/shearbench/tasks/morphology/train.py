@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import shearbench
 from shearbench.data.labelled_images import LabelledImages, balancing_weights
 from shearbench.errors import ConfigError, ContractError
 from shearbench.files.origin import Origin
 from shearbench.networks import architecture_kinds
+from shearbench.tasks.contrastive.network import start_from
 from shearbench.tasks.morphology.network import ClassNetwork
 from shearbench.tasks.morphology.objective import ClassObjective, Images
 from shearbench.tasks.morphology.options import ClassRecipe, ClassVariant, objection
@@ -39,12 +41,16 @@ class ClassTask:
     variant : ClassVariant
     name : str
         Name of the variant.
+    weights : mapping of str to Tensor, optional
+        The state of an encoder of the same architecture, from which the network starts; its normalisation
+        is taken too.
     """
 
     train: LabelledImages
     validation: LabelledImages
     variant: ClassVariant
     name: str
+    weights: Mapping[str, Tensor] | None = None
 
     @property
     def recipe(self) -> ClassRecipe:
@@ -54,7 +60,7 @@ class ClassTask:
     @property
     def identity(self) -> dict[str, Any]:
         """The variant, as plain values."""
-        return {"variant": self.variant.model_dump(mode="json")}
+        return {"variant": self.variant.model_dump(mode="json"), "name": self.name}
 
     def network(self) -> ClassNetwork:
         """Return a network with random weights."""
@@ -81,10 +87,20 @@ class ClassTask:
             torch.manual_seed(seed)
             network = self.network().to(device)
             network.fit_scaling(train.images)
+            if self.weights is not None:
+                self._start_from(network, self.weights)
             workers.take_from_first(network)
             networks.append(network)
         in_loss = torch.tensor(weights, dtype=torch.float32, device=device)
         return ClassObjective(networks, train, validation, in_loss, self.recipe, seeds, workers)
+
+    def _start_from(self, network: ClassNetwork, weights: Mapping[str, Tensor]) -> None:
+        prefix = "network."
+        inner = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+        if (reason := start_from(network.network, inner)) is not None:
+            raise ConfigError(f"{self.name}: the encoder has another architecture: {reason}")
+        network.mean.copy_(weights["mean"])
+        network.spread.copy_(weights["spread"])
 
     def content(self, objective: ClassObjective, result: Result) -> dict[str, Any]:
         """Return the content of the model file of the first network."""
@@ -194,6 +210,11 @@ def load_classifier(path: str | os.PathLike[str], expected: Origin | None = None
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found != FORMAT:
         raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
+    return classifier_of(content)
+
+
+def classifier_of(content: Mapping[str, Any]) -> Classifier:
+    """Return the classifier that the content of a model file describes."""
     architecture = architecture_kinds()[content["architecture"]](**content["options"])
     with torch.random.fork_rng([]):
         network = ClassNetwork(
