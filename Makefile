@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked slurm test-slurm scaling results measure figures studies morphology report test lint format bench docs lock clean
+.PHONY: help checked doctor watch slurm test-slurm scaling results measure figures studies morphology report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -29,6 +29,12 @@ checked: .venv/ready
 results: checked  ## run the default configuration: results/quick/ (continues an interrupted run)
 	@echo "== results: the workflow, on $(CORES) cores"
 	$(SNAKEMAKE)
+
+watch:  ## show how far the run is, in another terminal: jobs done, running, failed, time left
+	@PYTHONPATH=src $(BIN)/python -m shearbench.tools.watch
+
+doctor:  ## say what this machine has, and what a run leaves out because of it (before the installation too)
+	@PYTHONPATH=src $$([ -x $(BIN)/python ] && echo $(BIN)/python || echo $(PYTHON)) -m shearbench.tools.doctor $(CONFIG)
 
 slurm: checked  ## the same as SLURM jobs (site.yaml in workflow/profiles/slurm: account, partitions)
 	@echo "== slurm: the workflow as SLURM jobs (see docs/cluster.md)"

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict
 
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Reason
 from snakemake.persistence import RECORD_FORMAT_VERSION
 
 from shearbench.config.reading import DEFAULT, load, resolve
@@ -25,10 +26,19 @@ from shearbench.jobs.devices import visible_gpus
 from shearbench.jobs.runlock import hold_lock
 from shearbench.options import is_name
 from shearbench.plan.digests import Digests
+from shearbench.plan.reasons import short_reason
 from shearbench.plan.records import record_others
 from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
 from shearbench.simulation.populations import PAIRED, SPLITS
 from shearbench.tasks.morphology.options import check_classifiers
+
+
+def shortened(reason, whole=Reason.__str__):
+    """Return the reason for a job in one short line."""
+    return short_reason(whole(reason))
+
+
+Reason.__str__ = shortened
 
 
 def here_or_in_the_checkout(path):
