@@ -12,6 +12,7 @@ from shearbench.tasks.shear.data import Splits
 from shearbench.tasks.shear.model_file import fingerprint_of, save_model
 from shearbench.tasks.shear.train import train
 from shearbench.training.task import Job
+from shearbench.training.tracking import Tracking
 from shearbench.training.variants import Variant
 
 source, resources, origins = snakemake.input, snakemake.resources, snakemake.params.origins
@@ -59,6 +60,7 @@ with logged(snakemake.log[0]):
             together=together,
             gpu_use_path=training["gpu_use_path"],
             may_diverge=training["may_diverge"],
+            tracking=Tracking(**training["tracking"]),
         )
         model, history = train(splits, Variant(**training["variant"]), population, name, job)
         write_csv(history_path, history, origins[history_path])

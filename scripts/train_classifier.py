@@ -8,6 +8,7 @@ from shearbench.jobs.job import logged
 from shearbench.tasks.morphology.options import ClassVariant
 from shearbench.tasks.morphology.train import save_classifier, train_classifier
 from shearbench.training.task import Job
+from shearbench.training.tracking import Tracking
 
 with logged(snakemake.log[0]):
     origins, output = snakemake.params.origins, snakemake.output
@@ -18,6 +19,7 @@ with logged(snakemake.log[0]):
         fingerprint=origins[output.model].depends,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,
+        tracking=Tracking(**snakemake.params.tracking),
     )
     variant = ClassVariant(**snakemake.params.variant)
     model, history = train_classifier(train, validation, variant, snakemake.wildcards.classifier, job)

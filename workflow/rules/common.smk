@@ -31,6 +31,7 @@ from shearbench.plan.records import record_others
 from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
 from shearbench.simulation.populations import PAIRED, SPLITS
 from shearbench.tasks.morphology.options import check_classifiers
+from shearbench.training.tracking import missing_package
 
 
 def shortened(reason, whole=Reason.__str__):
@@ -93,6 +94,9 @@ try:
     )
 except ConfigError as error:
     raise wrong_configuration(error) from None
+
+if HERE and (PROBLEM := missing_package(CONFIG.tracking)):
+    raise wrong_configuration(PROBLEM)
 
 FOLDER = RUN.folder
 STUDIES = RUN.studies.known

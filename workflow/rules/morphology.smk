@@ -48,6 +48,7 @@ if CONFIG.morphology is not None:
             ),
             # Not an output, because Snakemake deletes outputs before every attempt.
             checkpoint=f"{FOLDER}/morphology/checkpoints/{{classifier}}/seed{{seed}}.pt",
+            tracking=lambda w: untracked(RUN.tracking(f"morphology/{w.classifier}")),
             depends=lambda w: DIGESTS.train_classifier(w.classifier),
         script:
             "../../scripts/train_classifier.py"

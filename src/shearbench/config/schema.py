@@ -23,6 +23,7 @@ from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
 from shearbench.simulation.populations import SPLITS, Population, stamp_count
 from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.recipe import Recipe
+from shearbench.training.tracking import Tracker
 from shearbench.training.variants import Variant
 
 MAX_JOBS = 4000
@@ -268,6 +269,11 @@ class Config(Options):
         description="number of networks of studies that one job trains one after the other, and another job "
         "measures with. More than 1 saves the start of jobs where trainings take seconds; a single study "
         "may then train networks of others too",
+    )
+    tracking: Tracker = Field(
+        "none",
+        description="training curves and norms of gradients for TensorBoard, Weights & Biases (offline) or "
+        "MLflow, in `results/<run>/tracking`; a change of it makes nothing anew",
     )
     bootstrap: int = Field(
         400, ge=20, le=10**5, description="number of bootstrap resamples from which each error is estimated"

@@ -24,8 +24,8 @@ from typing import Any
 
 _SOURCE = Path(__file__).parents[1]
 # These modules do not change a result: logs, locks, temporary names, the ends of processes, the choice of a
-# GPU and its use, the wording of errors, the checks of options (whose values are in the digests themselves)
-# and the catalogue of figures.
+# GPU and its use, curves for trackers, the wording of errors, the checks of options (whose values are in the
+# digests themselves) and the catalogue of figures.
 NO_RESULT = frozenset(
     {
         "shearbench.jobs.job",
@@ -34,6 +34,7 @@ NO_RESULT = frozenset(
         "shearbench.jobs.processes",
         "shearbench.jobs.devices",
         "shearbench.jobs.gpu_use",
+        "shearbench.training.tracking",
         "shearbench.errors",
         "shearbench.options",
         "shearbench.figures.catalogue",

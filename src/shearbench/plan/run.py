@@ -371,7 +371,7 @@ class Run:
             ``name``, ``seed`` and ``variant`` (its options); ``seeds``, all seeds of the variant;
             ``values``, the values of studies that need it (`values_of`); ``checkpoint`` and
             ``gpu_use_path``, paths; ``may_diverge``, whether that is a result and not an error, as it is in
-            a study.
+            a study; ``tracking``, where its curves are written.
         """
         place = f"{population}/{variant}/seed{seed}"
         return {
@@ -384,7 +384,13 @@ class Run:
             "checkpoint": f"{self.folder}/checkpoints/{place}.pt",
             "gpu_use_path": f"{self.folder}/benchmarks/train/{place}.gpu.csv",
             "may_diverge": seed not in self.networks.get(variant, []),
+            "tracking": self.tracking(f"{population}/{variant}"),
         }
+
+    def tracking(self, name: str) -> dict[str, Any]:
+        """Return where the curves of a training are written, as plain values of a `Tracking`."""
+        folder = f"{self.folder}/tracking"
+        return {"tracker": self.config.tracking, "folder": folder, "run": self.config.run, "name": name}
 
     # Morphology
 

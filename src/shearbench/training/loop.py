@@ -19,6 +19,7 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.task import Objective
 from shearbench.training.termination import Terminated, termination
 from shearbench.training.together import join_states, split_state, stacked
+from shearbench.training.tracking import Report
 from shearbench.training.workers import Workers
 
 GRADIENT = "gradient of "
@@ -125,7 +126,12 @@ class Training:
         """Return whether the training of a network has ended."""
         return self.step >= self.recipe.epochs * self.epoch_steps or self._stopped(k)
 
-    def run(self, checkpoints: Sequence[Checkpoint], progress: ProgressLine) -> list[pd.DataFrame]:
+    def run(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        progress: ProgressLine,
+        report: Report = lambda histories: None,
+    ) -> list[pd.DataFrame]:
         """Train to the end, put the best weights into the networks, and return the histories.
 
         A network that diverges (see `diverged`) keeps its last weights; the other networks are trained
@@ -136,6 +142,9 @@ class Training:
         checkpoints : sequence of Checkpoint
             The checkpoint of each network.
         progress : ProgressLine
+        report : callable
+            It gets the history of each network, as rows, at the start and after each epoch
+            (`shearbench.training.tracking.tracked`).
 
         Returns
         -------
@@ -150,6 +159,7 @@ class Training:
         self.workers.check_same(self.step, "checkpoint (steps)")
         recipe, steps = self.recipe, self.recipe.epochs * self.epoch_steps
         proper = self.network.get_submodule(self.network.learned[0])
+        report(self.history)
         with termination() as terminated, arithmetic(proper, recipe, self.device):
             while not all(map(self._ended, range(self.models))):
                 start = time.monotonic() - self.seconds
@@ -170,6 +180,7 @@ class Training:
                 for row in rows:
                     row["seconds"] = self.seconds / self.models
                 self._save(checkpoints)
+                report(self.history)
                 if self.workers.first:
                     progress.line(self.views * self.models, self._status())
         for network, best, diverged in zip(self.networks, self.best, self.diverged):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shearbench.training.recipe import Recipe
+from shearbench.training.tracking import Tracking
 from shearbench.training.workers import Workers
 
 
@@ -201,6 +202,8 @@ class Job:
     may_diverge : bool
         If the loss becomes infinite or NaN, return the model, marked as diverged, as a study needs it. By
         default this is an error.
+    tracking : Tracking, optional
+        Where the curves of the training are written.
     """
 
     seed: int
@@ -212,3 +215,4 @@ class Job:
     together: int = 1
     gpu_use_path: str | os.PathLike[str] | None = None
     may_diverge: bool = False
+    tracking: Tracking | None = None

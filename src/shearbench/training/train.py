@@ -16,6 +16,7 @@ from shearbench.training.launch import launch
 from shearbench.training.loop import Training
 from shearbench.training.progress import ProgressLine
 from shearbench.training.task import Job, Result, Task
+from shearbench.training.tracking import tracked
 from shearbench.training.workers import Workers
 
 
@@ -95,7 +96,8 @@ def train_share(
     # A training that was already finished used no GPU, so no file of its use is written.
     if job.gpu_use_path is not None and workers.first and not (states and states[0]["ended"]):
         noted = recorded_gpu_use(job.gpu_use_path)
-    with noted, torch_settings(threads, seeds[0], device):
+    curves = tracked(job.tracking if workers.first else None, seeds, job.fingerprint, task.identity)
+    with noted, curves as report, torch_settings(threads, seeds[0], device):
         objective = task.start(seeds, device, workers)
         training = Training(objective, task.recipe, seeds, workers)
         if states:
@@ -103,7 +105,7 @@ def train_share(
             states.clear()  # they take memory on the device
         label = f"{task.name} seed {' '.join(map(str, seeds))}"
         line = ProgressLine(label, training.total_stamps * len(seeds))
-        history = training.run(list(checkpoints.values()), line)[0]
+        history = training.run(list(checkpoints.values()), line, report)[0]
         diverged = training.diverged[0]
         if diverged is not None and not job.may_diverge:
             raise _diverged(task, seeds[0], diverged)

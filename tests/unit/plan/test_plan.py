@@ -292,6 +292,19 @@ def test_how_a_run_is_called_and_how_stamps_are_cut_change_no_result():
     assert rules_of(changed({"run": "other"})) == {"save_config", "manifest", "paper"}
 
 
+def test_tracking_changes_no_result_and_names_the_curve_of_each_training():
+    assert rules_of(changed({"tracking": "tensorboard"})) == {"save_config", "manifest"}
+    training = run_of({"tracking": "wandb"}).training("exp_gauss", "refined", 1)
+    assert training["tracking"] == {
+        "tracker": "wandb",
+        "folder": "results/tiny/tracking",
+        "run": "tiny",
+        "name": "exp_gauss/refined",
+    }
+    with pytest.raises(ConfigError, match="tracking"):
+        resolve(merge(GIVEN, {"tracking": "tensorbord"}))
+
+
 def test_a_study_makes_all_that_its_file_asks_for():
     run = TINY_RUN.run
     metrics, figures = f"{run.metrics}/studies", f"{run.folder}/figures"
