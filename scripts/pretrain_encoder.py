@@ -9,6 +9,7 @@ from shearbench.tasks.morphology.options import ImageEncoder
 from shearbench.tasks.morphology.pretraining import train_encoder
 from shearbench.training.checkpoint import save
 from shearbench.training.task import Job
+from shearbench.training.tracking import Tracking
 
 with logged(snakemake.log[0]):
     origins, output = snakemake.params.origins, snakemake.output
@@ -19,6 +20,7 @@ with logged(snakemake.log[0]):
         fingerprint=origins[output.model].depends,
         threads=snakemake.threads,
         gpus=snakemake.resources.gpu,
+        tracking=Tracking(**snakemake.params.tracking),
     )
     encoder = ImageEncoder(**snakemake.params.encoder)
     model, history = train_encoder(train, validation, encoder, snakemake.wildcards.encoder, job)

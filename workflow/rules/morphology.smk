@@ -135,6 +135,9 @@ if CONFIG.morphology is not None:
                 ),
                 # Not an output, because Snakemake deletes outputs before every attempt.
                 checkpoint=f"{FOLDER}/morphology/encoders/checkpoints/{{encoder}}/seed{{seed}}.pt",
+                tracking=lambda w: untracked(
+                    RUN.tracking(f"morphology/encoders/{w.encoder}")
+                ),
                 depends=lambda w: DIGESTS.pretrain_encoder(w.encoder),
             script:
                 "../../scripts/pretrain_encoder.py"

@@ -198,7 +198,7 @@ class _Wandb(_Curve):
             name=self.name,
             id=self.name.replace("/", "-"),
             dir=str(self.folder),
-            mode=os.environ.get("WANDB_MODE", "offline"),  # type: ignore[arg-type]
+            mode=os.environ.get("WANDB_MODE", "offline"),
             resume="allow",
             config=dict(self.about),
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
