@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 # What conda-forge calls some packages.
@@ -61,3 +62,14 @@ def test_torch_is_pinned_in_the_lock_alone():
     texts = [path.read_text() for path in (ROOT / "pyproject.toml", ROOT / "Makefile", ROOT / ".ci/run")]
     assert not any(re.search(r"torch==\d", text) for text in texts)
     assert not any(re.search("nvidia|cuda", line) for line in lock())
+
+
+@pytest.mark.parametrize("recipe", ["Dockerfile", "shearbench.def"])
+def test_containers_are_built_from_the_lock(recipe):
+    text = (ROOT / "envs" / recipe).read_text()
+    (version,) = re.findall(r"(?:FROM|From:) python:(3\.\d+)-slim", text)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(f"{version}.0")
+    assert "pip install --no-cache-dir -r requirements.lock" in text
+    assert "pip install --no-cache-dir --no-deps --editable ." in text
+    assert "--snakefile /opt/shearbench/workflow/Snakefile" in text.replace('", "', " ")

@@ -89,6 +89,23 @@ def write_manifest(path: str | os.PathLike[str], manifest: Mapping[str, Any]) ->
     write_text(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a manifest, see `make_manifest`.
+
+    Raises
+    ------
+    ContractError
+        The file is not a manifest.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        for entry in content["outputs"].values():
+            entry["sha256"]
+        return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ContractError.of(path, "outputs", repr(error), "a manifest of a run", RULE) from error
+
+
 def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> list[str]:
     """Compute the digest of every output again and compare it with the manifest.
 
@@ -110,13 +127,9 @@ def verify(path: str | os.PathLike[str], root: str | os.PathLike[str] | None = N
         The file is not a manifest.
     """
     root = Path(path).parent if root is None else Path(root)
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        outputs = {str(name): str(entry["sha256"]) for name, entry in content["outputs"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ContractError.of(path, "outputs", repr(error), "a manifest of a run", RULE) from error
     problems = []
-    for name, expected in outputs.items():
+    for name, entry in read_manifest(path)["outputs"].items():
+        expected = entry["sha256"]
         if not (root / name).is_file():
             problems.append(f"{name}: missing")
         elif (found := file_digest(root / name)) != expected:
