@@ -7,6 +7,7 @@ from shearbench.files.text import read_text, write_text
 from shearbench.jobs.job import logged
 from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
+from shearbench.paper.methods import methods_tex
 from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.studies import Study
 
@@ -44,6 +45,8 @@ with logged(snakemake.log[0]):
             accuracy,
             macro_names(item.key for item in numbers),
             list(snakemake.params.studies),
+            methods_tex(snakemake.params.described),
+            shear_bias,
         ),
         origins[snakemake.output.main],
     )

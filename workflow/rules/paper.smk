@@ -48,6 +48,7 @@ rule paper:
         origins=origins,
         run=CONFIG.run,
         figures=untracked(RUN.captioned),
+        described=untracked(RUN.described),
         study=untracked(asdict(RUN.entries["study"])),
         studies=untracked(
             {study: STUDIES[study].model_dump(mode="json") for study in CONFIG.studies}

@@ -620,6 +620,7 @@ class Digests:
             self.tabulated(),
             [self.evaluate_study(study) for study in self.run.config.studies],
             self.run.captioned,
+            self.run.described,
             self.run.entries["study"].caption,
             self.code("paper"),
         )

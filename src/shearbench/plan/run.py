@@ -792,6 +792,40 @@ class Run:
         ]
 
     @cached_property
+    def described(self) -> dict[str, Any]:
+        """What the methods of the paper say of the run, as plain values (`shearbench.paper.methods`)."""
+        config, n = self.config, self.galaxies("train")
+        used = {
+            "populations",
+            "stamps",
+            "galaxies",
+            "shear_test",
+            "noise_levels",
+            "bootstrap",
+            "seed",
+            "seeds",
+        }
+        return {
+            **config.model_dump(mode="json", include=used),
+            "bayes_floor": {**config.bayes_floor.model_dump(), "populations": self.with_posterior},
+            "labels": list(self.labels.values()),
+            "shear_galaxies": {
+                self.labels[name]: limit
+                for name in self.estimators
+                if (limit := config.estimators[name]["shear_galaxies"]) is not None
+            },
+            "left_out": list(self.left_out),
+            "networks": {
+                name: {
+                    "architecture": one.architecture,
+                    "training": one.training.model_dump(mode="json"),
+                    "shown": one.training.shown(n),
+                }
+                for name, one in config.variants.items()
+            },
+        }
+
+    @cached_property
     def captioned(self) -> list[tuple[str, str, tuple[str, ...]]]:
         """File, caption and metrics of each figure; the paper quotes numbers of galaxies from them."""
         return [

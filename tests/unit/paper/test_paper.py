@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shearbench.config.reading import load
+from shearbench.config.studies import Studies
 from shearbench.errors import ContractError
 from shearbench.evaluation.accuracy import ACCURACY
 from shearbench.evaluation.metrics import read_metrics
@@ -26,11 +29,17 @@ from shearbench.paper.captions import caption, plain
 from shearbench.paper.document import main_tex
 from shearbench.paper.latex import escape, longtable, number, power_of_ten
 from shearbench.paper.manifest import git_state, machine, make_manifest, verify, write_manifest
+from shearbench.paper.methods import methods_tex
 from shearbench.paper.numbers import collect_numbers, macro_names, macros_tex, numbers_json
 from shearbench.paper.tables import accuracy_tex, estimators_tex, shear_bias_tex, study_tex, throughput_tex
+from shearbench.plan.run import Run
 from shearbench.studies import Study
 
+ROOT = Path(__file__).parents[3]
+
 LEVELS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+CONFIG = load(ROOT / "config/config.yaml", ROOT / "config/sersic.yaml")
+METHODS = methods_tex(Run(CONFIG, Studies({}, {}, {}, {}), {"ngmix-exp": "not here"}).described)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(min_value=1e-300, max_value=1e300)
 
@@ -425,8 +434,11 @@ class TestDocument:
     def test_every_macro_it_uses_is_defined(self, run):
         numbers = collect_numbers(**run)
         macros = macro_names(item.key for item in numbers)
-        text = main_tex("quick", [], [], run["accuracy"], macros, ["down_sampling"])
-        used = set(re.findall(r"\\((?:RmseOverBound|Snr|Bound|Verdict)[A-Za-z]+)", text))
+        text = main_tex(
+            "quick", [], [], run["accuracy"], macros, ["down_sampling"], METHODS, run["shear_bias"]
+        )
+        used = set(re.findall(r"\\((?:Rmse|Snr|Bound|Failed|Raw|Calibrated|Verdict)[A-Za-z]+)", text))
+        assert {"Rmse", "Raw", "Calib"} <= {name[:n] for name in used for n in (3, 4, 5)}
         defined = set(re.findall(r"newcommand\{\\(\w+)\}", macros_tex(numbers)))
         assert len(used) > 10
         assert used <= defined
@@ -457,7 +469,9 @@ class TestDocument:
         matplotlib.figure.Figure(figsize=(2, 1)).savefig(paper / "figure_1.pdf")
         figures = [("figure_1.pdf", text) for text in captions(run["accuracy"], run["shear_bias"]).values()]
         paths = [f"../tables/{name}" for name in [*made, "all"]]
-        text = main_tex("quick_1", figures, paths, run["accuracy"], macros, [study.name])
+        text = main_tex(
+            "quick_1", figures, paths, run["accuracy"], macros, [study.name], METHODS, run["shear_bias"]
+        )
         (paper / "main.tex").write_text(text, encoding="utf-8")
         done = subprocess.run(
             ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
@@ -469,6 +483,41 @@ class TestDocument:
         assert done.returncode == 0, done.stdout[-3000:]
         # boxes that stick out by more than 3 pt would be seen
         assert all(float(width) < 3 for width in re.findall(r"Overfull \\hbox \(([0-9.]+)pt", done.stdout))
+
+
+class TestMethods:
+    def test_the_sentences_say_what_the_configuration_has(self):
+        config = load(ROOT / "config/config.yaml")
+        changes = {"50%_&": {"base": "exp_gauss", "flux": 2.0}}
+        described = {
+            **Run(config, Studies({}, {}, {}, {})).described,
+            "labels": ["a_b & c"],
+            "seeds": [1, 2, 3],
+        }
+        plain = dict(described["populations"]["exp_gauss"], flux=[2.0, 2.0])
+        described["populations"] = dict.fromkeys(changes, plain)
+        text = "\n".join(methods_tex(described))
+        assert r"\texttt{50\%\_\&}" in text
+        assert (
+            "and fluxes of 2; the PSF is a Gaussian with a full width at half maximum of 0.6 arcsec" in text
+        )
+        galaxies = config.galaxies
+        for name, split in (("train", "galaxies for training"), ("test", "for the test")):
+            assert f"{getattr(galaxies, name)} {split}" in text
+        assert "with the seeds 1, 2 and 3." in text
+        assert r"networks: a\_b \& c." in text
+        assert f"{config.variants['refined'].training.epochs} epochs" in text
+        assert rf"\pm {config.shear_test.shear:g}$" in text
+        # A slow estimator measures fewer galaxies.
+        assert "hsm" not in text.lower()
+        assert ": 200" in text
+
+    def test_what_is_not_there_is_not_spoken_of(self):
+        run = Run(CONFIG.model_copy(update={"variants": {}, "estimators": {}}), Studies({}, {}, {}, {}))
+        text = "\n".join(methods_tex(run.described))
+        assert "network" not in text
+        assert "Left out" not in text
+        assert r"\texttt{ngmix-exp}" in "\n".join(METHODS)
 
 
 class TestManifest:
