@@ -82,10 +82,10 @@ def main_tex(
 
 _TERMS = (
     r"Shapes are reduced shear $g$; $\sigma$ is the noise per pixel. The RMSE is that of a component of $g$, "
-    r"over the galaxies that were not flagged; the bound is the Cram\'er--Rao bound. S/N is the matched-filter "
-    r"signal-to-noise ratio $\sqrt{\sum I^2}/\sigma$ of the noiseless image $I$. A mismatched fit has another "
-    r"model than the galaxies. NGMix is the ngmix package; a mixture fit is this project's own fit of the same "
-    r"models."
+    r"over the galaxies that were not flagged; the bound is the Cram\'er--Rao bound. S/N is the matched-"
+    r"filter signal-to-noise ratio $\sqrt{\sum I^2}/\sigma$ of the noiseless image $I$. A mismatched fit has "
+    r"another model than the galaxies. NGMix is the ngmix package; a mixture fit is this project's own fit "
+    r"of the same models."
 )
 
 
