@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked doctor watch archive slurm test-slurm scaling results measure figures studies morphology report test lint format bench docs lock clean
+.PHONY: help checked doctor watch archive slurm test-slurm scaling results measure figures studies morphology frameworks report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -58,6 +58,11 @@ morphology: CONFIG = config/morphology.yaml
 morphology: checked  ## classify galaxies by morphology: results/morphology/ (docs/morphology.md)
 	@echo "== morphology: images, classifiers, tables and figures"
 	$(SNAKEMAKE) -- morphology
+
+frameworks: CONFIG = config/frameworks.yaml
+frameworks: checked  ## one network in NumPy, PyTorch, JAX and Keras: results/frameworks/ (docs/frameworks.md)
+	@echo "== frameworks: trainings, table and figures"
+	$(SNAKEMAKE) -- frameworks
 
 archive: checked  ## pack the finished run into results/quick.tar.gz (MODELS=1, STAMPS=1: with networks, stamps)
 	@$(BIN)/python -m shearbench.tools.archive "$(RUN)" $(if $(MODELS),--models) $(if $(STAMPS),--stamps)

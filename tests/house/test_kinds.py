@@ -19,6 +19,7 @@ from shearbench.config.schema import Config, Observation
 from shearbench.config.studies import read_study, study_variants
 from shearbench.estimators import estimator_kinds, estimator_presets, make_estimator
 from shearbench.figures.catalogue import entries
+from shearbench.frameworks.options import Checkpoint, Frameworks
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS, Population
 from shearbench.studies import Study
@@ -57,7 +58,19 @@ def first_line(of: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "model", [Config, Observation, Recipe, Variant, VariantEntry, Study, Population, Morphology]
+    "model",
+    [
+        Config,
+        Observation,
+        Recipe,
+        Variant,
+        VariantEntry,
+        Study,
+        Population,
+        Morphology,
+        Frameworks,
+        Checkpoint,
+    ],
 )
 def test_every_option_of_a_configuration_has_a_description(model):
     assert list(undescribed(model)) == []

@@ -13,6 +13,7 @@ from shearbench.config.reading import DEFAULT, load, resolve
 from shearbench.config.studies import plan_studies
 from shearbench.data.external import (
     check_enough_galaxies,
+    checkpoint_files,
     contents,
     external_files,
     narrow_psf,
@@ -75,6 +76,7 @@ HERE = all(
 HAS_NGMIX = importlib.util.find_spec("ngmix") is not None
 ENVIRONMENT = None if WITH_CONDA and HERE else "../../envs/shearbench.yaml"
 NGMIX_ENVIRONMENT = "../../envs/ngmix.yaml"
+FRAMEWORKS_ENVIRONMENT = "../../envs/frameworks.yaml"
 
 
 def wrong_configuration(error):
@@ -155,8 +157,23 @@ def labelled_images():
         raise wrong_configuration(error) from None
 
 
+@functools.lru_cache(maxsize=None)
+def inputs_of_checkpoint(name):
+    """Return the files of a checkpoint of ShearNet, as `inputs_of` does."""
+    try:
+        files = checkpoint_files(name, RUN.shearnet_checkpoints[name])
+        return contents(files, ".snakemake/shearbench/inputs.json", logger.warning)
+    except (ConfigError, OSError) as error:
+        raise wrong_configuration(error) from None
+
+
 DIGESTS = Digests(
-    RUN, CHECKOUT / "scripts", inputs_of, inputs_of_observation, labelled_images
+    RUN,
+    CHECKOUT / "scripts",
+    inputs_of,
+    inputs_of_observation,
+    labelled_images,
+    inputs_of_checkpoint,
 )
 
 # Of the jobs that use a GPU, no more at a time than there are, unless --resources gpu=N says otherwise. A
@@ -204,6 +221,19 @@ def needs_ngmix(estimator):
     """Return whether an estimator runs in ngmix's own environment: with conda, and where ngmix is not here."""
     modules = CONFIG.estimator(estimator).modules()
     return WITH_CONDA and not HAS_NGMIX and "shearbench.estimators.ngmix" in modules
+
+
+def environment_of(missing):
+    """Return the environment of networks in other frameworks: their own where a package is missing here."""
+    return FRAMEWORKS_ENVIRONMENT if WITH_CONDA and missing else ENVIRONMENT
+
+
+def no_frameworks(_):
+    """Raise the error of the target frameworks in a run that has none."""
+    raise WorkflowError(
+        "frameworks: this configuration has no such section; use --configfile config/frameworks.yaml, or "
+        "add the section as docs/frameworks.md says"
+    ) from None
 
 
 def no_observations(_):

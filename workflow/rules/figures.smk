@@ -1,6 +1,6 @@
 """Figures. They read files in ``metrics/`` only, so they can be redrawn in seconds from a copy of that folder."""
 
-for name, figure in {**RUN.figures, **RUN.figures_of_morphology}.items():
+for name, figure in {**RUN.figures, **RUN.figures_of_sections}.items():
 
     rule:
         name:

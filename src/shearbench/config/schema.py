@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from shearbench.errors import nearest
 from shearbench.estimators import make_estimator
 from shearbench.estimators.base import Estimator
+from shearbench.frameworks.options import Frameworks
 from shearbench.options import (
     Distinct,
     Name,
@@ -247,6 +248,11 @@ class Config(Options):
         description="the classification of galaxies by morphology; null: there is none. Its options are "
         "below",
     )
+    frameworks: Frameworks | None = Field(
+        None,
+        description="the comparison of one small network in NumPy, PyTorch, JAX and Keras; null: there is "
+        "none. Its options are below",
+    )
     seeds: Annotated[tuple[Seed, ...], Distinct] = Field(
         (1,), min_length=1, description="seeds of the trainings: each network is trained once with each seed"
     )
@@ -344,6 +350,8 @@ class Config(Options):
         both = set(self.estimators) & set(self.variants)
         if both:
             raise ValueError(f"variants: '{min(both)}' is the name of an estimator too; rename one of them")
+        if self.frameworks is not None:
+            self._check_frameworks(self.frameworks)
         for name, population in self.populations.items():
             side = self.stamps.size_pixels * self.stamps.pixel_scale_arcsec
             sharpest = population.psf.fwhm_arcsec[0]
@@ -377,6 +385,24 @@ class Config(Options):
         if sum(jobs.values()) > MAX_JOBS:
             raise ValueError(_fewer_jobs(self, jobs))
         return self
+
+    def _check_frameworks(self, section: Frameworks) -> None:
+        """Refuse a training that is impossible, and a name that something else has."""
+        for key, names in (("networks", section.networks), ("checkpoints", section.checkpoints)):
+            for name in {*names} & {*self.estimators, *self.variants}:
+                kind = "an estimator" if name in self.estimators else "a variant"
+                raise ValueError(f"frameworks.{key}: '{name}' is the name of {kind} too; rename that one")
+        if (section.galaxies or 0) > self.galaxies.train:
+            raise ValueError(
+                f"frameworks.galaxies: {section.galaxies} is more than the {self.galaxies.train} galaxies of "
+                "the training split; give at most as many"
+            )
+        galaxies = section.galaxies or self.galaxies.train
+        if section.batch_size > galaxies:
+            raise ValueError(
+                f"frameworks.batch_size: {section.batch_size} is more than the {galaxies} galaxies of an "
+                "epoch"
+            )
 
     def estimator(self, name: str) -> Estimator:
         """Return the estimator of the run that has this name, with its options."""
@@ -422,6 +448,7 @@ def planned_jobs(config: Config) -> dict[str, int]:
         "measure": len(config.estimators) * levels,
         "train": networks,
         "predict": 2 * len(config.variants),
+        **({"train_framework": len(config.frameworks.trainings)} if config.frameworks else {}),
     }
     if config.model_errors.galaxies:
         told = config.model_errors.noise_levels or config.shear_test.noise_levels

@@ -109,6 +109,30 @@ def observed_files(name: str, stamps: str, psf: str | None) -> list[str]:
     return list(files.values())
 
 
+def checkpoint_files(name: str, folder: str) -> list[str]:
+    """Return the files of a checkpoint of ShearNet, which is a folder.
+
+    Parameters
+    ----------
+    name : str
+        Name of the checkpoint, for error messages.
+    folder : str
+        Path as the configuration gives it.
+
+    Raises
+    ------
+    ConfigError
+        The folder is not there, or is not one of a checkpoint.
+    """
+    key, path = f"frameworks.checkpoints.{name}.folder", Path(folder)
+    if not (path / "_METADATA").is_file():
+        raise ConfigError(
+            f"{key}: found {folder}, expected the folder of a checkpoint of ShearNet, which has a file "
+            "_METADATA (docs/frameworks.md)"
+        )
+    return sorted(str(file) for file in path.rglob("*") if file.is_file())
+
+
 def check_images(key: str, path: str) -> None:
     """Check that a FITS file holds images, not only tables such as a PSFEx model.
 

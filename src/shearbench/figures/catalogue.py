@@ -27,18 +27,21 @@ class Entry:
         a study. A run that does not make these files does not draw the figure.
     reads_if_made : tuple of str
         Further files, passed to `draw` if the run makes them.
-    each : {'run', 'population', 'network', 'observation', 'study', 'studies', 'morphology'}
-        Whether there is one figure for the run, for each population, for each network that is examined from
-        inside (named as ``exp_gauss_shearnet``), for the stamps of each user, for each study, or for the
-        classification by morphology. For a population, a network or an observation, the call is
-        ``draw(*tables, name)``; for a study, ``draw(*tables, question, name)``.
+    each : str
+        ``run``: one figure shows the run. ``population``, ``network`` (of those that are examined from
+        inside, named as ``exp_gauss_shearnet``), ``observation`` (the stamps of a user), ``study``: one
+        figure for each of them. ``studies``, ``morphology``, ``frameworks``: one figure shows all studies,
+        the classification by morphology, the comparison of frameworks. For a population, a network or an
+        observation, the call is ``draw(*tables, name)``; for a study, ``draw(*tables, question, name)``.
     """
 
     category: str
     caption: str
     reads: tuple[str, ...]
     reads_if_made: tuple[str, ...] = ()
-    each: Literal["run", "population", "network", "observation", "study", "studies", "morphology"] = "run"
+    each: Literal[
+        "run", "population", "network", "observation", "study", "studies", "morphology", "frameworks"
+    ] = "run"
 
 
 def entries() -> dict[str, Entry]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shearbench.frameworks.options import NETWORKS, NetworkName
 
 Weights = dict[str, NDArray[np.floating]]
 """Kernels and biases by layer, such as ``convolution1.kernel`` (`Sizes.weights` gives their shapes)."""
@@ -44,6 +47,12 @@ class Sizes:
     outputs: int = 2
     pooling: Literal["average", "max"] = "average"
     skip: bool = False
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], options: Mapping[str, Any], name: NetworkName) -> Sizes:
+        """Return the sizes of one of `NETWORKS`, with the options of the section `frameworks`."""
+        width, hidden, pooling = (options[key] for key in ("width", "hidden", "pooling"))
+        return cls(shape, width, hidden, pooling=pooling, skip=NETWORKS[name].skip)
 
     @property
     def pooled(self) -> tuple[int, int, int]:

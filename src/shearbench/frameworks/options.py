@@ -108,6 +108,11 @@ class Frameworks(Options):
         "folder of its checkpoint. Their stamps must have the size of this run's",
     )
 
+    @property
+    def trainings(self) -> list[tuple[NetworkName, int]]:
+        """The networks to train, each with a seed."""
+        return [(name, seed) for name in self.networks for seed in self.seeds]
+
     @model_validator(mode="after")
     def _check(self) -> Frameworks:
         if "numpy" not in self.networks:

@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampSet
+from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
+from shearbench.files.origin import Origin
 from shearbench.frameworks.base import Sizes, SmallNetwork, Weights, xavier
 from shearbench.frameworks.batches import Batches, Checksum, Scaling
 from shearbench.frameworks.options import NETWORKS, NetworkName
@@ -25,23 +27,15 @@ BATCH = 256
 """Stamps that are measured at once."""
 
 
-def one_thread() -> None:
-    """Make the frameworks compute with one thread; it must be called before they are imported."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
-
-
 def make_network(name: NetworkName, sizes: Sizes, weights: Weights) -> SmallNetwork:
-    """Return a network of `shearbench.frameworks.options.NETWORKS` with these weights."""
-    about = NETWORKS[name]
-    made = getattr(importlib.import_module(about.module), about.class_name)
-    if about.framework == "torch":
-        import torch
+    """Return a network of `shearbench.frameworks.options.NETWORKS` with these weights; it uses one thread.
 
-        torch.set_num_threads(1)
-    return made(sizes, weights, about.precision)
+    The threads of NumPy and PyTorch follow from the environment of the job, those of XLA do not.
+    """
+    about = NETWORKS[name]
+    one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one}".strip()
+    return getattr(importlib.import_module(about.module), about.class_name)(sizes, weights, about.precision)
 
 
 def train(name: NetworkName, sizes: Sizes, batches: Batches) -> tuple[SmallNetwork, pd.DataFrame]:
@@ -144,10 +138,26 @@ def outputs_of(
     return lambda images: forward(scaling.images(images)) * scaling.shape
 
 
-def state(network: SmallNetwork, scaling: Scaling) -> Mapping[str, NDArray[np.floating]]:
-    """Return all numbers of a trained network by name, for its file."""
-    return network.weights() | {
-        "scaling.mean": scaling.mean,
-        "scaling.deviation": np.array([scaling.deviation]),
-        "scaling.shape": np.array([scaling.shape]),
-    }
+def write_network(
+    path: str | os.PathLike[str], network: SmallNetwork, scaling: Scaling, origin: Origin | None = None
+) -> None:
+    """Write the weights of a network and its scaling to an HDF5 file."""
+    with create_hdf5(path, origin) as file:
+        for name, value in network.weights().items():
+            add_dataset(file, f"weights/{name}", value)
+        add_dataset(file, "mean", scaling.mean)
+        add_dataset(file, "deviations", np.array([scaling.deviation, scaling.shape]))
+
+
+def read_network(path: str | os.PathLike[str], expected: Origin | None = None) -> tuple[Weights, Scaling]:
+    """Read a file of `write_network`.
+
+    Raises
+    ------
+    ContractError
+        The file is damaged, or has another origin than `expected`.
+    """
+    with open_hdf5(path, "weights of a network", "train_framework", expected) as file:
+        weights = {name: data[...] for name, data in file["weights"].items()}
+        deviation, shape = (float(value) for value in file["deviations"][...])
+        return weights, Scaling(file["mean"][...], deviation, shape)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from shearbench.files.origin import Origin
+from shearbench.frameworks.options import NETWORKS, NetworkName
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import CONTRASTIVE, INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
+from shearbench.plan.run import CONTRASTIVE, FRAMEWORKS, INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
 from shearbench.simulation.populations import PAIRED, SPLITS
 
 P = ParamSpec("P")
@@ -39,6 +40,8 @@ MADE_BY = {
     **dict.fromkeys(OBSERVED, "gather_observations"),
     **dict.fromkeys(MORPHOLOGY, "evaluate_morphology"),
     **dict.fromkeys(CONTRASTIVE, "evaluate_contrastive"),
+    "frameworks.csv": "evaluate_frameworks",
+    "frameworks_precision.csv": "measure_precision",
 }
 """The rule that makes each file of ``metrics/``."""
 
@@ -71,6 +74,8 @@ class Digests:
         The same for the name of an observation.
     labelled : callable
         Function that returns the user's file of images with classes, in the same way.
+    checkpoint : callable
+        The same as `inputs` for the name of a checkpoint of ShearNet.
     """
 
     def __init__(
@@ -80,8 +85,9 @@ class Digests:
         inputs: Callable[[str], list[dict[str, Any]]],
         observed: Callable[[str], list[dict[str, Any]]] = lambda name: [],
         labelled: Callable[[], list[dict[str, Any]]] = list,
+        checkpoint: Callable[[str], list[dict[str, Any]]] = lambda name: [],
     ) -> None:
-        self.labelled = labelled
+        self.labelled, self.checkpoint = labelled, checkpoint
         self.run, self.scripts, self.inputs, self.observed = run, scripts, inputs, observed
         self._known: dict[Any, str] = {}
 
@@ -204,8 +210,11 @@ class Digests:
                 for noise in run.noise[split]
                 for estimator in run.estimators
             ],
-            run.labels,
-            [self.predict(population, split, variant, seed) for population, variant, seed in run.models],
+            self._labels(),
+            [
+                *(self.predict(population, split, variant, seed) for population, variant, seed in run.models),
+                *(self._small_networks() if split == "test" else []),
+            ],
             [self.cramer_rao(population, split) for population in run.populations],
         )
 
@@ -329,7 +338,7 @@ class Digests:
         return digest(
             self.observe(observation),
             [self.measure_observation(observation, measurer) for measurer in self.run.measurers],
-            self.run.labels,
+            self._labels(),
             self.evaluate_shear_bias(),
             self.code("catalogue_observation"),
         )
@@ -596,11 +605,76 @@ class Digests:
             self.code("manifest_morphology"),
         )
 
+    # Frameworks
+
+    @_once
+    def train_framework(self, population: str, name: NetworkName) -> str:
+        """Return the digest of a small network without its seed, and of its estimates."""
+        config = self.run.config
+        return digest(
+            self.simulate_stamps(population, "train"),
+            self.simulate_stamps(population, "test"),
+            self.run.framework_options,
+            sorted(config.noise_levels),
+            config.seed,
+            name,
+            self.code("train_framework", [NETWORKS[name].module]),
+        )
+
+    @_once
+    def measure_checkpoint(self, population: str, name: str) -> str:
+        """Return the digest of the estimates of a network of ShearNet."""
+        config = self.run.config
+        return digest(
+            self.simulate_stamps(population, "test"),
+            [[file["path"], file["sha256"]] for file in self.checkpoint(name)],
+            sorted(config.noise_levels),
+            config.seed,
+            self.code("measure_checkpoint"),
+        )
+
+    def _labels(self) -> dict[str, str]:
+        """Return the labels of the estimators, without those of the small networks."""
+        return {name: self.run.labels[name] for name in self.run.estimators}
+
+    def _small_networks(self) -> list[list[Any]]:
+        """Return the digests of all small networks and checkpoints, with the labels of the networks."""
+        run = self.run
+        return [
+            *(
+                [self.train_framework(population, name), seed, run.labels[name]]
+                for population in run.populations
+                for name, seed in run.frameworks
+            ),
+            *(
+                [self.measure_checkpoint(population, name)]
+                for population in run.populations
+                for name in run.shearnet_checkpoints
+            ),
+        ]
+
+    def evaluate_frameworks(self) -> str:
+        """Return the digest of the table of frameworks."""
+        return digest(self.evaluate_accuracy(), self.code("evaluate_frameworks"))
+
+    @_once
+    def measure_precision(self) -> str:
+        """Return the digest of the rounding errors of the network in NumPy."""
+        run = self.run
+        return digest(
+            [
+                (self.train_framework(population, "numpy"), self.cramer_rao(population, "test"))
+                for population in run.populations
+            ],
+            run.config.bootstrap,
+            self.code("measure_precision"),
+        )
+
     # Figures, tables, the paper
 
     def figure(self, name: str) -> str:
         """Return the digest of a figure of the run."""
-        figure = {**self.run.figures, **self.run.figures_of_morphology}[name]
+        figure = {**self.run.figures, **self.run.figures_of_sections}[name]
         sources = [self.metrics(path) for path in figure.sources]
         return digest(sources, self.figure_code(name))
 
@@ -724,6 +798,12 @@ class Digests:
                 if seed.isdecimal() and (encoder, int(seed)) in self.run.encoders:
                     which = {"encoder": encoder, "seed": int(seed), "content": stem}
                     return Origin("compare_labels", self.compare_labels(encoder, int(seed)), which)
+            case ["frameworks", population, _] if suffix in ("csv", "h5") and self._has(population):
+                network, _, seed = stem.rpartition(".seed")
+                if seed.isdecimal() and (network, int(seed)) in self.run.frameworks:
+                    which = {"population": population, "estimator": network, "seed": int(seed)}
+                    depends = self.train_framework(population, network)
+                    return Origin("train_framework", depends, {**which, "content": suffix})
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
             case ["networks", population, _] if suffix == "pt" and self._has(population):
@@ -750,6 +830,8 @@ class Digests:
             case ["metrics", _] if (
                 name in (*MORPHOLOGY, *CONTRASTIVE) and name not in self.run.metrics_of_morphology
             ):
+                return None
+            case ["metrics", _] if name in FRAMEWORKS and self.run.config.frameworks is None:
                 return None
             case ["metrics", _] if name in MADE_BY:
                 return Origin(MADE_BY[name], self.metrics(name), {"table": stem})
@@ -780,6 +862,8 @@ class Digests:
                 if population == names["population"] and (network, names["seed"]) in networks:
                     return f"{origin.rule} of {batch}"
         parts = {"content", "table", "noise" if origin.rule == "predict_study" else ""}
+        if origin.rule in ("train_framework", "measure_checkpoint"):
+            parts |= {"split", "noise"}
         if origin.rule in ("predict", "predict_shear", "predict_model_errors"):
             parts |= {"seed", "noise"}
         if origin.rule in ("measure_shear", "predict_shear"):
@@ -799,7 +883,13 @@ class Digests:
             depends = self.measure(population, split, noise, name)
             rule = "measure_shear" if split in PAIRED else "measure"
             return Origin(rule, depends, {**names, "estimator": name})
+        if name in self.run.shearnet_checkpoints and split == "test":
+            depends = self.measure_checkpoint(population, name)
+            return Origin("measure_checkpoint", depends, {**names, "estimator": name})
         variant, _, seed = name.rpartition(".seed")
+        if seed.isdecimal() and (variant, int(seed)) in self.run.frameworks and split == "test":
+            depends = self.train_framework(population, variant)
+            return Origin("train_framework", depends, {**names, "estimator": variant, "seed": int(seed)})
         if variant not in self.run.variants or not seed.isdecimal():
             return None
         names |= {"estimator": variant, "seed": int(seed)}

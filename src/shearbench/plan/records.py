@@ -27,6 +27,7 @@ FOLDERS = (
     "observations",
     "networks",
     "morphology",
+    "frameworks",
 )
 """The folders of a run whose files have an origin."""
 

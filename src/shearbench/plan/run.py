@@ -16,6 +16,8 @@ from shearbench.config.schema import Config, noise_label
 from shearbench.config.studies import Studies
 from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
+from shearbench.frameworks import options as framework_options
+from shearbench.frameworks.options import NETWORKS, NetworkName
 from shearbench.simulation.populations import PAIRED, stamp_count
 from shearbench.studies import INSIDE_KINDS
 from shearbench.tasks.morphology.options import ImageEncoder, Morphology
@@ -52,6 +54,10 @@ CONTRASTIVE = (
     "morphology_pretraining.csv",
 )
 """The tables of the encoders that are trained on images without labels."""
+FRAMEWORKS = ("frameworks.csv", "frameworks_precision.csv")
+"""The tables of the comparison of frameworks."""
+SECTIONS = ("morphology", "frameworks")
+"""The sections of a configuration whose figures are drawn only if a run has them."""
 TABULATED = ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
 INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
@@ -173,7 +179,8 @@ class Run:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Label of each estimator in figures and tables."""
-        return {name: label for name, label in labels(self.config).items() if name in self.estimators}
+        found = {name: label for name, label in labels(self.config).items() if name in self.estimators}
+        return found | {name: NETWORKS[name].label for name, _ in self.frameworks}
 
     @cached_property
     def variants(self) -> dict[str, Variant]:
@@ -451,10 +458,9 @@ class Run:
     @cached_property
     def morphology_outputs(self) -> list[str]:
         """The files of the classification by morphology for a paper."""
-        figures = self.figures_of_morphology.values()
         return [
             *(f"{self.metrics}/{name}" for name in self.metrics_of_morphology),
-            *(path for figure in figures for suffix in ("pdf", "png") for path in figure.files(suffix)),
+            *self.files_of_figures("morphology"),
             *self.tables_of_morphology.values(),
         ]
 
@@ -498,6 +504,44 @@ class Run:
         if self.config.morphology is None:
             return ()
         return (*MORPHOLOGY, *(CONTRASTIVE if self.encoders else ()))
+
+    # Frameworks
+
+    @cached_property
+    def frameworks(self) -> list[tuple[NetworkName, int]]:
+        """The small networks in several frameworks, as (name, seed), without those that are left out."""
+        section = self.config.frameworks
+        trainings = section.trainings if section is not None else []
+        return [(name, seed) for name, seed in trainings if name not in self.left_out]
+
+    @cached_property
+    def shearnet_checkpoints(self) -> dict[str, str]:
+        """The folders of checkpoints of ShearNet, by the name of each, without those that are left out."""
+        section = self.config.frameworks
+        found = section.checkpoints.items() if section is not None else ()
+        return {name: one.folder for name, one in found if name not in self.left_out}
+
+    @cached_property
+    def framework_options(self) -> dict[str, Any]:
+        """The options of the training of each of `frameworks`, as plain values."""
+        section = self.config.frameworks
+        assert section is not None
+        return section.model_dump(mode="json", exclude={"networks", "seeds", "checkpoints"}) | {
+            "noise": [min(self.config.noise_levels), max(self.config.noise_levels)]
+        }
+
+    def of_frameworks(self, suffix: str) -> list[tuple[str, str, int, str]]:
+        """Return the file of each of `frameworks`, ``csv`` or ``h5``, as (population, name, seed, path)."""
+        return [
+            (population, name, seed, f"{self.folder}/frameworks/{population}/{name}.seed{seed}.{suffix}")
+            for population in self.populations
+            for name, seed in self.frameworks
+        ]
+
+    @cached_property
+    def framework_outputs(self) -> list[str]:
+        """The tables and figures of the comparison of frameworks."""
+        return [*(f"{self.metrics}/{name}" for name in FRAMEWORKS), *self.files_of_figures("frameworks")]
 
     def of_all_seeds(self, variant: str) -> list[tuple[str, int]]:
         """Return the networks of a variant of the run, each as variant and seed."""
@@ -609,11 +653,14 @@ class Run:
         estimators : sequence of str, optional
             By default all that measure the split.
         networks : mapping of str to seeds, optional
-            By default all of the run itself.
+            By default all of the run itself, and on the test split those of `frameworks`.
         """
         names = list(self.estimators_on(split) if estimators is None else estimators)
         for variant, seeds in (self.networks if networks is None else networks).items():
             names += [f"{variant}.seed{seed}" for seed in seeds]
+        if split == "test" and estimators is None and networks is None:
+            names += [f"{name}.seed{seed}" for name, seed in self.frameworks]
+            names += self.shearnet_checkpoints
         return [f"{self.folder}/estimates/{population}/{split}/{noise}/{name}.parquet" for name in names]
 
     def all_estimates(
@@ -747,7 +794,7 @@ class Run:
         }
         found = {}
         for name, entry in self.entries.items():
-            if entry.each in ("study", "studies", "morphology") or empty & {*entry.reads}:
+            if entry.each in ("study", "studies", *SECTIONS) or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
             cases = {
@@ -766,10 +813,9 @@ class Run:
         return found
 
     @cached_property
-    def figures_of_morphology(self) -> dict[str, Figure]:
-        """The figures of the classification by morphology, by name; empty if the run has none."""
-        if self.config.morphology is None:
-            return {}
+    def figures_of_sections(self) -> dict[str, Figure]:
+        """The figures of those of `SECTIONS` that the run has, by name."""
+        made = {*self.metrics_of_morphology, *(FRAMEWORKS if self.config.frameworks is not None else ())}
         return {
             name: Figure(
                 entry,
@@ -778,8 +824,18 @@ class Run:
                 [f"{self.folder}/figures/{name}"],
             )
             for name, entry in self.entries.items()
-            if entry.each == "morphology" and set(self.metrics_of_morphology).issuperset(entry.reads)
+            if entry.each in SECTIONS and made.issuperset(entry.reads)
         }
+
+    @cached_property
+    def figures_of_morphology(self) -> dict[str, Figure]:
+        """The figures of the classification by morphology, by name; empty if the run has none."""
+        return {name: one for name, one in self.figures_of_sections.items() if one.entry.each == "morphology"}
+
+    def files_of_figures(self, section: str) -> list[str]:
+        """Return the files of the figures of one of `SECTIONS`."""
+        figures = [one for one in self.figures_of_sections.values() if one.entry.each == section]
+        return [path for figure in figures for suffix in ("pdf", "png") for path in figure.files(suffix)]
 
     @cached_property
     def figure_files(self) -> list[str]:
@@ -836,6 +892,7 @@ class Run:
 
 
 def unavailable(config: Config) -> dict[str, str]:
-    """Return the estimators of a configuration that cannot run on this machine, with the reasons."""
+    """Return the estimators and networks of frameworks that cannot run on this machine, with the reasons."""
     reasons = {name: config.estimator(name).unavailable() for name in config.estimators}
-    return {name: reason for name, reason in reasons.items() if reason}
+    found = {name: reason for name, reason in reasons.items() if reason}
+    return found | framework_options.unavailable(config.frameworks)

@@ -21,6 +21,7 @@ from shearbench.config.schema import Config, Observation
 from shearbench.config.studies import read_study
 from shearbench.estimators import estimator_kinds, estimator_presets
 from shearbench.figures.catalogue import entries
+from shearbench.frameworks.options import Frameworks
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS
 from shearbench.studies import Study
@@ -100,6 +101,8 @@ def _sections() -> str:
         + _table(_options(Observation))
         + "\n### `morphology`\n\n"
         + _table(_options(Morphology, "morphology."))
+        + "\n### `frameworks`\n\n"
+        + _table(_options(Frameworks, "frameworks."))
     )
 
 
