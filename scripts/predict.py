@@ -20,6 +20,10 @@ with logged(snakemake.log[0]), recorded_gpu_use(params.gpu_use_path):
     ]
     wanted = product(splits, zip(params.networks, models), params.sigmas)
     for (stamps, ((variant, seed), model), sigma), path in zip(wanted, snakemake.output, strict=True):
-        shapes, seconds = predict(model, stamps, sigma, params.seed, threads=snakemake.threads)
+        elsewhere = stamps.population != population
+        how = {"threads": snakemake.threads, "elsewhere": elsewhere}
+        shapes, seconds = predict(model, stamps, sigma, params.seed, **how)
         table = estimates_table(shapes, stamps, sigma, "network", seconds)
+        if elsewhere:
+            table.attrs["trained_on"] = population
         write_estimates(path, table, variant, seed, origins[path])

@@ -179,20 +179,21 @@ def test_fits_with_the_right_model_and_metacalibration_do_not_leak(stamps):
     assert min(wrong["alpha1"], wrong["alpha2"]) > 0.01
 
 
-def network(kind, stamps, **options):
+def network(kind, stamps, per_galaxy_psf=False, **options):
     """Return an untrained network that was trained, as it says, on the population of the stamps."""
     torch.manual_seed(1)
     architecture = architecture_kinds()[kind](**options)
     architecture = architecture.adapted(Population(**PRESETS["exp_gauss"]))
-    made = ShearNetwork(architecture, stamps.shape, stamps.pixel_scale, per_galaxy_psf=False)
+    made = ShearNetwork(architecture, stamps.shape, stamps.pixel_scale, per_galaxy_psf)
     catalog = sample_catalog(Population(**PRESETS["exp_gauss"]), "exp_gauss", "train", 300, 1, 0.2)
     images, psf = next(draw_stamps(catalog, Population(**PRESETS["exp_gauss"]), stamps.shape, 0.2, 300))
+    psf = np.repeat(psf[None], len(images), axis=0) if per_galaxy_psf else psf
     columns = {"x": "dx", "y": "dy"}
     truth = catalog[[columns.get(name, name) for name in architecture.targets]].to_numpy(np.float32)
     made.fit_scaling(torch.from_numpy(images), torch.from_numpy(psf), torch.from_numpy(truth))
     made.calibrate([1e-5], [torch.ones(20, 2)], [torch.arange(1.0, 21.0)])
     about = {"population": "exp_gauss", "shape": stamps.shape, "pixel_scale": stamps.pixel_scale}
-    return TrainedNetwork(made.eval(), {**about, "per_galaxy_psf": False, "diverged": False})
+    return TrainedNetwork(made.eval(), {**about, "per_galaxy_psf": per_galaxy_psf, "diverged": False})
 
 
 def leakage_of_network(stamps, model):

@@ -208,7 +208,7 @@ def test_estimator_with_a_response_of_its_own():
         "R21": -0.8 * square.imag,
     }
     shapes = [0.8 * catalog["g1"] + 1.6e-3, 0.8 * catalog["g2"]]
-    before, after = shear_bias(answer(catalog, *shapes, **responses), catalog)
+    before, after, simulated = shear_bias(answer(catalog, *shapes, **responses), catalog)
     assert before["m1"] == pytest.approx(-0.2, abs=1e-12)
     # third order in the shear is left: s^2
     assert (after["m1"], after["m2"]) == pytest.approx((0, 0), abs=SHEAR**2)
@@ -216,6 +216,14 @@ def test_estimator_with_a_response_of_its_own():
     assert after["c2"] == pytest.approx(0, abs=1e-5)
     assert after["R1"] == pytest.approx(0.8, rel=0.01)
     assert after["n_pairs"] == 3000
+    # Both protocols agree, but where the own response is wrong.
+    assert (simulated["calibration"], simulated["n_pairs"]) == ("simulated", 1500)
+    assert (simulated["m1"], simulated["m2"]) == pytest.approx((0, 0), abs=1e-12)
+    assert simulated["R1"] == pytest.approx(0.8, abs=1e-12)
+    wrong = {name: 1.25 * value for name, value in responses.items()}
+    _, misled, same = shear_bias(answer(catalog, *shapes, **wrong), catalog)
+    assert misled["m1"] == pytest.approx(-0.2, abs=1e-3)
+    assert same == simulated | {"m1": same["m1"]}
     diagonal = shear_bias(answer(catalog, *shapes, R11=responses["R11"], R22=responses["R22"]), catalog)[1]
     assert diagonal["m1"] == pytest.approx(after["m1"], abs=1e-3)
 

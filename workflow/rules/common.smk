@@ -29,7 +29,7 @@ from shearbench.options import is_name
 from shearbench.plan.digests import Digests
 from shearbench.plan.reasons import short_reason
 from shearbench.plan.records import record_others
-from shearbench.plan.run import INSIDE, INSIDE_STUDY, Run, unavailable
+from shearbench.plan.run import INSIDE, INSIDE_STUDY, JUDGED_SPLITS, Run, unavailable
 from shearbench.simulation.populations import PAIRED, SPLITS
 from shearbench.tasks.morphology.options import check_classifiers
 from shearbench.training.tracking import missing_package
@@ -190,6 +190,7 @@ def any_of(names):
 
 wildcard_constraints:
     population=any_of(RUN.populations),
+    trained=any_of(RUN.populations),
     split=any_of(SPLITS),
     noise=any_of(RUN.sigma),
     estimator=any_of(RUN.estimators),

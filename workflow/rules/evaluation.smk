@@ -30,6 +30,8 @@ rule evaluate_shear_bias:
     output:
         table=f"{FOLDER}/metrics/shear_bias.csv",
         bins=f"{FOLDER}/metrics/shear_bias_bins.csv",
+        selection=f"{FOLDER}/metrics/selection.csv",
+        shape_noise=f"{FOLDER}/metrics/shape_noise.csv",
     log:
         f"{FOLDER}/logs/evaluate_shear_bias.log",
     benchmark:
@@ -39,6 +41,7 @@ rule evaluate_shear_bias:
     params:
         origins=origins,
         labels=untracked(RUN.labels),
+        reference=RUN.reference,
         resamples=CONFIG.bootstrap,
         depends=DIGESTS.evaluate_shear_bias(),
     script:

@@ -87,3 +87,65 @@ rule evaluate_model_errors:
         depends=DIGESTS.evaluate_model_errors(),
     script:
         "../../scripts/evaluate_model_errors.py"
+
+
+# Networks on another population than they were trained on: out of distribution.
+use rule predict as judge with:
+    input:
+        stamps=[RUN.stamps_of(split) for split in JUDGED_SPLITS],
+        models=[RUN.model_of("{trained}", "{variant}", seed) for seed in CONFIG.seeds],
+    output:
+        [
+            path
+            for split in JUDGED_SPLITS
+            for path in RUN.judged_estimates(
+                "{trained}", "{population}", RUN.of_all_seeds("{variant}"), split
+            )
+        ],
+    log:
+        f"{FOLDER}/logs/judge/{{trained}}/{{population}}/{{variant}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/judge/{{trained}}/{{population}}/{{variant}}.tsv"
+    params:
+        origins=origins,
+        population=lambda w: w.trained,
+        gpu_use_path=f"{FOLDER}/benchmarks/judge/{{trained}}/{{population}}/{{variant}}.gpu.csv",
+        networks=lambda w: RUN.of_all_seeds(w.variant),
+        sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.judge_all(
+            w.trained, w.population, RUN.of_all_seeds(w.variant)
+        ),
+
+
+rule evaluate_judged:
+    input:
+        test=RUN.all_judged_estimates("test"),
+        shear=RUN.all_judged_estimates("shear"),
+        own=[
+            path
+            for population in CONFIG.judge_on
+            for noise in RUN.noise["shear"]
+            for path in RUN.estimates_of(population, "test", noise, [])
+        ],
+        catalogs=[
+            f"{FOLDER}/catalogs/{population}/{split}.parquet"
+            for population in CONFIG.judge_on
+            for split in JUDGED_SPLITS
+        ],
+        bounds=RUN.of_populations("bounds/{population}/test.parquet", CONFIG.judge_on),
+        shear_bias=rules.evaluate_shear_bias.output.table,
+    output:
+        f"{FOLDER}/metrics/judged.csv",
+    log:
+        f"{FOLDER}/logs/evaluate_judged.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_judged.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        resamples=CONFIG.bootstrap,
+        depends=DIGESTS.evaluate_judged(),
+    script:
+        "../../scripts/evaluate_judged.py"

@@ -239,6 +239,11 @@ class Config(Options):
         default_factory=dict,
         description="networks: presets, or new names with a `base` and the options that differ from it",
     )
+    judge_on: Annotated[tuple[Name, ...], Distinct] = Field(
+        (),
+        description="populations of the run on which networks trained on each other population are judged "
+        "too, at the noise levels of `shear_test`; the results are labelled as out of distribution",
+    )
     observations: dict[Name, Observation] = Field(
         default_factory=dict,
         description="stamps of your own by name: options of each are `observations.<name>` below",
@@ -335,6 +340,18 @@ class Config(Options):
                     f"diagnostics.variants: '{name}' is not a variant of this run{nearest(name, known)}; its "
                     f"variants are {', '.join(known) or 'none'}"
                 )
+        for name in self.judge_on:
+            if name not in self.populations:
+                known = sorted(self.populations)
+                raise ValueError(
+                    f"judge_on: '{name}' is not a population of this run{nearest(name, known)}; its "
+                    f"populations are {', '.join(known)}"
+                )
+        if self.judge_on and (len(self.populations) < 2 or not self.variants):
+            raise ValueError(
+                "judge_on: networks trained on one population are judged on another, so the run needs two or "
+                "more populations, and networks"
+            )
         for name, observation in self.observations.items():
             source, known = observation.networks_from, sorted(self.populations)
             if source is None and len(known) > 1:
@@ -453,7 +470,9 @@ def planned_jobs(config: Config) -> dict[str, int]:
     if config.model_errors.galaxies:
         told = config.model_errors.noise_levels or config.shear_test.noise_levels
         a_population["measure_model_errors"] = len(config.estimators) * len(told) + len(config.variants)
-    return {rule: len(config.populations) * number for rule, number in a_population.items()}
+    jobs = {rule: len(config.populations) * number for rule, number in a_population.items()}
+    others = len(config.judge_on) * (len(config.populations) - 1)
+    return jobs | ({"judge": others * len(config.variants)} if others else {})
 
 
 def _fewer_jobs(config: Config, jobs: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,10 @@ class Joined:
     good: NDArray[np.bool_]
     bound: NDArray[np.float64]
     snr: NDArray[np.float64]
+
+    def flagged(self, good: NDArray[np.bool_]) -> Joined:
+        """Return the same with other rows that count as not flagged."""
+        return replace(self, good=good)
 
     @property
     def residual(self) -> NDArray[np.float64]:

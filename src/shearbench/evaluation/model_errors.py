@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shearbench.evaluation.joining import Joined, identity, join
+from shearbench.evaluation.joining import identity, join
 from shearbench.evaluation.shear_bias import own_response_bias
 from shearbench.evaluation.shear_pairs import Means, Pairs, own_response_columns, pairs_of, response_to_shear
 from shearbench.evaluation.statistics import RESAMPLES, bootstrapped
@@ -75,7 +75,7 @@ def model_errors(
     """
     both = [join(table, catalog, source=source, rule=rule) for table in (estimates, misjudged)]
     good = both[0].good & both[1].good
-    right, wrong = (pairs_of(_with_good(rows, good)) for rows in both)
+    right, wrong = (pairs_of(rows.flagged(good)) for rows in both)
     columns = np.column_stack([_columns(right), _columns(wrong)])
     results = {"none": bootstrapped(columns, _plain, resamples, seed)}
     if right.response is not None:
@@ -96,10 +96,6 @@ def model_errors(
 def model_errors_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows of `model_errors` as the table ``metrics/model_errors.csv``."""
     return pd.DataFrame(list(rows), columns=MODEL_ERRORS)
-
-
-def _with_good(rows: Joined, good: NDArray[np.bool_]) -> Joined:
-    return Joined(**{**vars(rows), "good": good})
 
 
 def _columns(pairs: Pairs) -> NDArray[np.float64]:

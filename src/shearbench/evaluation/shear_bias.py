@@ -43,7 +43,7 @@ from shearbench.evaluation.shear_pairs import (
     response_to_shear,
     shears,
 )
-from shearbench.evaluation.statistics import RESAMPLES, bootstrap_means, bootstrapped
+from shearbench.evaluation.statistics import RESAMPLES, bootstrapped
 
 SHEAR_BIAS = (
     "population noise estimator label kind seed calibration n_pairs n_failed "
@@ -77,10 +77,10 @@ def shear_bias(
     Returns
     -------
     list of dict
-        Two rows with the columns `SHEAR_BIAS`: without calibration (``calibration`` = none) and with it
-        (response). ``n_pairs`` is the number of base galaxies used. ``n_failed`` is the number of base
-        galaxies left out because one or more of their stamps is flagged; leaving out single stamps would be a
-        selection that depends on the shear.
+        Rows with the columns `SHEAR_BIAS`: without calibration (``calibration`` = none), with it (response)
+        and, of an estimator that measures its own response, one more (simulated). ``n_pairs`` is the number
+        of base galaxies used. ``n_failed`` is the number of base galaxies left out because one or more of
+        their stamps is flagged; leaving out single stamps would be a selection that depends on the shear.
 
         *none*: D is (ghat(+s) - ghat(-s)) / 2s averaged over rotations and galaxies, and D_true the same for
         the true observed shapes. Then R = D / D_true, m = R - 1 and c = <ghat - g_true>. D_true differs from
@@ -96,6 +96,10 @@ def shear_bias(
         gamma of an ensemble from <e> = R gamma, with the mean R of these columns (Sheldon & Huff 2017, ApJ
         841, 24). For it, m and c compare gamma with the applied shear, on all galaxies, and R1, R2 are the
         mean R11, R22.
+
+        *simulated*: such an estimator is calibrated as all others are, by the response that scenes drawn
+        under opposite shears with the same noise have. Its m and c are comparable with those of the others.
+        R1, R2 are that response.
 
         ``shape_noise`` and ``n_eff`` are those of the calibrated shear, so they are NaN without calibration.
         The shape noise is the scatter of an unsheared component over its response, shape and noise of the
@@ -117,10 +121,10 @@ def shear_bias(
         results.append(
             ("response", n, _estimate(own, lambda m: own_response_bias(m, pairs.shear), resamples, seed))
         )
-    else:
-        halves = halves_of(pairs, columns)
-        value, error = calibrated(halves, _calibrated_bias, resamples, seed)
-        results.append(("response", len(halves[1][0]), _named(value, error)))
+    halves = halves_of(pairs, columns)
+    value, error = calibrated(halves, _calibrated_bias, resamples, seed)
+    name = "response" if pairs.response is None else "simulated"
+    results.append((name, len(halves[1][0]), _named(value, error)))
     who = identity(estimates, label)
     noise = _shape_noise(pairs, float(rows.good.mean()), resamples, seed)
     return [
@@ -199,16 +203,14 @@ def own_response_bias(means: Means, shear: float) -> Means:
     return np.concatenate([response_to_shear(found, shear) - 1, found.mean(axis=-2), diagonal], axis=-1)
 
 
-def _shape_noise(pairs: Pairs, measured: float, resamples: int, seed: int) -> dict[str, float]:
-    """Return shape noise and effective number, with errors; `measured` is the fraction of stamps measured."""
+def noise_columns(pairs: Pairs) -> NDArray[np.float64]:
+    """Return squares of the estimates and of the true shapes, and the responses of both.
 
-    def statistic(means: Means) -> Means:
-        variance, true, response, expected = _parts(means)
-        noise = (variance / (response / expected) ** 2).mean(axis=-1)
-        return np.stack([np.sqrt(noise), measured * true.mean(axis=-1) / noise], axis=-1)
-
-    if len(pairs.estimate) < 2:
-        return dict.fromkeys(SHEAR_BIAS[-4:], np.nan)
+    Returns
+    -------
+    ndarray, shape (base, 8)
+        Each for both components.
+    """
     if pairs.response is None:
         shapes = (pairs.estimate.mean(axis=1), pairs.truth.mean(axis=1))
         response, expected = (response_to_shear(values, pairs.shear) for values in shapes)
@@ -216,10 +218,24 @@ def _shape_noise(pairs: Pairs, measured: float, resamples: int, seed: int) -> di
         response = np.diagonal(pairs.response.mean(axis=1), axis1=-2, axis2=-1)
         expected = np.ones_like(response)
     squares = [_unsheared(values**2) for values in (pairs.estimate, pairs.truth)]
-    columns = np.column_stack([*squares, response, expected])
-    drawn = statistic(bootstrap_means(columns, resamples, seed)).std(axis=0, ddof=1)
-    value = statistic(columns.mean(axis=0))
-    pairs_of_numbers = zip(value.tolist(), drawn.tolist())
+    return np.column_stack([*squares, response, expected])
+
+
+def noise_variance(means: Means) -> Means:
+    """Return the square (...) of the shape noise, mean of both components, of means of `noise_columns`."""
+    variance, _, response, expected = _parts(means)
+    return np.asarray((variance / (response / expected) ** 2).mean(axis=-1))
+
+
+def _shape_noise(pairs: Pairs, measured: float, resamples: int, seed: int) -> dict[str, float]:
+    """Return shape noise and effective number, with errors; `measured` is the fraction of stamps measured."""
+
+    def statistic(means: Means) -> Means:
+        noise, true = noise_variance(means), _parts(means)[1]
+        return np.stack([np.sqrt(noise), measured * true.mean(axis=-1) / noise], axis=-1)
+
+    value, error = bootstrapped(noise_columns(pairs), statistic, resamples, seed)
+    pairs_of_numbers = zip(value.tolist(), error.tolist())
     return dict(zip(SHEAR_BIAS[-4:], (number for pair in pairs_of_numbers for number in pair)))
 
 

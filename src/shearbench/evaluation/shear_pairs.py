@@ -24,7 +24,9 @@ class Pairs:
 
     `estimate` and `truth` are [base, rotation, member, component], `error` [base, rotation, member],
     `response` [base, member, row, column] (mean over rotations) or None; the members are
-    +s and -s in the first component, +s and -s in the second. `parameters` [base, k] are true parameters;
+    +s and -s in the first component, +s and -s in the second. `observed` [base, rotation, member] is what was
+    given to `pairs_of`, or None; `responses` [base, rotation, member, component] is the diagonal of the
+    response that the estimator measures for each stamp, or None. `parameters` [base, k] are true parameters;
     `shear` is s, the applied shear or the change of the PSF's shape.
     """
 
@@ -36,9 +38,15 @@ class Pairs:
     calibrates: NDArray[np.bool_]
     n_failed: int
     shear: float
+    observed: NDArray[np.float64] | None = None
+    responses: NDArray[np.float64] | None = None
 
 
-def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> Pairs:
+def pairs_of(
+    rows: Joined,
+    applied: tuple[str, str] = ("shear1", "shear2"),
+    observed: NDArray[np.float64] | None = None,
+) -> Pairs:
     """Return the base galaxies of a ``shear`` or ``leakage`` split without a flagged stamp.
 
     Parameters
@@ -48,6 +56,8 @@ def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> P
     applied : (str, str)
         The columns of the catalog with what is applied to each galaxy, plus and minus s in each component:
         the shear, or ``psf_shear1, psf_shear2`` of the split ``leakage``.
+    observed : ndarray, shape (n,), optional
+        A quantity of each row, to be arranged in the same way.
 
     Returns
     -------
@@ -95,7 +105,7 @@ def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> P
     def by_member(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return values[order].reshape(-1, rotations, 4, *values.shape[1:])[good]
 
-    response = None
+    response = responses = None
     names = [["R11", "R12"], ["R21", "R22"]]
     if {"R11", "R22"} <= set(rows.estimates):
         full = {"R12", "R21"} <= set(rows.estimates)
@@ -103,6 +113,7 @@ def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> P
         for i, j in ((0, 0), (1, 1), (0, 1), (1, 0)) if full else ((0, 0), (1, 1)):
             matrix[:, i, j] = rows.estimates[names[i][j]].to_numpy(float)
         response = by_member(matrix).mean(axis=1)
+        responses = np.diagonal(by_member(matrix), axis1=-2, axis2=-1)
     known = [catalog[name].to_numpy(float) for name in _PARAMETERS if name in catalog]
     known.append(catalog["e1"].to_numpy(float) ** 2 + catalog["e2"].to_numpy(float) ** 2)
     return Pairs(
@@ -115,6 +126,8 @@ def pairs_of(rows: Joined, applied: tuple[str, str] = ("shear1", "shear2")) -> P
         calibrates=(np.arange(len(good)) % 2 == 0)[good],
         n_failed=int((~good).sum()),
         shear=float(size[0]),
+        observed=None if observed is None else by_member(observed),
+        responses=responses,
     )
 
 

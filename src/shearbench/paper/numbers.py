@@ -52,6 +52,7 @@ _SURVEY = {
     "ShapeNoise": ("shape_noise", "shape_noise_err", "reduced shear"),
     "EffectiveNumber": ("n_eff", "n_eff_err", ""),
 }
+_PREFIXES = {"none": "Raw", "response": "Calibrated", "simulated": "Simulated"}
 _COST = {
     "Rate": ("stamps_per_second", None, "1/s"),
     "Seconds": ("seconds", None, "s"),
@@ -125,7 +126,7 @@ def collect_numbers(
         (combined_psf_leakage(psf_leakage), _LEAKAGE, "metrics/psf_leakage.csv"),
     ):
         for row in table.to_dict("records"):
-            prefix = "Raw" if row["calibration"] == "none" else "Calibrated"
+            prefix = _PREFIXES[row["calibration"]]
             keys = ("population", "estimator", "noise")
             found += _numbers(quantities, row, path, keys, prefix, {"calibration": row["calibration"]})
     for row in throughput.to_dict("records"):

@@ -25,6 +25,7 @@ _KEYS = ["population", "noise", "estimator", "label", "kind"]
 _BIASES = {name: f"{name}_err" for name in ("m1", "m2", "c1", "c2")}
 _LEAKAGE = {name: f"{name}_err" for name in ("alpha1", "alpha2")}
 _SURVEY = {name: f"{name}_err" for name in ("shape_noise", "n_eff")}
+_CALIBRATIONS = {"none": "raw", "response": "calibrated", "simulated": "simulated"}
 _SEEDS = (
     "Networks: mean over training seeds; the error is the scatter of the seeds over the square root of "
     "their number and the bootstrap error over galaxies, in quadrature."
@@ -124,13 +125,14 @@ def shear_bias_tex(shear_bias: pd.DataFrame) -> str:
             for row in level.to_dict("records"):
                 used = [str(int(row[name] / row["n_seeds"])) for name in ("n_pairs", "n_failed")]
                 survey = [number(row[name], row[error]) for name, error in _SURVEY.items()]
-                calibrated = "raw" if row["calibration"] == "none" else "calibrated"
+                calibrated = _CALIBRATIONS[row["calibration"]]
                 body.append([escape(row["label"]), calibrated, *_cells(_BIASES, row), *survey, *used])
         caption = (
             rf"Multiplicative bias $m$ and additive bias $c$ for \texttt{{{escape(population)}}}. Each "
             "galaxy is simulated under positive and negative shear in both components, with the same noise "
             "and in several orientations. Calibrated: divided by a response measured on other galaxies, or "
-            "by the response that the estimator measures itself. A galaxy is dropped if any of its "
+            "by the response that the estimator measures itself; simulated: such an estimator calibrated as "
+            "all others are. A galaxy is dropped if any of its "
             "measurements fails. Shape noise: scatter of a component of the calibrated shape of a galaxy, "
             r"noise included. $n_\mathrm{eff}$: effective number of galaxies relative to an estimator that "
             f"measures all true shapes. Errors: bootstrap over galaxies. {_SEEDS}"

@@ -15,7 +15,16 @@ from typing import Any, Concatenate, ParamSpec
 from shearbench.files.origin import Origin
 from shearbench.frameworks.options import NETWORKS, NetworkName
 from shearbench.jobs.provenance import code_digest, digest
-from shearbench.plan.run import CONTRASTIVE, FRAMEWORKS, INSIDE, MORPHOLOGY, OBSERVED, STUDY_FILES, Run
+from shearbench.plan.run import (
+    CONTRASTIVE,
+    FRAMEWORKS,
+    INSIDE,
+    JUDGED_SPLITS,
+    MORPHOLOGY,
+    OBSERVED,
+    STUDY_FILES,
+    Run,
+)
 from shearbench.simulation.populations import PAIRED, SPLITS
 
 P = ParamSpec("P")
@@ -24,8 +33,11 @@ MADE_BY = {
     "accuracy.csv": "evaluate_accuracy",
     "shear_bias.csv": "evaluate_shear_bias",
     "shear_bias_bins.csv": "evaluate_shear_bias",
+    "selection.csv": "evaluate_shear_bias",
+    "shape_noise.csv": "evaluate_shear_bias",
     "psf_leakage.csv": "evaluate_psf_leakage",
     "model_errors.csv": "evaluate_model_errors",
+    "judged.csv": "evaluate_judged",
     "bayes_floor.csv": "evaluate_bayes_floor",
     "residuals.parquet": "evaluate_residuals",
     "trends.csv": "evaluate_residuals",
@@ -219,6 +231,27 @@ class Digests:
         )
 
     @_once
+    def judge(self, trained: str, population: str, split: str, variant: str, seed: int) -> str:
+        """Return the digest of the estimates of a network on another population than it was trained on."""
+        return digest(
+            self.train(trained, variant),
+            seed,
+            self.simulate_stamps(population, split),
+            self.run.config.seed,
+            self.code("predict", self.run.variants[variant].make().modules()),
+        )
+
+    def judge_all(self, trained: str, population: str, networks: Sequence[tuple[str, int]]) -> str:
+        """Return the digest of those estimates of several networks."""
+        return digest(
+            [
+                self.judge(trained, population, split, *network)
+                for split in JUDGED_SPLITS
+                for network in networks
+            ]
+        )
+
+    @_once
     def measure_model_errors(self, population: str, noise: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator that is told wrong PSFs and noise levels."""
         return digest(
@@ -379,6 +412,23 @@ class Digests:
             self.estimates("leakage"),
             self.run.config.bootstrap,
             self.code("evaluate_psf_leakage"),
+        )
+
+    @_once
+    def evaluate_judged(self) -> str:
+        """Return the digest of how networks do on other populations than they were trained on."""
+        run = self.run
+        return digest(
+            self.estimates("test"),
+            self.evaluate_shear_bias(),
+            [
+                self.judge_all(
+                    *pair, [(variant, seed) for variant in run.networks for seed in run.config.seeds]
+                )
+                for pair in run.judged
+            ],
+            run.config.bootstrap,
+            self.code("evaluate_judged"),
         )
 
     @_once
@@ -762,6 +812,14 @@ class Digests:
             case ["estimates", population, split, noise, _] if suffix == "parquet":
                 if self._has(population, split) and noise in self.run.sigma:
                     return self._origin_of_estimates(population, split, noise, stem)
+            case ["judged", trained, population, split, noise, _] if suffix == "parquet":
+                variant, _, seed = stem.rpartition(".seed")
+                known = (trained, population) in self.run.judged and split in JUDGED_SPLITS
+                network = (trained, variant, int(seed)) if seed.isdecimal() else None
+                if known and noise in self.run.noise["shear"] and network in self.run.models:
+                    which = {"trained": trained, "population": population, "split": split, "noise": noise}
+                    depends = self.judge(trained, population, split, variant, int(seed))
+                    return Origin("judge", depends, {**which, "estimator": variant, "seed": int(seed)})
             case ["model_errors", population, noise, told, _] if suffix == "parquet":
                 if self._has(population) and noise in self.run.misjudged_noise and told in self.run.misjudged:
                     return self._origin_of_model_errors(population, noise, told, stem)
@@ -864,9 +922,9 @@ class Digests:
         parts = {"content", "table", "noise" if origin.rule == "predict_study" else ""}
         if origin.rule in ("train_framework", "measure_checkpoint"):
             parts |= {"split", "noise"}
-        if origin.rule in ("predict", "predict_shear", "predict_model_errors"):
+        if origin.rule in ("predict", "predict_shear", "predict_model_errors", "judge"):
             parts |= {"seed", "noise"}
-        if origin.rule in ("measure_shear", "predict_shear"):
+        if origin.rule in ("measure_shear", "predict_shear", "judge"):
             parts |= {"split"}
         if origin.rule in ("measure_model_errors", "predict_model_errors"):
             parts |= {"told"}

@@ -60,6 +60,8 @@ SECTIONS = ("morphology", "frameworks")
 """The sections of a configuration whose figures are drawn only if a run has them."""
 TABULATED = ("accuracy", "shear_bias", "psf_leakage", "throughput", "networks")
 """The metrics from which the tables and numbers of a paper are made."""
+JUDGED_SPLITS = ("test", "shear")
+"""The splits of another population that networks are judged on."""
 INSIDE_STUDY = tuple(kind for kind in INSIDE_KINDS if kind != "attention")
 """What is measured inside the networks of a study; attention, which has maps, has a rule of its own."""
 STUDY_FILES = {
@@ -300,6 +302,16 @@ class Run:
         # The galaxies of an observed catalogue have no known density, so there is no prior.
         populations = self.config.populations.items()
         return [name for name, options in populations if options.has_density]
+
+    @cached_property
+    def reference(self) -> str | None:
+        """The estimator whose shape noise all others are compared with: the first by FPFS, or none."""
+        return next((name for name in self.estimators if self.kind_of(name) == "anacal"), None)
+
+    @cached_property
+    def judged(self) -> list[tuple[str, str]]:
+        """The populations that networks are trained on, each with another one that they are judged on."""
+        return [(one, other) for other in self.config.judge_on for one in self.populations if one != other]
 
     @cached_property
     def misjudged(self) -> dict[str, float]:
@@ -674,6 +686,25 @@ class Run:
             for path in self.estimates_of(population, split, noise)
         ]
 
+    def judged_estimates(
+        self, trained: str, population: str, networks: Iterable[tuple[str, int]], split: str
+    ) -> list[str]:
+        """Return the files of estimates of a split of another population than networks were trained on."""
+        return [
+            f"{self.folder}/judged/{trained}/{population}/{split}/{noise}/{variant}.seed{seed}.parquet"
+            for variant, seed in networks
+            for noise in self.noise["shear"]
+        ]
+
+    def all_judged_estimates(self, split: str) -> list[str]:
+        """Return them for all networks of the run."""
+        return [
+            path
+            for trained, population in self.judged
+            for variant in self.networks
+            for path in self.judged_estimates(trained, population, self.of_all_seeds(variant), split)
+        ]
+
     def misjudged_estimates(self, population: str, noise: str, name: str) -> list[str]:
         """Return the files of estimates with a wrong PSF or noise level, in the order of the errors."""
         folder = f"{self.folder}/model_errors/{population}/{noise}"
@@ -791,6 +822,7 @@ class Run:
             *([] if self.examined else ["inside_maps.h5", *(f"inside_{name}.csv" for name in INSIDE)]),
             *([] if self.observations else OBSERVED),
             *([] if self.misjudged else ["model_errors.csv"]),
+            *([] if self.judged else ["judged.csv"]),
         }
         found = {}
         for name, entry in self.entries.items():

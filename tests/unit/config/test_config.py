@@ -88,6 +88,8 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
             ["model_errors.noise_levels", "0.0001", "shear_test.noise_levels"],
         ),
         ({"model_errors": {"galaxies": 501}}, ["model_errors.galaxies", "501", "500 of galaxies.shear"]),
+        ({"judge_on": ["exp_gaus"]}, ["judge_on", "'exp_gaus'", "did you mean 'exp_gauss'?"]),
+        ({"judge_on": ["exp_gauss"]}, ["judge_on", "two or more populations"]),
         ({"galaxies/test": "many"}, ["galaxies.test", "'many'"]),
         ({"galaxies/test": 0}, ["galaxies.test", "0"]),
         ({"galaxies/test": True}, ["galaxies.test", "true"]),

@@ -39,11 +39,13 @@ from shearbench.figures import (
     efficiency,
     gallery,
     gradient_flow,
+    judged,
     looks,
     model_errors,
     position_codes,
     psf_leakage,
     residuals,
+    selection,
     shear_bias,
     shear_bias_bins,
     shifts,
@@ -267,6 +269,28 @@ def model_errors_table(noise: tuple[float, ...] = (1e-5, 1e-3, 1e-2)) -> pd.Data
     return pd.concat(parts, ignore_index=True).rename(columns={name: f"d{name}" for name in changed})
 
 
+def judged_table() -> pd.DataFrame:
+    table = shear_table(noise=(1e-5, 1e-3))
+    table = table[(table["kind"] == "network") & (table["calibration"] == "response")]
+    parts = [
+        table.assign(
+            trained_on=trained, population=population, rmse_over_crb=1.0 + 9 * (trained != population)
+        )
+        for population in ("exp_gauss", "sersic")
+        for trained in ("exp_gauss", "sersic", "faint")
+    ]
+    return pd.concat(parts, ignore_index=True).assign(rmse_over_crb_err=0.1, n=100, out_of_distribution=1)
+
+
+def selection_rows() -> pd.DataFrame:
+    table = shear_table()
+    parts = [
+        table.assign(quantity=quantity, calibration=table["calibration"].replace("none", "selection"))
+        for quantity in ("none", "s2n", "size", "flux", "error")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def training_table(populations: tuple[str, ...] = ("exp_gauss",), epochs: int = 30) -> pd.DataFrame:
     rng = np.random.default_rng(2)
     rows = []
@@ -451,6 +475,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "shear_bias": lambda: shear_bias.draw(shear_table(), "exp_gauss"),
     "psf_leakage": lambda: psf_leakage.draw(leakage_table(), "exp_gauss"),
     "model_errors": lambda: model_errors.draw(model_errors_table(), "exp_gauss"),
+    "judged": lambda: judged.draw(judged_table()),
+    "selection": lambda: selection.draw(selection_rows(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
     "gallery": lambda: gallery.draw_gallery(gallery_of()),
     "cost": lambda: cost.draw(accuracy_table()),
@@ -535,6 +561,8 @@ def test_says_what_it_shows(name: str) -> None:
             "noise 10% lower",
             r"$\Delta m$",
         ],
+        "selection": [*estimators, "response of shapes $m$", "quantity that is cut", r"$\sigma$ = $10^{-3}$"],
+        "judged": ["trained on", "judged on", "10 $m$ = "],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
@@ -565,9 +593,7 @@ def test_says_what_it_shows(name: str) -> None:
     }
     for text in expected[name]:
         assert text in found, text
-    bare = (
-        "truth residuals training gallery attention_maps position_codes step_cost activation_curves".split()
-    )
+    bare = "truth residuals training gallery judged attention_maps position_codes step_cost activation_curves".split()
     if name not in bare:
         lengths = error_bars(figure)
         assert lengths
@@ -697,6 +723,8 @@ def test_bad_luck_is_drawn(case: str) -> None:
         shear_bias.draw(bad(shear_table()), "exp_gauss"),
         psf_leakage.draw(bad(leakage_table()), "exp_gauss"),
         model_errors.draw(bad(model_errors_table()), "exp_gauss"),
+        judged.draw(bad(judged_table())),
+        selection.draw(bad(selection_rows()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
         study.draw(*map(bad, study_tables(seeds=1)), question=QUESTION, axis_label="$ 5 $"),
         *(module.draw(bad(inside_tables()[kind]), QUESTION, "$ 5 $") for kind, module in INSIDE.items()),
@@ -933,6 +961,8 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         ("bias", shear_table()),
         ("leakage", leakage_table()),
         ("told", model_errors_table()),
+        ("judged", judged_table()),
+        ("selected", selection_rows()),
     ):
         table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")
         table.to_csv(tmp_path / "table.csv", index=False)
@@ -947,6 +977,8 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         shear_bias.draw(read["bias"], "exp_gauss"),
         psf_leakage.draw(read["leakage"], "exp_gauss"),
         model_errors.draw(read["told"], "exp_gauss"),
+        judged.draw(read["judged"]),
+        selection.draw(read["selected"], "exp_gauss"),
         shear_bias_bins.draw(bins, "exp_gauss"),
     ):
         drawn(figure)

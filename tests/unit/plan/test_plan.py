@@ -618,6 +618,25 @@ def test_files_of_users_stamps_have_an_origin():
         assert digests.origin(f"results/tiny/{path}") is None
 
 
+def test_networks_are_judged_on_other_populations_only_where_the_run_asks_for_it():
+    assert "judged" not in TINY_RUN.run.figures
+    digests = digests_of({"populations": {"small": SMALL}, "judge_on": ["small"], "seeds": [1, 2]})
+    run = digests.run
+    assert run.judged == [("exp_gauss", "small")]
+    assert run.figures["judged"].files("png") == ["results/tiny/figures/judged.png"]
+    paths = run.all_judged_estimates("test") + run.all_judged_estimates("shear")
+    assert len(paths) == 2 * len(run.noise["shear"]) * len(run.networks) * 2
+    origins = [digests.origin(path) for path in paths]
+    assert {(o.rule, o.names["trained"], o.names["population"]) for o in origins} == {
+        ("judge", "exp_gauss", "small")
+    }
+    assert len({str(origin) for origin in origins}) == len(paths)
+    # One job for both splits, all seeds and noise levels of a network.
+    assert len({digests.job(origin) for origin in origins}) == len(run.networks)
+    assert digests.origin(paths[0].replace("judged/exp_gauss/small", "judged/small/exp_gauss")) is None
+    assert digests.metrics("judged.csv") == digests.evaluate_judged()
+
+
 def test_wrong_psfs_and_noise_levels_are_told_only_where_the_run_asks_for_it():
     assert "model_errors" not in TINY_RUN.run.figures
     digests = digests_of({"model_errors": {"galaxies": 6}, "seeds": [1, 2]})

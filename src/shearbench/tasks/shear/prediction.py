@@ -26,6 +26,7 @@ def predict(
     batch: int | None = None,
     threads: int = 1,
     device: torch.device | None = None,
+    elsewhere: bool = False,
 ) -> tuple[Shapes, float]:
     """Measure all stamps of a split at one noise level.
 
@@ -43,6 +44,10 @@ def predict(
         Number of CPU threads.
     device : torch.device, optional
         By default a GPU if one is visible, else the CPU.
+    elsewhere : bool
+        Allow stamps of another population than the network was trained on. A network that was trained with
+        the PSF of each galaxy gets that of each stamp; one that was trained with a single PSF is not told
+        another one, but for its forward model.
 
     Returns
     -------
@@ -56,9 +61,10 @@ def predict(
     Raises
     ------
     ContractError
-        The network was trained on stamps of another size, pixel scale or population.
+        The network was trained on stamps of another size or pixel scale, or of another population and
+        `elsewhere` is false.
     """
-    _check(model, stamps)
+    _check(model, stamps, elsewhere)
     if model.about["diverged"]:
         return Shapes.failed(len(stamps), Flag.DIVERGED), 0.0
     device = pick_device() if device is None else device
@@ -81,6 +87,8 @@ def _measure(
     model: TrainedNetwork, batch: StampBatch, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images, psf = torch.from_numpy(batch.images).to(device), torch.from_numpy(batch.psf).to(device)
+    if model.network.per_galaxy_psf and psf.ndim == 2:
+        psf = psf.expand(len(images), -1, -1)
     # A sum is finite if and only if all its terms are.
     good = torch.isfinite(images.sum((1, 2)) + psf.sum((-2, -1)))
     if not good.all():
@@ -97,7 +105,7 @@ def _measure(
     return g, error.double().cpu().numpy(), flag
 
 
-def _check(model: TrainedNetwork, stamps: StampSet) -> None:
+def _check(model: TrainedNetwork, stamps: StampSet, elsewhere: bool) -> None:
     # A network trained with one PSF measures the stamps with other PSFs too, as a user of it would: what it
     # does then is the leakage. If it has a forward model, this gets the PSF of each stamp.
     leakage = stamps.split == "leakage" and not model.about["per_galaxy_psf"]
@@ -107,6 +115,8 @@ def _check(model: TrainedNetwork, stamps: StampSet) -> None:
         "pixel_scale": model.about["pixel_scale"],
         "constant_psf": not model.about["per_galaxy_psf"] and not leakage,
     }
+    if elsewhere:
+        expected = {field: expected[field] for field in ("shape", "pixel_scale")}
     for field, value in expected.items():
         found = getattr(stamps, field)
         if found != value:
