@@ -10,6 +10,7 @@ from shearbench.jobs.job import logged
 from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.data import Splits
 from shearbench.tasks.shear.model_file import fingerprint_of, save_model
+from shearbench.tasks.shear.pretraining import encoder_weights
 from shearbench.tasks.shear.train import train
 from shearbench.training.task import Job
 from shearbench.training.tracking import Tracking
@@ -49,7 +50,10 @@ with logged(snakemake.log[0]):
             continue
         checkpoint, fingerprint = Path(training["checkpoint"]), origins[model_path].depends
         together = resources.together
-        others = untrained(training, model_path, fingerprint) if together > 1 else []
+        encoder = training["encoder"]
+        weights = None if encoder is None else encoder_weights(encoder, origins[encoder])
+        # Seeds that start from encoders of their own are trained alone.
+        others = untrained(training, model_path, fingerprint) if together > 1 and weights is None else []
         job = Job(
             seed=seed,
             checkpoint=checkpoint,
@@ -62,6 +66,6 @@ with logged(snakemake.log[0]):
             may_diverge=training["may_diverge"],
             tracking=Tracking(**training["tracking"]),
         )
-        model, history = train(splits, Variant(**training["variant"]), population, name, job)
+        model, history = train(splits, Variant(**training["variant"]), population, name, job, weights)
         write_csv(history_path, history, origins[history_path])
         save_model(model_path, model, origins[model_path])

@@ -197,6 +197,7 @@ wildcard_constraints:
     variant=any_of(RUN.variants),
     seed=r"\d+",
     chunk=r"\d+",
+    encoder=any_of([*CONFIG.encoders, *dict(RUN.image_encoders)]),
     study=any_of(STUDIES),
     observation=any_of(RUN.observations),
     measurer=any_of(RUN.measurer_files),

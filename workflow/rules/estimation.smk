@@ -52,12 +52,42 @@ use rule measure as measure_shear with:
         depends=lambda w: DIGESTS.measure_shear(w.population, w.noise, w.estimator),
 
 
+rule pretrain:
+    input:
+        train=RUN.stamps_of("train"),
+        validation=RUN.stamps_of("validation"),
+    output:
+        model=f"{FOLDER}/encoders/models/{{population}}/{{encoder}}/seed{{seed}}/model.pt",
+        history=f"{FOLDER}/encoders/models/{{population}}/{{encoder}}/seed{{seed}}/history.csv",
+    log:
+        f"{FOLDER}/logs/pretrain/{{population}}/{{encoder}}/seed{{seed}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/pretrain/{{population}}/{{encoder}}/seed{{seed}}.tsv"
+    priority: 10
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: attempt * memory_of_training(),
+    params:
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        encoder=lambda w: untracked(CONFIG.encoders[w.encoder].model_dump(mode="json")),
+        # Not an output, because Snakemake deletes outputs before every attempt.
+        checkpoint=f"{FOLDER}/encoders/checkpoints/{{population}}/{{encoder}}/seed{{seed}}.pt",
+        tracking=lambda w: untracked(RUN.tracking(f"{w.population}/{w.encoder}")),
+        depends=lambda w: DIGESTS.pretrain(w.population, w.encoder),
+    script:
+        "../../scripts/pretrain.py"
+
+
 rule train:
     input:
         train=RUN.stamps_of("train"),
         validation=RUN.stamps_of("validation"),
         train_catalog=f"{FOLDER}/catalogs/{{population}}/train.parquet",
         validation_catalog=f"{FOLDER}/catalogs/{{population}}/validation.parquet",
+        encoders=lambda w: RUN.encoders_of(w.population, [(w.variant, int(w.seed))]),
     output:
         # Lists, as in the rules that train several networks.
         model=[f"{FOLDER}/models/{{population}}/{{variant}}/seed{{seed}}/model.pt"],
@@ -105,6 +135,7 @@ for number, (batch, (population, networks)) in enumerate(RUN.batches.items()):
             validation=RUN.stamps_of("validation", population),
             train_catalog=f"{FOLDER}/catalogs/{population}/train.parquet",
             validation_catalog=f"{FOLDER}/catalogs/{population}/validation.parquet",
+            encoders=RUN.encoders_of(population, networks),
         output:
             # Not deleted before the job: the script makes those that are missing or changed.
             model=[update(RUN.model_of(population, *network)) for network in networks],

@@ -106,10 +106,7 @@ if CONFIG.morphology is not None:
         script:
             "../../scripts/evaluate_morphology.py"
 
-    if RUN.encoders:
-
-        wildcard_constraints:
-            encoder=any_of(CONFIG.morphology.contrastive.encoders),
+    if RUN.image_encoders:
 
         rule pretrain_encoder:
             input:
@@ -131,7 +128,7 @@ if CONFIG.morphology is not None:
                 origins=origins,
                 images=untracked(RUN.images_with_classes),
                 encoder=lambda w: untracked(
-                    RUN.encoder(w.encoder).model_dump(mode="json")
+                    RUN.image_encoder(w.encoder).model_dump(mode="json")
                 ),
                 # Not an output, because Snakemake deletes outputs before every attempt.
                 checkpoint=f"{FOLDER}/morphology/encoders/checkpoints/{{encoder}}/seed{{seed}}.pt",
@@ -197,7 +194,7 @@ if CONFIG.morphology is not None:
                 ENVIRONMENT
             params:
                 origins=origins,
-                encoders=untracked(RUN.encoders),
+                encoders=untracked(RUN.image_encoders),
                 classes=untracked(list(CONFIG.morphology.images.classes)),
                 depends=DIGESTS.evaluate_contrastive(),
             script:
@@ -206,7 +203,9 @@ if CONFIG.morphology is not None:
     rule table_morphology:
         input:
             summary=rules.evaluate_morphology.output.summary,
-            labels=rules.evaluate_contrastive.output.labels if RUN.encoders else [],
+            labels=(
+                rules.evaluate_contrastive.output.labels if RUN.image_encoders else []
+            ),
         output:
             **RUN.tables_of_morphology,
         log:

@@ -24,9 +24,10 @@ from shearbench.options import (
 )
 from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
 from shearbench.simulation.populations import Population
+from shearbench.tasks.contrastive.options import StampEncoder, StampRecipe
 from shearbench.tasks.morphology.options import resolve_morphology
 from shearbench.training.recipe import Recipe
-from shearbench.training.variants import Variant, architecture_for, resolve_variant
+from shearbench.training.variants import Variant, architecture_for, resolve_networks, resolve_variant
 
 DEFAULT = "config/config.yaml"
 """The file that every run reads first, relative to the folder in which the run is started."""
@@ -83,7 +84,9 @@ def resolve(given: Mapping[str, Any]) -> Config:
         name: resolve_variant(name, entry, training) for name, entry in variants.items() if entry is not None
     }
     given["morphology"] = resolve_morphology(given.get("morphology"))
+    given["encoders"] = resolve_networks(given, "encoders", StampEncoder, StampRecipe)
     config = validated(Config, given, ())
+    check_encoders(config)
     check_variants({f"variants.{name}": one for name, one in config.variants.items()}, config)
     config._left_out = {section: names for section, names in left_out.items() if names}
     return config
@@ -190,8 +193,46 @@ def check_variants(
             try:
                 options = config.populations[population]
                 architecture_for(where, variant, options, (size, size), config.galaxies.train)
+                _check_start(where, variant, config)
             except ConfigError as error:
                 problems[str(error)] = None  # one line if the fault is the same for several populations
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _check_start(where: str, variant: Variant, config: Config) -> None:
+    """Check that the encoder from which a network starts exists, and has its architecture."""
+    name = variant.training.start_from
+    if name is None:
+        return
+    at = f"{where}: training.start_from"
+    if name not in config.encoders:
+        known = ", ".join(config.encoders) or "none"
+        raise ConfigError(
+            f"{at}: there is no encoder '{name}'{nearest(name, config.encoders)}; the section encoders has "
+            f"{known}"
+        )
+    if (reason := config.encoders[name].unlike(variant)) is not None:
+        raise ConfigError(f"{at}: the encoder '{name}' {reason}; give both the same")
+
+
+def check_encoders(config: Config) -> None:
+    """Check that the encoders of stamps can be trained.
+
+    Raises
+    ------
+    ConfigError
+        One line for each that cannot.
+    """
+    size, problems = config.stamps.size_pixels, []
+    for name, encoder in config.encoders.items():
+        reason = (
+            encoder.objection()
+            or encoder.make().objection((size, size))
+            or encoder.training.objection(config.galaxies.train)
+        )
+        if reason is not None:
+            problems.append(f"encoders.{name}: {reason}")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -22,6 +22,7 @@ from shearbench.options import (
 )
 from shearbench.simulation.populations import PRESETS as POPULATION_PRESETS
 from shearbench.simulation.populations import SPLITS, Population, stamp_count
+from shearbench.tasks.contrastive.options import StampEncoder
 from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.recipe import Recipe
 from shearbench.training.tracking import Tracker
@@ -243,6 +244,12 @@ class Config(Options):
         (),
         description="populations of the run on which networks trained on each other population are judged "
         "too, at the noise levels of `shear_test`; the results are labelled as out of distribution",
+    )
+    encoders: dict[Name, StampEncoder] = Field(
+        default_factory=dict,
+        description="encoders that are trained on the training stamps without labels, by contrast: presets "
+        "of networks, or new names with a `base`; `training.start_from` names one. Their options of the "
+        "training are below",
     )
     observations: dict[Name, Observation] = Field(
         default_factory=dict,

@@ -180,12 +180,25 @@ class Digests:
     def train(self, population: str, variant: str) -> str:
         """Return the digest of a trained network without its seed; a checkpoint with another is not used."""
         chosen = self.run.variants[variant]
+        encoder = chosen.training.start_from
         return digest(
             self.simulate_stamps(population, "train"),
             self.simulate_stamps(population, "validation"),
             chosen.model_dump(mode="json"),
             self.run.config.seed,
+            None if encoder is None else self.pretrain(population, encoder),
             self.code("train", chosen.make().modules()),
+        )
+
+    @_once
+    def pretrain(self, population: str, encoder: str) -> str:
+        """Return the digest of an encoder of stamps without its seed."""
+        chosen = self.run.config.encoders[encoder]
+        return digest(
+            self.simulate_stamps(population, "train"),
+            self.simulate_stamps(population, "validation"),
+            chosen.model_dump(mode="json"),
+            self.code("pretrain", chosen.make().modules()),
         )
 
     @_once
@@ -611,7 +624,7 @@ class Digests:
     @_once
     def pretrain_encoder(self, encoder: str) -> str:
         """Return the digest of an encoder of images without its seed."""
-        chosen = self.run.encoder(encoder)
+        chosen = self.run.image_encoder(encoder)
         return digest(
             self.simulate_morphology(),
             self.run.images_with_classes,
@@ -627,20 +640,20 @@ class Digests:
             self.pretrain_encoder(encoder),
             seed,
             section and section.model_dump(mode="json", include={"labels", "neighbours", "fine_tuning"}),
-            self.code("compare_labels", self.run.encoder(encoder).make().modules()),
+            self.code("compare_labels", self.run.image_encoder(encoder).make().modules()),
         )
 
     @_once
     def evaluate_contrastive(self) -> str:
         """Return the digest of the tables of all encoders."""
-        found = [self.compare_labels(*encoder) for encoder in self.run.encoders]
+        found = [self.compare_labels(*encoder) for encoder in self.run.image_encoders]
         return digest(found, self.code("evaluate_contrastive"))
 
     def table_morphology(self) -> str:
         """Return the digest of the LaTeX tables of the classifiers and of the encoders."""
         return digest(
             self.evaluate_morphology(),
-            self.evaluate_contrastive() if self.run.encoders else None,
+            self.evaluate_contrastive() if self.run.image_encoders else None,
             self.code("table_morphology"),
         )
 
@@ -828,6 +841,11 @@ class Digests:
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
                     which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
                     return Origin("train", self.train(population, variant), which)
+            case ["encoders", "models", population, encoder, folder, "model.pt" | "history.csv"]:
+                seed = folder.removeprefix("seed")
+                if self._has(population) and encoder in self.run.config.encoders and seed.isdecimal():
+                    which = {"population": population, "encoder": encoder, "seed": int(seed), "content": stem}
+                    return Origin("pretrain", self.pretrain(population, encoder), which)
             case ["inside", population, variant, folder, _] if stem in INSIDE or name == "maps.h5":
                 seed = folder.removeprefix("seed")
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
@@ -848,12 +866,12 @@ class Digests:
                     return Origin("classify", self.classify(classifier, int(seed)), which)
             case ["morphology", "encoders", "models", encoder, folder, "model.pt" | "history.csv"]:
                 seed = folder.removeprefix("seed")
-                if seed.isdecimal() and (encoder, int(seed)) in self.run.encoders:
+                if seed.isdecimal() and (encoder, int(seed)) in self.run.image_encoders:
                     which = {"encoder": encoder, "seed": int(seed), "content": stem}
                     return Origin("pretrain_encoder", self.pretrain_encoder(encoder), which)
             case ["morphology", "encoders", "labels", encoder, folder, _] if folder.startswith("seed"):
                 seed = folder.removeprefix("seed")
-                if seed.isdecimal() and (encoder, int(seed)) in self.run.encoders:
+                if seed.isdecimal() and (encoder, int(seed)) in self.run.image_encoders:
                     which = {"encoder": encoder, "seed": int(seed), "content": stem}
                     return Origin("compare_labels", self.compare_labels(encoder, int(seed)), which)
             case ["frameworks", population, _] if suffix in ("csv", "h5") and self._has(population):

@@ -21,6 +21,7 @@ FOLDERS = (
     "bounds",
     "estimates",
     "models",
+    "encoders",
     "metrics",
     "tables",
     "paper",

@@ -390,7 +390,8 @@ class Run:
             ``name``, ``seed`` and ``variant`` (its options); ``seeds``, all seeds of the variant;
             ``values``, the values of studies that need it (`values_of`); ``checkpoint`` and
             ``gpu_use_path``, paths; ``may_diverge``, whether that is a result and not an error, as it is in
-            a study; ``tracking``, where its curves are written.
+            a study; ``tracking``, where its curves are written; ``encoder``, path of the model file that
+            the network starts from, or None.
         """
         place = f"{population}/{variant}/seed{seed}"
         return {
@@ -404,12 +405,25 @@ class Run:
             "gpu_use_path": f"{self.folder}/benchmarks/train/{place}.gpu.csv",
             "may_diverge": seed not in self.networks.get(variant, []),
             "tracking": self.tracking(f"{population}/{variant}"),
+            "encoder": self.encoder_of(population, variant, seed),
         }
 
     def tracking(self, name: str) -> dict[str, Any]:
         """Return where the curves of a training are written, as plain values of a `Tracking`."""
         folder = f"{self.folder}/tracking"
         return {"tracker": self.config.tracking, "folder": folder, "run": self.config.run, "name": name}
+
+    def encoder_of(self, population: str, variant: str, seed: int) -> str | None:
+        """Return the model file of the encoder that a network starts from, of the same seed, or None."""
+        name = self.variants[variant].training.start_from
+        return (
+            None if name is None else f"{self.folder}/encoders/models/{population}/{name}/seed{seed}/model.pt"
+        )
+
+    def encoders_of(self, population: str, networks: Iterable[tuple[str, int]]) -> list[str]:
+        """Return the model files of the encoders that networks start from, each a variant and a seed."""
+        found = [self.encoder_of(population, variant, seed) for variant, seed in networks]
+        return list(dict.fromkeys(path for path in found if path is not None))
 
     # Morphology
 
@@ -437,14 +451,14 @@ class Run:
         ]
 
     @cached_property
-    def encoders(self) -> list[tuple[str, int]]:
+    def image_encoders(self) -> list[tuple[str, int]]:
         """The encoders that are trained on images without labels, as (encoder, seed)."""
         section = self.morphology.contrastive
         return (
             [] if section is None else [(name, seed) for name in section.encoders for seed in section.seeds]
         )
 
-    def encoder(self, name: str) -> ImageEncoder:
+    def image_encoder(self, name: str) -> ImageEncoder:
         """Return an encoder of images with all its options."""
         section = self.morphology.contrastive
         assert section is not None
@@ -454,7 +468,7 @@ class Run:
         """Return a path in the folder ``morphology/encoders`` for each encoder, from its name and seed."""
         return [
             f"{self.folder}/morphology/encoders/{pattern.format(encoder=encoder, seed=seed)}"
-            for encoder, seed in self.encoders
+            for encoder, seed in self.image_encoders
         ]
 
     @cached_property
@@ -481,7 +495,7 @@ class Run:
         """The LaTeX tables of the classification by morphology, by name; empty if the run has none."""
         if self.config.morphology is None:
             return {}
-        tables = {"summary": "morphology", **({"labels": "morphology_labels"} if self.encoders else {})}
+        tables = {"summary": "morphology", **({"labels": "morphology_labels"} if self.image_encoders else {})}
         return {name: f"{self.folder}/tables/{stem}.tex" for name, stem in tables.items()}
 
     @cached_property
@@ -515,7 +529,7 @@ class Run:
         """The files in ``metrics/`` that the classification by morphology makes."""
         if self.config.morphology is None:
             return ()
-        return (*MORPHOLOGY, *(CONTRASTIVE if self.encoders else ()))
+        return (*MORPHOLOGY, *(CONTRASTIVE if self.image_encoders else ()))
 
     # Frameworks
 

@@ -6,6 +6,7 @@ They are the JSON schema of the configuration, and the parts of the `PAGES` betw
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
@@ -25,7 +26,8 @@ from shearbench.frameworks.options import Frameworks
 from shearbench.networks import architecture_kinds
 from shearbench.simulation.populations import PRESETS
 from shearbench.studies import Study
-from shearbench.tasks.morphology.options import Morphology
+from shearbench.tasks.contrastive.options import ContrastiveRecipe, StampRecipe
+from shearbench.tasks.morphology.options import Contrastive, ImageRecipe, Morphology
 from shearbench.tools.structure import diagram
 from shearbench.training.variants import variant_presets
 
@@ -75,6 +77,19 @@ def _options(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, st
         yield key, shown, meaning + (f"; one of {', '.join(f'`{c}`' for c in allowed)}" if allowed else "")
 
 
+def _own(recipe: type[ContrastiveRecipe], prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (key, default, meaning) of the options of an encoder's training that differ from `Recipe`'s."""
+    classes = [cls for cls in recipe.__mro__ if issubclass(cls, ContrastiveRecipe)]
+    own = {name for cls in classes for name in inspect.get_annotations(cls)}
+    return (option for option in _options(recipe, prefix) if option[0].removeprefix(prefix) in own)
+
+
+def _of_contrast(prefix: str) -> Iterator[tuple[str, str, str]]:
+    inner = tuple(f"{prefix}{name}." for name in ("training", "fine_tuning"))
+    yield from (option for option in _options(Contrastive, prefix) if not option[0].startswith(inner))
+    yield from _own(ImageRecipe, inner[0])
+
+
 def _choices(annotation: Any) -> list[Any]:
     if typing.get_origin(annotation) is typing.Literal:
         return list(typing.get_args(annotation))
@@ -101,6 +116,12 @@ def _sections() -> str:
         + _table(_options(Observation))
         + "\n### `morphology`\n\n"
         + _table(_options(Morphology, "morphology."))
+        + "\n### `morphology.contrastive`\n\n"
+        + "`training` has the options of `training` that apply, with these further or other ones; "
+        + "`fine_tuning` those of `morphology.training`.\n\n"
+        + _table(_of_contrast("morphology.contrastive."))
+        + "\n### `encoders.<name>.training`\n\nThe options of `training` that apply, and:\n\n"
+        + _table(_own(StampRecipe))
         + "\n### `frameworks`\n\n"
         + _table(_options(Frameworks, "frameworks."))
     )

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from shearbench.options import Distinct, Options, Sigma, shown
+from shearbench.options import Distinct, Name, Options, Sigma, shown
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Stamps = Annotated[int, Field(ge=1, le=10**9)]
@@ -177,6 +177,11 @@ class Recipe(Options):
         False,
         description="Compile the network for training steps with torch.compile, which needs Triton on a GPU "
         "and a C++ compiler on a CPU.",
+    )
+    start_from: Name | None = Field(
+        None,
+        description="Encoder of the section `encoders`, trained without labels on the training stamps, from "
+        "whose weights the network starts, except those of its last layer; null: random weights.",
     )
     patience: Epochs | None = Field(
         None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from shearbench.errors import ConfigError, nearest
 from shearbench.jobs.provenance import digest
 from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
-from shearbench.options import Options, library, merge, validated
+from shearbench.options import Options, is_name, library, merge, shown, validated
 from shearbench.training.recipe import MIXING, Recipe
 
 if TYPE_CHECKING:
@@ -240,3 +240,46 @@ def resolve_network(
     cls = architecture_kinds()[preset["architecture"]]
     options = validated(cls, merge(preset["options"], given.options), (at, "options"))
     return preset["architecture"], options.model_dump(mode="json"), preset["training"], given.training
+
+
+V = TypeVar("V", bound=Variant)
+
+
+def resolve_networks(
+    section: Mapping[str, Any], key: str, variant: type[V], recipe: type[Recipe], at: str = ""
+) -> dict[str, V]:
+    """Return the networks of another task that a section names, with all their options.
+
+    Parameters
+    ----------
+    section : mapping
+        Its ``training``, where it has one, applies to all of its networks. The recipes of presets do not:
+        they are for shapes.
+    key : str
+        Key of the networks in the section; an entry is as for `resolve_variant`, or None, which leaves it
+        out.
+    variant, recipe : type
+        Class of a network of the task, and of its recipe.
+    at : str
+        Key of the configuration that has the section.
+
+    Raises
+    ------
+    ConfigError
+        As for `resolve_variant`.
+    """
+    place = f"{at}.{key}" if at else key
+    entries = section.get(key) or {}
+    if not isinstance(entries, Mapping) or not all(map(is_name, entries)):
+        raise ConfigError(f"{place}: found {shown(entries)}, expected a mapping of names to options")
+    common = (section.get("training") or {}) if at else {}
+    validated(recipe, common, (at, "training"))
+    found = {}
+    for name, entry in entries.items():
+        if entry is None:
+            continue
+        where = f"{place}.{name}"
+        kind, options, _, changes = resolve_network(name, entry, where)
+        training = validated(recipe, merge(common, changes), (where, "training"))
+        found[name] = variant(architecture=kind, options=options, training=training)
+    return found

@@ -6,8 +6,10 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from shearbench.networks.base import Architecture
 from shearbench.networks.terms import Width
-from shearbench.training.recipe import MIXING, Recipe
+from shearbench.options import Distinct
+from shearbench.training.recipe import MIXING, Augmentation, Recipe
 from shearbench.training.variants import Variant
 
 
@@ -23,6 +25,7 @@ class ContrastiveRecipe(Recipe):
         "exponents",
         "target_weights",
         "loss_scaling",
+        "start_from",
     )
     """Options of `Recipe` that the training of an encoder does not have."""
 
@@ -69,7 +72,50 @@ class ContrastiveRecipe(Recipe):
         return self
 
 
+class StampRecipe(ContrastiveRecipe):
+    """The options of the training of an encoder of stamps."""
+
+    augmentation: Annotated[tuple[Augmentation, ...], Distinct] = Field(
+        ("shift", "brightness"),
+        description="Changes of each stamp, made one after the other, that make a view of it; those of "
+        "`training.augmentation` without `mixup` and `cutmix`. `d4` turns both views alike. `rotation` turns "
+        "each by an angle of its own, so that the encoder learns to ignore the orientation, which is what "
+        "shear is measured from. The noise of each view, and its level, are drawn anew.",
+    )
+
+
 class Encoder(Variant):
     """A network to train as an encoder, with all its options."""
 
     training: ContrastiveRecipe = Field(description="Options of the training.")
+
+
+class StampEncoder(Encoder):
+    """A network to train as an encoder of stamps, with all its options."""
+
+    training: StampRecipe = Field(description="Options of the training.")
+
+    def objection(self) -> str | None:
+        """Return why this architecture cannot be an encoder of stamps, or None if it can."""
+        architecture = self.make()
+        if type(architecture).refinement is not Architecture.refinement:
+            return f"the architecture '{architecture.kind}' has a forward model and cannot be an encoder"
+        for name, value in (("head", "gaussian"), ("auxiliary", True), ("separate", True)):
+            if getattr(architecture, name, None) == value:
+                return f"options.{name}: an encoder has no targets and no such option; leave it out"
+        return None
+
+    def unlike(self, variant: Variant) -> str | None:
+        """Return why a network cannot start from the weights of this encoder, or None if it can.
+
+        Options that only the last layer or the use of the network depends on may differ.
+        """
+        if variant.architecture != self.architecture:
+            return f"has the architecture '{self.architecture}', and this network '{variant.architecture}'"
+        for name, value in self.options.items():
+            if name not in _OF_THE_OUTPUT and variant.options[name] != value:
+                return f"has options.{name} {value!r}, and this network {variant.options[name]!r}"
+        return None
+
+
+_OF_THE_OUTPUT = ("head", "auxiliary", "symmetrise", "dropout", "initialisation")

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from shearbench.errors import ConfigError
 from shearbench.networks.base import Architecture
-from shearbench.options import Distinct, Label, Name, Options, Seed, is_name, merge, shown, validated
+from shearbench.options import Distinct, Label, Name, Options, Seed, shown, validated
 from shearbench.simulation.morphology import CLASSES, SimulatedImages
 from shearbench.tasks.contrastive.options import ContrastiveRecipe, Encoder
 from shearbench.training.recipe import Augmentation, Recipe
-from shearbench.training.variants import Variant, resolve_network
+from shearbench.training.variants import Variant, resolve_networks
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 ImageAugmentation = Literal[Augmentation, "colour", "crop"]
@@ -37,6 +37,7 @@ class ClassRecipe(Recipe):
         "exponents",
         "target_weights",
         "loss_scaling",
+        "start_from",
     )
     """Options of `Recipe` that a classifier does not have."""
 
@@ -237,42 +238,19 @@ def resolve_morphology(given: Mapping[str, Any] | None) -> Morphology | None:
     at = "morphology"
     if not isinstance(given, Mapping):
         raise ConfigError(f"{at}: found {shown(given)}, expected a mapping of options")
-    variants = _networks(given, "variants", ClassVariant, ClassRecipe, at)
+    variants = resolve_networks(given, "variants", ClassVariant, ClassRecipe, at)
     changes: dict[str, Any] = {"variants": variants}
     if given.get("contrastive") is not None:
         inner, where = given["contrastive"], f"{at}.contrastive"
         if not isinstance(inner, Mapping):
             raise ConfigError(f"{where}: found {shown(inner)}, expected a mapping of options")
-        encoders = _networks(inner, "encoders", ImageEncoder, ImageRecipe, where)
+        encoders = resolve_networks(inner, "encoders", ImageEncoder, ImageRecipe, where)
         changes["contrastive"] = validated(Contrastive, {**inner, "encoders": encoders}, (where,))
     section = validated(Morphology, {**given, **changes}, (at,))
     if section.images.file is None:
         side = section.simulation.size_pixels
         check_classifiers(section, (side, side), section.count_in_simulation["train"])
     return section
-
-
-V = TypeVar("V", bound=Variant)
-
-
-def _networks(
-    section: Mapping[str, Any], key: str, variant: type[V], recipe: type[Recipe], at: str
-) -> dict[str, V]:
-    """Return the networks that a section of a configuration names, with all their options."""
-    entries = section.get(key) or {}
-    if not isinstance(entries, Mapping) or not all(map(is_name, entries)):
-        raise ConfigError(f"{at}.{key}: found {shown(entries)}, expected a mapping of names to options")
-    common = section.get("training") or {}
-    validated(recipe, common, (at, "training"))
-    found = {}
-    for name, entry in entries.items():
-        if entry is None:
-            continue
-        where = f"{at}.{key}.{name}"
-        kind, options, _, changes = resolve_network(name, entry, where)  # a preset's recipe is for shapes
-        training = validated(recipe, merge(common, changes), (where, "training"))
-        found[name] = variant(architecture=kind, options=options, training=training)
-    return found
 
 
 def check_classifiers(section: Morphology, shape: tuple[int, int], images: int) -> None:

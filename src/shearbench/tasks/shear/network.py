@@ -126,11 +126,7 @@ class ShearNetwork(TrainedModule):
         parameters : Tensor, shape (n, T)
             The true targets.
         """
-        images, psf = images[:_FIT_STAMPS], psf[:_FIT_STAMPS] if psf.ndim == 3 else psf
-        flux = images.sum((1, 2))
-        self.median_flux.copy_(flux.median())
-        self.mean.copy_(symmetric((images / flux[:, None, None]).mean(0)))
-        stamps = self.normalise(images, psf, images.new_zeros(()))
+        stamps = self.fit_inputs(images, psf)
         relative = self._relative(parameters[:_FIT_STAMPS], stamps.scale)
         rms = relative.square().mean(0).sqrt()
         for k, name in enumerate(self.targets):
@@ -142,9 +138,19 @@ class ShearNetwork(TrainedModule):
             else:
                 self.target_centre[k] = relative[:, k].mean()
                 self.target_spread[k] = relative[:, k].std().clamp_min(1e-3 * relative[:, k].mean().abs())
-        self.body.fit(stamps)
         if self.refinement is not None:
             self.refinement.fit(self.target_spread, self.target_centre)
+
+    @torch.no_grad()
+    def fit_inputs(self, images: Tensor, psf: Tensor) -> Normalised:
+        """Measure the scaling of the inputs alone, as `fit_scaling` does, and return the stamps scaled."""
+        images, psf = images[:_FIT_STAMPS], psf[:_FIT_STAMPS] if psf.ndim == 3 else psf
+        flux = images.sum((1, 2))
+        self.median_flux.copy_(flux.median())
+        self.mean.copy_(symmetric((images / flux[:, None, None]).mean(0)))
+        stamps = self.normalise(images, psf, images.new_zeros(()))
+        self.body.fit(stamps)
+        return stamps
 
     def _relative(self, parameters: Tensor, scale: Tensor) -> Tensor:
         """Return the targets with the flux divided by the scale of the stamp."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from shearbench.errors import ConfigError
 from shearbench.networks.base import Architecture
 from shearbench.simulation.populations import Population
+from shearbench.tasks.contrastive.network import start_from
 from shearbench.tasks.shear.data import Rendered, Source, Splits, Stored, load_examples
 from shearbench.tasks.shear.model_file import model_content
 from shearbench.tasks.shear.network import ShearNetwork
@@ -24,7 +26,12 @@ from shearbench.training.workers import Workers
 
 
 def train(
-    splits: Splits, variant: Variant, population: Population, name: str, job: Job
+    splits: Splits,
+    variant: Variant,
+    population: Population,
+    name: str,
+    job: Job,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Train a network that measures shapes, see `shearbench.training.train.train`.
 
@@ -37,6 +44,9 @@ def train(
     name : str
         Name of the variant, for the model file and the progress line.
     job : Job
+    weights : mapping of str to Tensor, optional
+        The weights of the encoder that `Recipe.start_from` names, see
+        `shearbench.tasks.shear.pretraining.encoder_weights`.
 
     Returns
     -------
@@ -52,11 +62,12 @@ def train(
     ContractError
         The stamps were drawn from another catalog, or have NaN or infinite pixels.
     ConfigError
-        See `architecture_for`; or the forward model cannot describe the PSFs.
+        See `architecture_for`; or the forward model cannot describe the PSFs; or the encoder has another
+        architecture.
     ShearbenchError, Terminated, ChildProcessError
         See `shearbench.training.train.train`.
     """
-    return training.train(ShearTask.of(splits, variant, population, name), job)
+    return training.train(replace(ShearTask.of(splits, variant, population, name), weights=weights), job)
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,8 @@ class ShearTask:
     population : Population
     name : str
         Name of the variant.
+    weights : mapping of str to Tensor, optional
+        The weights of an encoder of the same architecture, from which the network starts.
     """
 
     splits: Splits
@@ -79,6 +92,7 @@ class ShearTask:
     architecture: Architecture
     population: Population
     name: str
+    weights: Mapping[str, Tensor] | None = None
 
     @classmethod
     def of(cls, splits: Splits, variant: Variant, population: Population, name: str) -> ShearTask:
@@ -131,6 +145,13 @@ class ShearTask:
             torch.manual_seed(seed)
             network = self.network().to(device)
             network.fit_scaling(examples.images, examples.psf, examples.parameters)
+            if self.weights is not None:
+                reason = start_from(network.get_submodule(network.learned[0]), self.weights)
+                if reason is not None:
+                    raise ConfigError(
+                        f"variants.{self.name}: training.start_from: the encoder has another architecture: "
+                        f"{reason}"
+                    )
             workers.take_from_first(network)
             networks.append(network)
         if network.refinement is not None and not network.refinement.draws(examples.psf):
