@@ -1,6 +1,7 @@
 """Draw one chunk of stamps with GalSim."""
 
 from shearbench.data.catalogs import read_catalog_rows
+from shearbench.data.observing import Observing
 from shearbench.data.stamps import write_stamps
 from shearbench.jobs.job import logged
 from shearbench.simulation.galsim_stamps import draw_stamps, versions
@@ -25,6 +26,7 @@ with logged(snakemake.log[0]):
             "split": snakemake.wildcards.split,
             "pixel_scale": snakemake.params.pixel_scale,
             "catalog_digest": rows.attrs["digest"],
+            **Observing.of(rows.attrs).attributes,
             **versions(),
         },
         origin=origins[snakemake.output[0]],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import galsim
 import pandas as pd
 
+from shearbench.data.observing import Observing
 from shearbench.data.stamps import StampSet, write_stamps
 from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.galsim_stamps import draw_stamps
@@ -26,9 +28,10 @@ def make_split(
     side: int = SIDE,
     scale: float = SCALE,
     seed: int = 5,
+    **changes: Any,
 ) -> tuple[StampSet, pd.DataFrame]:
-    """Write the stamps of a split of a preset population; return them with their catalog."""
-    options = Population(**PRESETS[population])
+    """Write the stamps of a split of a preset population, changed or not; return them with their catalog."""
+    options = Population(**{**PRESETS[population], **changes})
     catalog = sample_catalog(options, population, split, galaxies, seed, scale)
     path = folder / f"{split}.h5"
     write_stamps(
@@ -43,17 +46,20 @@ def make_split(
             "split": split,
             "pixel_scale": scale,
             "catalog_digest": catalog.attrs["digest"],
+            **Observing.of(catalog.attrs).attributes,
         },
     )
     return StampSet([path]), catalog
 
 
 def make_splits(
-    folder: Path, train: int, validation: int, population: str = "exp_gauss"
+    folder: Path, train: int, validation: int, population: str = "exp_gauss", **changes: Any
 ) -> tuple[StampSet, StampSet, pd.DataFrame, pd.DataFrame]:
     """Make two splits with these numbers of galaxies; return the stamps and the catalogs."""
-    train_stamps, train_catalog = make_split(folder, "train", train, population)
-    validation_stamps, validation_catalog = make_split(folder, "validation", validation, population)
+    train_stamps, train_catalog = make_split(folder, "train", train, population, **changes)
+    validation_stamps, validation_catalog = make_split(
+        folder, "validation", validation, population, **changes
+    )
     return train_stamps, validation_stamps, train_catalog, validation_catalog
 
 

@@ -73,7 +73,10 @@ class Prior:
 
     def __init__(self, population: Population, pixel_scale: float) -> None:
         if not population.has_density:
-            raise ValueError(f"the density of a population of profile '{population.profile}' is not known")
+            raise ValueError(
+                f"the density of the stamps of a population of profile '{population.profile}', of a "
+                "catalogue, or with neighbours, masks or other noise than white is not known"
+            )
         shift = population.centroid_shift_pixels * pixel_scale
         ranges = [(-shift, shift), (-shift, shift), population.half_light_radius_arcsec]
         self.flux = population.flux

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaincinv, gammaln
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.observing import Observing
 from shearbench.forward_model.accuracy import Extremes, choose_bandwidth
 from shearbench.forward_model.fourier import (
     FLUX,
@@ -44,6 +45,9 @@ def fisher(
     psf_images: NDArray[np.floating[Any]] | None = None,
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Return the Fisher matrix of every galaxy for unit noise per pixel, from analytic derivatives.
+
+    Masked pixels, the correlation of the noise and the noise level of each stamp, which the attributes of the
+    catalog describe, are those of the stamps. Neighbours are not part of the model.
 
     Parameters
     ----------
@@ -85,6 +89,9 @@ def fisher(
         raise ValueError("a catalog needs hlr > 0 and |g| < 1 for every galaxy")
 
     names = parameter_names("sersic" if (profiles == "sersic").any() else "exponential")
+    observing = Observing.of(catalog.attrs)
+    if observing != Observing():
+        return _observed_fisher(catalog, observing, pixel_scale, shape, psf, images, len(names)), names
     matrices = np.full((len(catalog), len(names), len(names)), np.nan)
     for profile in sorted(set(profiles)):
         chosen = np.flatnonzero(profiles == profile)
@@ -142,6 +149,48 @@ def jacobians(
         drawn[chosen], slopes = of_profile(rows, pixel_scale, shape, psf, images, chosen)
         found[chosen, : slopes.shape[1]] = slopes
     return drawn, found, names
+
+
+def _observed_fisher(
+    catalog: pd.DataFrame,
+    observing: Observing,
+    pixel_scale: float,
+    shape: tuple[int, int],
+    psf: Mapping[str, Any],
+    images: torch.Tensor | None,
+    count: int,
+) -> NDArray[np.float64]:
+    """Return Fisher matrices of stamps with masks and noise of any covariance.
+
+    With K the inverse of the noise's covariance and D the derivatives, zero at the masked pixels m, the
+    matrix is D K D' - D K_m (K_mm)^-1 K_m' D': the inverse of the covariance of the other pixels, from the
+    blocks of K.
+    """
+    seed = int(catalog.attrs["seed"])
+    noise_id = catalog["noise_id"].to_numpy(np.int64)
+    inverse = np.linalg.inv(observing.covariance(shape)) if observing.correlation else None
+    depths = observing.depths(seed, noise_id)
+    profiles = _profiles(catalog)
+    matrices = np.full((len(catalog), count, count), np.nan)
+    for profile in sorted(set(profiles)):
+        members = np.flatnonzero(profiles == profile)
+        of_profile = _two_components if profile == _TWO else functools.partial(_jacobian, profile)
+        for low in range(0, len(members), _BLOCK):
+            chosen = members[low : low + _BLOCK]
+            slopes = of_profile(catalog.iloc[chosen], pixel_scale, shape, psf, images, chosen)[1]
+            own = slopes.shape[1]
+            masks = observing.masks(seed, noise_id[chosen], shape)
+            if masks is not None:
+                slopes = slopes * ~masks[:, None]
+            flat = slopes.reshape(len(chosen), own, -1)
+            weighed = flat if inverse is None else flat @ inverse
+            found = weighed @ flat.transpose(0, 2, 1)
+            if inverse is not None and masks is not None:
+                for matrix, part, mask in zip(found, weighed, masks.reshape(len(chosen), -1)):
+                    lost = part[:, mask]
+                    matrix -= lost @ np.linalg.solve(inverse[np.ix_(mask, mask)], lost.T)
+            matrices[chosen, :own, :own] = found
+    return matrices if depths is None else matrices / depths[:, None, None] ** 2
 
 
 def _jacobian(

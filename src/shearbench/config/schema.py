@@ -399,6 +399,12 @@ class Config(Options):
                     f"populations.{name}.centroid_shift_pixels: found {shift:g}, expected at most "
                     f"{largest:g}, a quarter of the stamp's {self.stamps.size_pixels} pixels"
                 )
+            furthest = population.neighbours.distance_arcsec[1]
+            if population.neighbours.fraction and furthest > side / 2:
+                raise ValueError(
+                    f"populations.{name}.neighbours.distance_arcsec: found {furthest:g}, expected at most "
+                    f"{side / 2:g}, half of the stamp's side"
+                )
             smallest = population.half_light_radius_arcsec[0]
             if smallest < 1e-3 * self.stamps.pixel_scale_arcsec:
                 raise ValueError(

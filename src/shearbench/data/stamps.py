@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from shearbench.data.noise import unit_noise
+from shearbench.data.observing import Observing, filled
 from shearbench.errors import ContractError
 from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
 from shearbench.files.origin import Origin
@@ -41,10 +41,16 @@ class StampBatch:
         The PSF convolved with the pixel, without noise, centred on the stamp, of unit flux: one PSF for all
         stamps, or one for each.
     sigma : float
-        Standard deviation of a pixel's noise, which is white and Gaussian.
+        Standard deviation of a pixel's noise, which is Gaussian.
     pixel_scale : float
         Arcsec.
     galaxy_id, noise_id : ndarray of int64, shape (n,)
+    mask : ndarray of bool, shape (n, ny, nx), optional
+        Pixels without a measurement. Their values are interpolated; NaN where that is impossible.
+    depth : ndarray of float64, shape (n,), optional
+        Noise level of each stamp over `sigma`, where it varies.
+    correlation : float
+        Standard deviation of the Gaussian that correlates the noise [pixels]; 0: the noise is white.
     """
 
     images: NDArray[np.float32]
@@ -53,6 +59,9 @@ class StampBatch:
     pixel_scale: float
     galaxy_id: NDArray[np.int64]
     noise_id: NDArray[np.int64]
+    mask: NDArray[np.bool_] | None = None
+    depth: NDArray[np.float64] | None = None
+    correlation: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,7 +84,19 @@ class StampBatch:
             pixel_scale=self.pixel_scale,
             galaxy_id=self.galaxy_id[index],
             noise_id=self.noise_id[index],
+            mask=None if self.mask is None else self.mask[index],
+            depth=None if self.depth is None else self.depth[index],
+            correlation=self.correlation,
         )
+
+    def of_one_noise_level(self) -> Iterator[tuple[NDArray[np.int64], StampBatch]]:
+        """Yield the stamps of each noise level, with their places, as batches of which this is ``sigma``."""
+        if self.depth is None:
+            yield np.arange(len(self)), self
+            return
+        for depth in np.unique(self.depth):
+            places = np.flatnonzero(self.depth == depth)
+            yield places, replace(self.select(places), sigma=self.sigma * float(depth), depth=None)
 
 
 def write_stamps(
@@ -252,6 +273,7 @@ class StampSet:
                 found = {name: file.attrs[name] for name in _ATTRIBUTES}
                 found["shape"] = tuple(file["images"].shape[1:])
                 found["psf"] = "one" if file["psf"].ndim == 2 else "one each"
+                found["observing"] = Observing.of(file.attrs)
                 if not lengths:
                     first = found
                 for name, value in found.items():
@@ -267,6 +289,7 @@ class StampSet:
         self.noise_id: NDArray[np.int64] = np.concatenate(noise_id)
         self.shape: tuple[int, int] = first["shape"]
         self.constant_psf = first["psf"] == "one"
+        self.observing: Observing = first["observing"]
         self.pixel_scale = float(first["pixel_scale"])
         self.population = str(first["population"])
         self.split = str(first["split"])
@@ -308,7 +331,7 @@ class StampSet:
     def batches(
         self, sigma: float, seed: int, size: int = 1024, start: int = 0, stop: int | None = None
     ) -> Iterator[StampBatch]:
-        """Yield the stamps in order, with noise of standard deviation `sigma` added.
+        """Yield the stamps in order, with noise of standard deviation `sigma` added and masked pixels filled.
 
         Parameters
         ----------
@@ -329,14 +352,23 @@ class StampSet:
         for low in range(start, stop, size):
             high = min(low + size, stop)
             images, psf = self.noiseless(low, high)
-            images += np.float32(sigma) * unit_noise(seed, self.noise_id[low:high], self.shape)
+            noise_id = self.noise_id[low:high]
+            depth = self.observing.depths(seed, noise_id)
+            level = np.float32(sigma) if depth is None else np.float32(sigma * depth)[:, None, None]
+            images += level * self.observing.unit_noise(seed, noise_id, self.shape)
+            mask = self.observing.masks(seed, noise_id, self.shape)
+            if mask is not None:
+                images = filled(images, mask)
             yield StampBatch(
                 images=images,
                 psf=psf,
                 sigma=sigma,
                 pixel_scale=self.pixel_scale,
                 galaxy_id=self.galaxy_id[low:high],
-                noise_id=self.noise_id[low:high],
+                noise_id=noise_id,
+                mask=mask,
+                depth=depth,
+                correlation=self.observing.correlation,
             )
 
 

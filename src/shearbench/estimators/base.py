@@ -27,6 +27,8 @@ class Estimator(Options):
     ensemble_response: ClassVar[bool] = False
     """Whether the estimator returns ellipticities, whose mean over an ensemble must be divided by the mean of
     their responses (the extra columns R11, R12, R21, R22, with Rij = d e_i / d gamma_j) to give a shear."""
+    weighs_masks: ClassVar[bool] = False
+    """Whether the estimator leaves out masked pixels; others measure stamps in which they are filled."""
     label: Label | None = Field(None, description="how figures call it; the name by default")
     shear_galaxies: int | None = Field(
         None,

@@ -21,6 +21,7 @@ class Mixture(Estimator):
     """Fits with ngmix's likelihood and priors by this package's own code, many stamps at a time."""
 
     kind: ClassVar[str] = "mixture"
+    weighs_masks: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "mixture-exp": {"model": "exp", "label": "mixture fit (exp)"},
         "mixture-gauss": {"model": "gauss", "label": "mixture fit (gauss)"},

@@ -25,6 +25,7 @@ class Ngmix(Estimator):
     """
 
     kind: ClassVar[str] = "ngmix"
+    weighs_masks: ClassVar[bool] = True
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ngmix-exp": {"model": "exp", "label": "NGMix exp"},
         "ngmix-gauss": {"model": "gauss", "label": "NGMix gauss"},
@@ -101,6 +102,7 @@ class NgmixMetacal(Ngmix):
     """
 
     kind: ClassVar[str] = "ngmix-metacal"
+    weighs_masks: ClassVar[bool] = False
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "ngmix-metacal": {"model": "gauss", "label": "NGMix metacal"},
     }

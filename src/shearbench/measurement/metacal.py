@@ -138,7 +138,9 @@ class Kernel:
             sheared = _shear(both, self._psfs[psf_rows], self._width[psf_rows], self._limit[psf_rows], g1, g2)
             image, noise = np.split(sheared, 2)
             images[rows] = image + np.rot90(noise, -1, axes=(1, 2))
-        return replace(self.batch, images=images, psf=self.psf, sigma=self.batch.sigma * np.sqrt(2))
+        # Masked pixels are filled, and have been mixed with the others.
+        sigma = self.batch.sigma * np.sqrt(2)
+        return replace(self.batch, images=images, psf=self.psf, sigma=sigma, mask=None)
 
 
 def gaussian_width(psfs: NDArray[np.float32]) -> Vectors:

@@ -57,7 +57,10 @@ def fit_galaxies(batch: StampBatch, fitter: GalaxyFitter) -> Shapes:
     for index in range(len(batch)):
         try:
             observation = fitter.observation(
-                batch.images[index], batch.sigma, psf or fitter.psf(batch.psf_of(index))
+                batch.images[index],
+                batch.sigma,
+                psf or fitter.psf(batch.psf_of(index)),
+                mask=None if batch.mask is None else batch.mask[index],
             )
             result = fitter.fit(observation, int(batch.noise_id[index]))
         except ngmix.gexceptions.NGmixBaseException:
@@ -199,6 +202,7 @@ class GalaxyFitter:
         sigma: float,
         psf: ngmix.Observation,
         noise: NDArray[np.float32] | None = None,
+        mask: NDArray[np.bool_] | None = None,
     ) -> ngmix.Observation:
         """Return ngmix's observation of a galaxy, with its weight map.
 
@@ -211,9 +215,11 @@ class GalaxyFitter:
             From `psf`.
         noise : ndarray of float32, shape (ny, nx), optional
             A second noise field, for metacalibration.
+        mask : ndarray of bool, shape (ny, nx), optional
+            Pixels that get the weight zero.
         """
         return self._observation(
-            image, sigma, psf=psf, noise=None if noise is None else noise.astype(np.float64)
+            image, sigma, mask, psf=psf, noise=None if noise is None else noise.astype(np.float64)
         )
 
     def fit(self, observation: ngmix.Observation, noise_id: int) -> Any:
@@ -278,11 +284,20 @@ class GalaxyFitter:
             fitter = fitting.Fitter(model=self.model, prior=prior)
         return ngmix.runners.Runner(fitter=fitter, guesser=guesser, ntry=self.tries)
 
-    def _observation(self, image: NDArray[np.float32], sigma: float, **kwargs: Any) -> ngmix.Observation:
+    def _observation(
+        self,
+        image: NDArray[np.float32],
+        sigma: float,
+        mask: NDArray[np.bool_] | None = None,
+        **kwargs: Any,
+    ) -> ngmix.Observation:
         ny, nx = image.shape
+        weight = np.full(image.shape, sigma**-2.0)
+        if mask is not None:
+            weight[mask] = 0.0
         return ngmix.Observation(
             image.astype(np.float64),
-            weight=np.full(image.shape, sigma**-2.0),
+            weight=weight,
             jacobian=ngmix.DiagonalJacobian(row=(ny - 1) / 2, col=(nx - 1) / 2, scale=self.pixel_scale),
             **kwargs,
         )

@@ -172,12 +172,7 @@ def _measure_block(
         # Mixtures are for Gaussian PSFs; the other forward model of the network is for any PSF.
         refinement.mixture = None
     answer = network(stamps, psfs, torch.as_tensor(sigma, dtype=stamps.dtype, device=device))
-    # The calibration of errors is a function of one noise level.
-    error = torch.empty_like(answer.shapes)
-    for level in np.unique(sigma).tolist():
-        same = torch.from_numpy(sigma == level).to(device)
-        own = answer._replace(snr=answer.snr[same], error=answer.error[same])
-        error[same] = network.errors(own, level)
+    error = network.errors_by_level(answer, torch.as_tensor(sigma, device=device))
     if refinement is not None:
         refinement.mixture = mixture
     shapes, errors, s2n = (one.double().cpu().numpy() for one in (answer.shapes, error, answer.snr))

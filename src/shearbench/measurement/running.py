@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -203,6 +203,10 @@ def _environment_of_workers() -> Iterator[None]:
 def measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
     """Measure a batch whose first stamp has the number `start`; an error of the estimator flags its stamp."""
     n = len(batch)
+    if batch.mask is not None and getattr(estimator, "weighs_masks", False):
+        # The values of masked pixels do not matter, so that none needs to be interpolated.
+        images = np.where(batch.mask & np.isnan(batch.images), np.float32(0), batch.images)
+        batch = replace(batch, images=images)
     finite = np.isfinite(batch.images).all(axis=(1, 2)) & np.isfinite(batch.psf).all(axis=(-2, -1))
     good = np.asarray(finite)
     bad = Shapes.failed(n, Flag.BAD_PIXELS)
@@ -215,14 +219,14 @@ def measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
     raised, cause = 0, None
     began = time.perf_counter()
     try:
-        measured = shapes_table(estimator.measure(usable), len(usable))
+        measured = _measured(estimator, usable)
     except (ImportError, MemoryError):
         raise
     except Exception:
         rows = []
         for index in range(len(usable)):
             try:
-                rows.append(shapes_table(estimator.measure(usable.select(slice(index, index + 1))), 1))
+                rows.append(_measured(estimator, usable.select(slice(index, index + 1))))
             except (ImportError, MemoryError):
                 raise
             except Exception as error:
@@ -245,6 +249,15 @@ def measure_batch(estimator: Measurer, batch: StampBatch, start: int) -> _Part:
         table = measured.reindex(range(n))
         table["flag"] = table["flag"].fillna(int(Flag.BAD_PIXELS)).astype(np.int64)
     return _Part(start, table, seconds, raised, cause)
+
+
+def _measured(estimator: Measurer, batch: StampBatch) -> pd.DataFrame:
+    """Measure a batch, the stamps of each noise level together."""
+    tables = []
+    for places, part in batch.of_one_noise_level():
+        table = shapes_table(estimator.measure(part), len(part))
+        tables.append(table.set_axis(places))
+    return tables[0] if len(tables) == 1 else pd.concat(tables).sort_index()
 
 
 class _Progress:

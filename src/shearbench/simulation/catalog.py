@@ -14,8 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from shearbench.data.catalogs import COLUMNS, content_digest
 from shearbench.data.external import COSMOS_PIXEL, LEAST_GALAXIES, psfex_range
 from shearbench.data.galaxy_tables import read_galaxy_table
+from shearbench.data.observing import Observing
 from shearbench.errors import ConfigError
-from shearbench.simulation.populations import PAIRED, SPLITS, Population, Psf
+from shearbench.simulation.populations import PAIRED, SPLITS, Neighbours, Population, Psf
 
 _BLOCK = 65536  # galaxies of one random stream; whole blocks are drawn, so the first n do not depend on n
 # The split of each galaxy of a finite catalogue, in a cycle of 20: 60, 10, 15 and 15 per cent. The first four
@@ -141,8 +142,15 @@ def sample_catalog(
             "beta": population.psf.moffat_beta,
         },
         "digest": content_digest(table),
+        **observing_of(population).attributes,
     }
     return table
+
+
+def observing_of(population: Population) -> Observing:
+    """Return how the pixels of a population's stamps are observed."""
+    masks, noise = population.masks, population.noise
+    return Observing(masks.fraction, masks.columns, noise.correlation_pixels, noise.variation)
 
 
 def _uniform(rng: np.random.Generator, bounds: tuple[float, float], n: int) -> NDArray[np.float64]:
@@ -201,7 +209,32 @@ def _sample_block(
         columns.setdefault("bulge_fraction", fraction)
         columns.setdefault("bulge_hlr", size)
         columns |= {"sersic_n": np.ones(n), "bulge_n": np.full(n, population.bulge_sersic_n)}
+    if population.neighbours.fraction:
+        columns.update(_neighbour_columns(population.neighbours, columns, rng, n))
     return pd.DataFrame(columns)
+
+
+def _neighbour_columns(
+    neighbours: Neighbours, columns: dict[str, Any], rng: np.random.Generator, n: int
+) -> dict[str, Any]:
+    """Draw the neighbour of each galaxy: size, index and modulus of the shape are those of another galaxy.
+
+    A galaxy without a neighbour has one of flux zero.
+    """
+    other = rng.integers(0, n, n)
+    turn, direction = np.exp(2j * np.pi * rng.random((2, n)))
+    e = (columns["e1"] + 1j * columns["e2"])[other] * turn
+    place = _uniform(rng, neighbours.distance_arcsec, n) * direction
+    there = rng.random(n) < neighbours.fraction
+    return {
+        "near_flux": there * columns["flux"] * _uniform(rng, neighbours.flux_ratio, n),
+        "near_dx": place.real,
+        "near_dy": place.imag,
+        "near_hlr": columns["hlr"][other],
+        "near_n": columns["sersic_n"][other],
+        "near_e1": e.real,
+        "near_e2": e.imag,
+    }
 
 
 def _psfex_columns(psf: Psf, rng: np.random.Generator, n: int) -> dict[str, Any]:
@@ -394,4 +427,9 @@ def _pair(table: pd.DataFrame, rotations: int) -> tuple[pd.DataFrame, NDArray[np
     paired["e1"], paired["e2"] = e.real, e.imag
     if "angle" in paired:
         paired["angle"] += np.pi * rotation / rotations
+    if "near_flux" in paired:  # galaxy and neighbour are turned together
+        for first, second, spin in (("near_e1", "near_e2", 2), ("near_dx", "near_dy", 1)):
+            value = (paired[first] + 1j * paired[second]).to_numpy()
+            value = value * np.exp(1j * spin * np.pi * rotation / rotations)
+            paired[first], paired[second] = value.real, value.imag
     return paired, np.array([[1.0, -1.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0]])[:, member]

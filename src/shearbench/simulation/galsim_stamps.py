@@ -133,6 +133,26 @@ def galaxy_object(row: Any, population: Population) -> galsim.GSObject:
     return galaxy.shift(row.dx, row.dy)
 
 
+def scene_object(row: Any, population: Population) -> galsim.GSObject:
+    """Return the galaxy of one catalog row with its neighbour, if it has one, without the PSF.
+
+    A shear acts on the neighbour's shape and on its place relative to the galaxy.
+    """
+    galaxy = galaxy_object(row, population)
+    if not getattr(row, "near_flux", 0):
+        return galaxy
+    size = {"half_light_radius": row.near_hlr, "flux": row.near_flux}
+    if population.model_profile == "gaussian":
+        neighbour: galsim.GSObject = galsim.Gaussian(**size)
+    elif row.near_n == 1:
+        neighbour = galsim.Exponential(**size)
+    else:
+        neighbour = galsim.Sersic(row.near_n, **size)
+    neighbour = neighbour.shear(g1=row.near_e1, g2=row.near_e2).shift(row.near_dx, row.near_dy)
+    neighbour = neighbour.shear(g1=row.shear1, g2=row.shear2).shift(row.dx, row.dy)
+    return galaxy + neighbour
+
+
 def draw_stamps(
     rows: pd.DataFrame, population: Population, shape: tuple[int, int], pixel_scale: float, block: int = 256
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
@@ -191,7 +211,7 @@ def draw_stamps(
                 _draw_psf(psf, population.psf, shared, pixel_scale)
             if psfs is not None:
                 _draw_psf(psf, population.psf, psfs[index], pixel_scale)
-            scene = galsim.Convolve(galaxy_object(row, population), psf)
+            scene = galsim.Convolve(scene_object(row, population), psf)
             _draw(scene, images[index], pixel_scale, method)
         yield images, shared if psfs is None else psfs  # type: ignore[misc]
 

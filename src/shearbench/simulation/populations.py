@@ -191,6 +191,46 @@ class Columns(Options):
         return {option: name for option, name in self if name is not None}
 
 
+class Neighbours(Options):
+    """A second galaxy in some of the stamps."""
+
+    fraction: float = Field(0.0, ge=0, le=1, description="fraction of the galaxies that have a neighbour")
+    distance_arcsec: Range = Field(
+        (1.5, 3.0), description="distance of the neighbour, in any direction [arcsec]"
+    )
+    flux_ratio: Range = Field((0.3, 1.0), description="flux of the neighbour over that of the galaxy")
+
+
+class Masks(Options):
+    """Pixels without a measurement, which are masked."""
+
+    fraction: float = Field(
+        0.0, ge=0, le=0.3, description="fraction of the pixels that are masked, at random"
+    )
+    columns: int = Field(
+        0, ge=0, le=10, description="number of columns of each stamp that are masked, at random places"
+    )
+
+
+class Noise(Options):
+    """How noise differs from white noise of one level."""
+
+    correlation_pixels: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="the noise is white noise convolved with a Gaussian of this standard deviation, with the "
+        "same variance of a pixel; 0: white [pixels]",
+    )
+    variation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="standard deviation of the logarithm of the noise level from stamp to stamp, in eight "
+        "steps; estimators are told the level of each stamp",
+    )
+
+
 class Population(Options):
     """A distribution of galaxies and their PSFs, from which catalogs are sampled."""
 
@@ -256,9 +296,14 @@ class Population(Options):
         1.0, ge=1e-12, le=1e12, description="the fluxes of a catalogue are multiplied by this number"
     )
     psf: Psf = Psf()
+    neighbours: Neighbours = Neighbours()
+    masks: Masks = Masks()
+    noise: Noise = Noise()
 
     @model_validator(mode="after")
     def _check(self) -> Population:
+        _check_range("neighbours.distance_arcsec", self.neighbours.distance_arcsec, low=0)
+        _check_range("neighbours.flux_ratio", self.neighbours.flux_ratio, low=0)
         _check_range("half_light_radius_arcsec", self.half_light_radius_arcsec, low=0)
         _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
@@ -305,12 +350,16 @@ class Population(Options):
             return f"those of {self.catalogue_file} are images"
         if self.profile == "bulge-disc":
             return "bulge and disc are two profiles"
+        if self.neighbours.fraction:
+            return "some have neighbours"
         return None
 
     @property
     def has_density(self) -> bool:
-        """Whether the distribution of parameters is known, as a prior for the Bayes floor."""
-        return self.profile in ("gaussian", "exponential", "sersic") and self.catalogue_file is None
+        """Whether the distribution of the stamps is known, so that the Bayes floor can be computed."""
+        plain = (self.masks, self.noise) == (Masks(), Noise()) and not self.neighbours.fraction
+        profiles = ("gaussian", "exponential", "sersic")
+        return plain and self.profile in profiles and self.catalogue_file is None
 
     @property
     def extent_arcsec(self) -> float:

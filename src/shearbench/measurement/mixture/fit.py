@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,7 +13,7 @@ from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampBatch
 from shearbench.jobs.devices import visible_gpus
 from shearbench.measurement.mixture.kernels import fit_coelliptical, fit_stamps
-from shearbench.measurement.mixture.models import Model, components, model_image, parts
+from shearbench.measurement.mixture.models import Model, components, model_image, model_pixels, parts
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,9 @@ _CENTRE_WIDTH = 0.2  # arcsec
 _SHAPE_WIDTH = 0.3
 _SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
 _FLUX_RANGE = (-100.0, 1e9)
+
+_IMPUTATIONS = 3
+_STEP = 1e-3  # of a parameter, as a fraction of it or of its unit
 
 # T of each part over that of the best-fitting Gaussian, approximately: only the starting points depend on it.
 _SIZES: dict[Model, tuple[float, ...]] = {
@@ -257,7 +260,11 @@ def measure_shapes(
         ``iterations``.
     """
     psf = fit_psf(batch.psf, batch.pixel_scale, psf_model)
-    fit = fit_galaxies(batch.images, psf, batch.sigma, batch.pixel_scale, model, prior, device)
+    how = (psf, batch.sigma, batch.pixel_scale, model, prior, device)
+    if batch.mask is None:
+        fit = fit_galaxies(batch.images, *how)
+    else:
+        fit = _fit_without(batch.mask, batch.images, *how)
     (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
     count = parts(model)
     sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
@@ -284,6 +291,59 @@ def measure_shapes(
             "iterations": fit.iterations,
         },
     )
+
+
+def _fit_without(
+    mask: NDArray[np.bool_],
+    images: NDArray[np.float32],
+    psf: PsfFit,
+    sigma: float,
+    pixel_scale: float,
+    model: Model,
+    prior: Prior,
+    device: torch.device | None,
+) -> MixtureFit:
+    """Fit stamps by their pixels outside a mask, by expectation and maximisation (Dempster et al. 1977).
+
+    Masked pixels take the values of the best fit, which is fitted again. The best fit to all pixels is then
+    that to the others, and each round reduces the distance from it to the share of the masked pixels in the
+    information. Their share is subtracted from the information for the errors.
+    """
+    how = (psf, sigma, pixel_scale, model, prior, device)
+    shape = (images.shape[1], images.shape[2])
+    pixels = np.nonzero(mask)
+
+    def masked_pixels(pars: NDArray[np.float64]) -> NDArray[np.float64]:
+        return model_pixels(np.nan_to_num(pars), psf.mixture, pixels, shape, pixel_scale, model)
+
+    fit = fit_galaxies(images, *how)
+    for _ in range(_IMPUTATIONS):
+        good = fit.flag[pixels[0]] == Flag.GOOD
+        images = images.copy()
+        images[pixels] = np.where(good, masked_pixels(fit.pars), images[pixels])
+        fit = fit_galaxies(images, *how)
+    steps = _STEP * np.maximum(np.abs(fit.pars), _units(model, pixel_scale))
+    slopes = []
+    for at, width in enumerate(steps.T):
+        step = np.zeros_like(steps)
+        step[:, at] = width
+        rise = masked_pixels(fit.pars + step) - masked_pixels(fit.pars - step)
+        slopes.append(rise / (2 * sigma * width[pixels[0]]))
+    by_pixel = np.stack(slopes, 1)
+    masked = np.zeros_like(fit.covariance)
+    np.add.at(masked, pixels[0], by_pixel[:, :, None] * by_pixel[:, None])
+
+    good = fit.flag == Flag.GOOD
+    covariance, flag = fit.covariance.copy(), fit.flag.copy()
+    # Masked pixels have no residual, so they count neither in chi^2 nor in its degrees of freedom.
+    scale = fit.chi2_per_dof * mask[0].size / np.maximum((~mask).sum((1, 2)), 1)
+    information = np.linalg.inv(covariance[good] / fit.chi2_per_dof[good, None, None])
+    remaining = np.linalg.inv(information - masked[good])
+    covariance[good] = remaining * scale[good, None, None]
+    possible = (np.diagonal(remaining, axis1=1, axis2=2) > 0).all(1)
+    flag[good] |= np.where(possible, 0, int(Flag.SINGULAR))
+    covariance[flag != Flag.GOOD] = np.nan
+    return replace(fit, covariance=covariance, chi2_per_dof=scale, flag=flag)
 
 
 def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto") -> NDArray[np.float64]:

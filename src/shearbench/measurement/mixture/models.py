@@ -107,7 +107,51 @@ def model_image(
     v, u = (pixel_scale * (np.arange(n) - (n - 1) / 2) for n in shape)
     dv = (v - many[:, :1])[:, :, None]
     du = (u - many[:, 1:2])[:, None, :]
-    images = np.zeros((len(many), *shape))
+    images = _values(many, psfs, dv, du, pixel_scale, model)
+    return images if np.ndim(pars) == 2 else images[0]
+
+
+def model_pixels(
+    pars: NDArray[np.float64],
+    psf: NDArray[np.float64],
+    pixels: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    shape: tuple[int, int],
+    pixel_scale: float,
+    model: Model,
+) -> NDArray[np.float64]:
+    """Return some pixels of the images of `model_image`.
+
+    Parameters
+    ----------
+    pars, psf, shape, pixel_scale, model
+        As for `model_image`, with `pars` of shape (n, 4 + 2 p) and `psf` of shape (1, k, 4) or (n, k, 4).
+    pixels : (ndarray, ndarray, ndarray), each of shape (m,)
+        Number of the image, row and column of each pixel.
+
+    Returns
+    -------
+    ndarray of float64, shape (m,)
+    """
+    image, row, column = pixels
+    many = pars[image]
+    psfs = np.broadcast_to(psf, (len(pars), *psf.shape[1:]))[image]
+    dv, du = (
+        pixel_scale * (at - (side - 1) / 2) - many[:, axis]
+        for axis, (at, side) in enumerate(zip((row, column), shape))
+    )
+    return _values(many, psfs, dv[:, None, None], du[:, None, None], pixel_scale, model)[:, 0, 0]
+
+
+def _values(
+    many: NDArray[np.float64],
+    psfs: NDArray[np.float64],
+    dv: NDArray[np.float64],
+    du: NDArray[np.float64],
+    pixel_scale: float,
+    model: Model,
+) -> NDArray[np.float64]:
+    """Return fluxes [n, ny, nx] of pixels at `dv` [n, ny, 1] and `du` [n, 1, nx] from the centres."""
+    images = np.zeros((len(many), dv.shape[1], du.shape[2]))
     weights, scales = components(model)
     count = parts(model)
     for size, flux in zip(many[:, 4 : 4 + count].T, many[:, 4 + count :].T):
@@ -120,7 +164,7 @@ def model_image(
                 peak = weight * gaussian[:, 0] * flux * pixel_scale**2
                 value = np.exp(-distance / 2) * window(distance) / (2 * np.pi * np.sqrt(determinant))
                 images += peak[:, None, None] * value
-    return images if np.ndim(pars) == 2 else images[0]
+    return images
 
 
 def window(distance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.observing import Observing
 from shearbench.data.stamps import RULE, StampSet
 from shearbench.errors import ConfigError, ContractError
 from shearbench.forward_model.accuracy import renderer_for
@@ -22,6 +23,7 @@ from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.augmentation import AUGMENTATIONS, Stamps, augment, mixes
+from shearbench.tasks.shear.observed import draw_masks, observed
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
@@ -69,12 +71,15 @@ class Examples:
         The true targets.
     targets : tuple of str
         Their names, of `shearbench.forward_model.fourier.parameter_names`.
+    observing : Observing
+        How pixels are observed.
     """
 
     images: Tensor
     psf: Tensor
     parameters: Tensor
     targets: tuple[str, ...] = ("g1", "g2")
+    observing: Observing = field(default_factory=Observing)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +93,8 @@ class Examples:
     def first(self, count: int | None) -> Examples:
         """Return the first `count` stamps, or all."""
         part = slice(count)
-        return Examples(self.images[part], self.psf_of(part), self.parameters[part], self.targets)
+        images, psf, parameters = self.images[part], self.psf_of(part), self.parameters[part]
+        return Examples(images, psf, parameters, self.targets, self.observing)
 
     def psf_of(self, index: Tensor | slice) -> Tensor:
         """Return the PSFs of some stamps, [n, ny, nx], or the PSF common to all, [ny, nx]."""
@@ -135,7 +141,8 @@ def load_examples(
     for name, pixels in (("images", images), ("psf", psf)):
         if not torch.isfinite(pixels).all():
             raise ContractError.of(file, name, "pixels that are NaN or infinite", "finite fluxes", RULE)
-    return Examples(images.to(device), psf.to(device), _columns(catalog, targets).to(device), targets)
+    parameters = _columns(catalog, targets).to(device)
+    return Examples(images.to(device), psf.to(device), parameters, targets, stamps.observing)
 
 
 def _columns(catalog: pd.DataFrame, targets: tuple[str, ...]) -> Tensor:
@@ -320,6 +327,7 @@ def draw_batch(
     workers: Workers | None = None,
     noise_range: tuple[float, float] | None = None,
     pixel_scale: float = 1.0,
+    observing: Observing | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the stamps of one training step: augmented, with new noise of random levels.
 
@@ -347,6 +355,8 @@ def draw_batch(
         Lowest and highest noise level of this step [flux per pixel]; by default those of the recipe.
     pixel_scale : float
         Pixel scale [arcsec], for the positions of shifted stamps.
+    observing : Observing, optional
+        How pixels are observed; plainly by default. The noise level varies within `noise_range` anyhow.
 
     Returns
     -------
@@ -364,10 +374,14 @@ def draw_batch(
     images, psf, parameters = source.take(slice(part.start + drawing.rank, part.stop, drawing.size))
     level = images.new_empty(len(seeds), count)
     noise = images.new_empty(len(seeds), count, realisations, *images.shape[1:])
+    masks: list[Tensor] = []
     for k, seed in enumerate(seeds):
         seeded(generator, _STEP, seed, step)
         level[k].uniform_(generator=generator)
         noise[k].normal_(generator=generator)
+        if observing is not None:
+            drawn = draw_masks(observing, noise[k].shape, generator)
+            masks += [] if drawn is None else [drawn]
     # From here on, the first dimension numbers the trainings.
     images, parameters = (values.unflatten(0, (len(seeds), -1)) for values in (images, parameters))
     psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
@@ -391,7 +405,11 @@ def draw_batch(
         psf = psf if psf.ndim == 2 else psf.repeat_interleave(realisations, 1)
     images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
     psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
-    return images + sigma[:, None, None] * noise[:, workers.share].flatten(0, 2), psf, sigma, parameters
+    own = noise[:, workers.share].flatten(0, 2)
+    if observing is None:
+        return images + sigma[:, None, None] * own, psf, sigma, parameters
+    masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
+    return observed(images, sigma[:, None, None], own, observing, masked), psf, sigma, parameters
 
 
 def _numbers(name: str, count: int, seed: int, step: int, generator: torch.Generator) -> Tensor:

@@ -322,6 +322,15 @@ class ShearNetwork(TrainedModule):
         factor = (curves[:, low] + weight * (curves[:, high] - curves[:, low])).exp()
         return factor[:, None] * answer.error
 
+    def errors_by_level(self, answer: Answer, sigma: Tensor) -> Tensor:
+        """Return the calibrated errors (see `errors`) of stamps with the noise levels `sigma` [n]."""
+        error = torch.empty_like(answer.shapes)
+        for level in sigma.unique().tolist():
+            same = sigma == level
+            own = answer._replace(snr=answer.snr[same], error=answer.error[same])
+            error[same] = self.errors(own, level)
+        return error
+
 
 def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     """Interpolate linearly at x [n] between knots [m] of given values [m]; constant outside the knots."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from shearbench.tasks.shear.data import Examples, Source, draw_batch, fixed_noise
 from shearbench.tasks.shear.network import Answer, ShearNetwork
+from shearbench.tasks.shear.observed import draw_masks, observed
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
@@ -179,6 +180,7 @@ class ShearObjective:
             self.workers,
             noise,
             self.pixel_scale,
+            self.validation.observing,
         )
         return Batch(*drawn)
 
@@ -352,7 +354,9 @@ def evaluate(
     for block, start in enumerate(range(0, stop, _BLOCK)):
         part = slice(start, min(start + _BLOCK, stop))
         images = examples.images[part]
-        images = images + sigma * fixed_noise(images.shape, level, block, generator)
+        noise = fixed_noise(images.shape, level, block, generator)
+        masks = draw_masks(examples.observing, images.shape, generator)
+        images = observed(images, sigma, noise, examples.observing, masks)
         answer = network(images, examples.psf_of(part), images.new_tensor(sigma))
         found.append((answer.shapes - examples.shapes[part], answer.error, answer.snr))
     residuals, errors, snrs = (torch.cat(column) for column in zip(*found))

@@ -96,8 +96,14 @@ def _measure(
         images = images.where(good[:, None, None], 0.0)
         psf = psf.nan_to_num(0.0, 0.0, 0.0)
     network = model.network
-    answer = network(images, psf, images.new_tensor(batch.sigma))
-    error = network.errors(answer, batch.sigma).where(good[:, None], torch.nan)
+    if batch.depth is None:
+        answer = network(images, psf, images.new_tensor(batch.sigma))
+        error = network.errors(answer, batch.sigma)
+    else:
+        sigma = batch.sigma * torch.from_numpy(batch.depth).to(device)
+        answer = network(images, psf, sigma.to(images.dtype))
+        error = network.errors_by_level(answer, sigma)
+    error = error.where(good[:, None], torch.nan)
     shapes = answer.shapes.where(good[:, None], torch.nan)
     g, finite = shapes.double().cpu().numpy(), good.cpu().numpy()
     flag = np.where(finite, int(Flag.GOOD), int(Flag.BAD_PIXELS))
