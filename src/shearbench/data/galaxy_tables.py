@@ -71,4 +71,4 @@ def _numbers(at: str, path: str, name: str, column: Any) -> NDArray[np.float64]:
             f"{at}: the column '{name}' of {path} has values of type {values.dtype} and shape "
             f"{values.shape[1:]}, expected one number in each row"
         )
-    return values.astype(np.float64).filled(np.nan)
+    return np.asarray(np.ma.filled(values.astype(np.float64), np.nan))

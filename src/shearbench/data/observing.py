@@ -50,7 +50,7 @@ class Observing:
     variation: float = 0.0
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Any]) -> Observing:
+    def of(cls, attributes: Mapping[Any, Any]) -> Observing:
         """Return what `attributes` of a catalog or of stamps describe; without any, the default."""
         found = attributes.get("observing", {})
         return cls(**(json.loads(found) if isinstance(found, str) else found))

@@ -354,7 +354,7 @@ class StampSet:
             images, psf = self.noiseless(low, high)
             noise_id = self.noise_id[low:high]
             depth = self.observing.depths(seed, noise_id)
-            level = np.float32(sigma) if depth is None else np.float32(sigma * depth)[:, None, None]
+            level = np.float32(sigma) if depth is None else (sigma * depth).astype(np.float32)[:, None, None]
             images += level * self.observing.unit_noise(seed, noise_id, self.shape)
             mask = self.observing.masks(seed, noise_id, self.shape)
             if mask is not None:

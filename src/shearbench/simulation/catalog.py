@@ -142,8 +142,9 @@ def sample_catalog(
             "beta": population.psf.moffat_beta,
         },
         "digest": content_digest(table),
-        **observing_of(population).attributes,
     }
+    for attribute, value in observing_of(population).attributes.items():
+        table.attrs[attribute] = value
     return table
 
 

@@ -184,6 +184,21 @@ def test_the_mixture_fit_leaves_masked_pixels_out_and_reaches_the_bound(tmp_path
     np.testing.assert_allclose(moved.g1, still.g1, atol=1e-3)
 
 
+@pytest.mark.ngmix
+def test_ngmix_leaves_masked_pixels_out_as_the_mixture_fit_does(tmp_path):
+    stamps, _ = make_split(
+        tmp_path, "test", 6, side=SIDE, scale=SCALE, masks={"fraction": 0.03, "columns": 1}
+    )
+    presets = estimator_presets()
+    ngmix, mixture = (
+        measure_stamps(make_estimator(presets[name]), stamps, 1e-3, SEED)
+        for name in ("ngmix-exp", "mixture-exp")
+    )
+    assert (ngmix.flag == 0).all()
+    np.testing.assert_allclose(ngmix[["g1", "g2"]], mixture[["g1", "g2"]], atol=1e-4)
+    np.testing.assert_allclose(ngmix.g1_err, mixture.g1_err, rtol=2e-3)
+
+
 def _replaced(batch, **changes):
     return StampBatch(**{**{name: getattr(batch, name) for name in batch.__dataclass_fields__}, **changes})
 

@@ -14,7 +14,7 @@ Gaussians of one centre and shape. Their parameters are ``row, col, g1, g2, T_1 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ def model_image(
 def model_pixels(
     pars: NDArray[np.float64],
     psf: NDArray[np.float64],
-    pixels: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+    pixels: tuple[NDArray[np.signedinteger[Any]], ...],
     shape: tuple[int, int],
     pixel_scale: float,
     model: Model,
