@@ -164,7 +164,7 @@ def test_bounds_are_those_of_the_pixels_that_are_seen(observing, profile):
 def test_the_mixture_fit_leaves_masked_pixels_out_and_reaches_the_bound(tmp_path):
     masks, noise = {"fraction": 0.03, "columns": 1}, {"variation": 0.4}
     stamps, catalog = make_split(
-        tmp_path, "test", 200, side=SIDE, scale=SCALE, masks=masks, noise=noise, flux=[2, 3]
+        tmp_path, "test", 100, side=SIDE, scale=SCALE, masks=masks, noise=noise, flux=[2, 3]
     )
     sigma, estimator = 1e-3, make_estimator(estimator_presets()["mixture-exp"])
     table = measure_stamps(estimator, stamps, sigma, SEED)
@@ -172,10 +172,10 @@ def test_the_mixture_fit_leaves_masked_pixels_out_and_reaches_the_bound(tmp_path
     images = stamps.noiseless()[1]
     bounds = cramer_rao(catalog, SCALE, (SIDE, SIDE), psf_images=images)
     pull = (table.g1 - catalog.g1) / (sigma * bounds.crb_g1)
-    assert pull.std() == pytest.approx(1, abs=0.15)
-    assert ((table.g1 - catalog.g1) / table.g1_err).std() == pytest.approx(1, abs=0.15)
+    assert pull.std() == pytest.approx(1, abs=0.28)
+    assert ((table.g1 - catalog.g1) / table.g1_err).std() == pytest.approx(1, abs=0.28)
     slope = np.polyfit(catalog.g1, table.g1 - catalog.g1, 1)[0]
-    assert abs(slope) < 4 * np.sqrt(np.mean((sigma * bounds.crb_g1) ** 2) / 200) / catalog.g1.std()
+    assert abs(slope) < 4 * np.sqrt(np.mean((sigma * bounds.crb_g1) ** 2) / 100) / catalog.g1.std()
     # The value of a masked pixel does not matter to it; it does to a fit that knows of no mask.
     (batch,) = stamps.batches(sigma, SEED, 20, 0, 20)
     spoilt = np.where(batch.mask, np.float32(0.02), batch.images)
