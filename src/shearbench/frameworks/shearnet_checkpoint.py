@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from shearbench.errors import ShearbenchError
 from shearbench.frameworks.base import Sizes
+from shearbench.frameworks.logs import leave_stderr_open
 from shearbench.frameworks.numpy_network import Dense, Flatten, NumpyNetwork, Relu
 
 Array = NDArray[np.floating]
@@ -52,6 +53,7 @@ def read_checkpoint(folder: str | os.PathLike[str]) -> dict[str, dict[str, Array
             f"{folder}: there is no file _METADATA, so this is not the folder of a checkpoint of ShearNet; "
             "name the folder that flax.training.checkpoints made, such as model_checkpoint/cnn1100"
         )
+    leave_stderr_open()
     # Arrays are read as NumPy's, wherever they were when they were saved: on a GPU that is not here, too.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:

@@ -21,6 +21,7 @@ from shearbench.files.hdf5 import add_dataset, create_hdf5, open_hdf5
 from shearbench.files.origin import Origin
 from shearbench.frameworks.base import Sizes, SmallNetwork, Weights, xavier
 from shearbench.frameworks.batches import Batches, Checksum, Scaling
+from shearbench.frameworks.logs import leave_stderr_open
 from shearbench.frameworks.options import NETWORKS, NetworkName
 
 BATCH = 256
@@ -35,7 +36,9 @@ def make_network(name: NetworkName, sizes: Sizes, weights: Weights) -> SmallNetw
     about = NETWORKS[name]
     one = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {one}".strip()
-    return getattr(importlib.import_module(about.module), about.class_name)(sizes, weights, about.precision)
+    module = importlib.import_module(about.module)
+    leave_stderr_open()
+    return getattr(module, about.class_name)(sizes, weights, about.precision)
 
 
 def train(name: NetworkName, sizes: Sizes, batches: Batches) -> tuple[SmallNetwork, pd.DataFrame]:

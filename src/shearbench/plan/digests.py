@@ -875,11 +875,11 @@ class Digests:
                     which = {"encoder": encoder, "seed": int(seed), "content": stem}
                     return Origin("compare_labels", self.compare_labels(encoder, int(seed)), which)
             case ["frameworks", population, _] if suffix in ("csv", "h5") and self._has(population):
-                network, _, seed = stem.rpartition(".seed")
-                if seed.isdecimal() and (network, int(seed)) in self.run.frameworks:
-                    which = {"population": population, "estimator": network, "seed": int(seed)}
-                    depends = self.train_framework(population, network)
-                    return Origin("train_framework", depends, {**which, "content": suffix})
+                for network, number in self.run.frameworks:
+                    if stem == f"{network}.seed{number}":
+                        which = {"population": population, "estimator": network, "seed": number}
+                        depends = self.train_framework(population, network)
+                        return Origin("train_framework", depends, {**which, "content": suffix})
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})
             case ["networks", population, _] if suffix == "pt" and self._has(population):
@@ -962,10 +962,11 @@ class Digests:
         if name in self.run.shearnet_checkpoints and split == "test":
             depends = self.measure_checkpoint(population, name)
             return Origin("measure_checkpoint", depends, {**names, "estimator": name})
+        for network, number in self.run.frameworks if split == "test" else ():
+            if name == f"{network}.seed{number}":
+                depends = self.train_framework(population, network)
+                return Origin("train_framework", depends, {**names, "estimator": network, "seed": number})
         variant, _, seed = name.rpartition(".seed")
-        if seed.isdecimal() and (variant, int(seed)) in self.run.frameworks and split == "test":
-            depends = self.train_framework(population, variant)
-            return Origin("train_framework", depends, {**names, "estimator": variant, "seed": int(seed)})
         if variant not in self.run.variants or not seed.isdecimal():
             return None
         names |= {"estimator": variant, "seed": int(seed)}

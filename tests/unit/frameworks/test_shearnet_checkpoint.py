@@ -1,5 +1,7 @@
 """Checkpoints of ShearNet: written here as ShearNet writes them, with Flax and Orbax."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,7 @@ def test_a_checkpoint_gives_what_flax_computes(tmp_path):
     checkpoints.save_checkpoint(str(tmp_path), state, step=7, prefix="cnn", overwrite=True)
     folder = tmp_path / "cnn7"
     assert sorted(read_checkpoint(folder)) == sorted(CNN)
+    assert sys.modules["absl.logging"].get_absl_handler().python_handler.stream is sys.__stderr__
     expected = np.asarray(model.apply(jax.tree.map(jax.numpy.asarray, trained), images))
     assert shapes_of(folder, SHAPE)(images) == pytest.approx(expected, abs=1e-5)
     np.savez(folder / NORMALIZER, mean=np.array([0.5, -0.5]), std=np.array([2.0, 3.0]))
