@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked doctor watch archive slurm test-slurm scaling results measure figures studies morphology frameworks report test lint format bench docs lock clean
+.PHONY: help checked doctor watch archive site slurm test-slurm scaling results measure figures studies morphology frameworks report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -103,6 +103,9 @@ bench: .venv/ready  ## compare speed and memory with GalSim and ngmix: results/b
 docs: .venv/ready  ## update the schema and the table of options in config/README.md
 	$(BIN)/python -m shearbench.tools.docs
 
+site: .site/ready  ## build the documentation site: .site/html/index.html (in an environment of its own)
+	NO_MKDOCS_2_WARNING=1 .site/venv/bin/mkdocs build --quiet
+
 lock: .venv/ready  ## update requirements.lock, except for the version of torch
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --no-annotate --no-header \
@@ -110,8 +113,14 @@ lock: .venv/ready  ## update requirements.lock, except for the version of torch
 	{ head -2 requirements.lock; grep -vE '^(nvidia-|cuda-|triton|torch==)' .venv/new.lock; \
 	  grep '^torch==' requirements.lock; } | sed 's/+cpu//' > .venv/sorted.lock && mv .venv/sorted.lock requirements.lock
 
-clean:  ## delete the environment (results are kept)
-	rm -rf .venv
+clean:  ## delete the environments (results are kept)
+	rm -rf .venv .site
+
+.site/ready: pyproject.toml
+	$(PYTHON) -m venv .site/venv
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['site'], sep='\n')" \
+	  > .site/packages && .site/venv/bin/pip install --quiet -r .site/packages
+	@touch $@
 
 # The last step of the installation makes the file .venv/ready; without it, the installation is repeated.
 .venv/ready: requirements.lock pyproject.toml

@@ -73,3 +73,14 @@ def test_containers_are_built_from_the_lock(recipe):
     assert "pip install --no-cache-dir -r requirements.lock" in text
     assert "pip install --no-cache-dir --no-deps --editable ." in text
     assert "--snakefile /opt/shearbench/workflow/Snakefile" in text.replace('", "', " ")
+
+
+def test_the_actions_of_github_use_targets_that_exist_and_the_versions_of_python_that_are_supported():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+    makefile = (ROOT / "Makefile").read_text()
+    steps = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    targets = {target for run in steps for target in re.findall(r"make (\w+)", run)}
+    assert {"lint", "doctor", "results", "test", "archive", "site"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -117,13 +117,17 @@ def test_wrong_arrays_are_named(tiny, batch):
         tiny.network("shearnet", seed=9)
 
 
-def test_the_examples_of_the_documentation_run(folder, tmp_path, monkeypatch, capsys):
-    """They are one after the other one program, here on the tiny run."""
+@pytest.mark.parametrize(
+    ("page", "makes"), [("python", "residuals.pdf"), ("paper", "accuracy.pdf"), ("tutorial", None)]
+)
+def test_the_examples_of_the_documentation_run(page, makes, folder, tmp_path, monkeypatch, capsys):
+    """Those of a page are one after the other one program, here on the tiny run."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
-    assert len(blocks) == 4
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     names: dict[str, object] = {}
     for block in blocks:
         exec(block.replace("results/quick", str(folder)), names)
-    assert "+-" in capsys.readouterr().out
-    assert (tmp_path / "residuals.pdf").stat().st_size > 10000
+    if makes:
+        assert (tmp_path / makes).stat().st_size > 10000
+    else:
+        assert "rmse_over_crb" in capsys.readouterr().out

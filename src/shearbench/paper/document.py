@@ -92,7 +92,8 @@ _TERMS = (
 def _results(accuracy: pd.DataFrame, macros: Mapping[tuple[Any, ...], str]) -> list[str]:
     """Return a paragraph per population: RMSE at the highest and the lowest noise, and the change between."""
     lines = []
-    for population, rows in combined_accuracy(accuracy).groupby("population", sort=False):
+    for name, rows in combined_accuracy(accuracy).groupby("population", sort=False):
+        population = str(name)
         lines.append(rf"\paragraph{{{escape(population)}.}}")
         low, high = float(rows["noise"].min()), float(rows["noise"].max())
         for noise, which in {high: "highest", low: "lowest"}.items():
@@ -158,9 +159,10 @@ def _bias(
         "response": ("Calibrated", "With a calibration on other galaxies"),
     }
     lines = [r"\paragraph{Shear bias.}"]
-    for (population, noise, calibration), rows in judged.groupby(
-        ["population", "noise", "calibration"], sort=False
-    ):
+    keys = ["population", "noise", "calibration"]
+    for key in judged[keys].drop_duplicates().itertuples(index=False):
+        rows = judged[(judged[keys] == list(key)).all(axis=1)]
+        population, noise, calibration = str(key[0]), float(key[1]), str(key[2])
         (prefix, how), at = said[calibration], power_of_ten(noise)
         quoted = [
             rf"\{macros[f'{prefix}MOne', population, estimator, noise]} ({escape(label)})"

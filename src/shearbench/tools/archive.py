@@ -251,7 +251,8 @@ def redraw(folder: str | Path, output: str | Path | None = None, names: Sequence
 
     run, target, made = FinishedRun(folder), Path(output or Path(folder, "redrawn")), []
     for name, cases in run.figures.items():
-        for case in (cases or [None]) if not names or name in names else []:
+        wanted: list[str | None] = [*cases] or [None]
+        for case in wanted if not names or name in names else []:
             path = target / f"{name}{'' if case is None else f'_{case}'}.pdf"
             save(run.figure(name, case), path, path.with_suffix(".png"))
             made.append(path)
