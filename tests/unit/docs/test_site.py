@@ -32,6 +32,7 @@ PAGES = [*hooks.MOVED, *sorted(f"docs/{path.name}" for path in (ROOT / "docs").g
 RUN_BY = {
     "README.md": "networks/test_zoo.py",
     "docs/extend.md": "here",
+    "docs/frameworks.md": "frameworks/test_page.py",
     "docs/own-data.md": "tools/test_measure.py",
     "docs/paper.md": "workflow/test_python_api.py",
     "docs/python.md": "workflow/test_python_api.py",
@@ -76,14 +77,15 @@ def test_links_become_those_of_the_site():
 
 def test_every_page_is_in_the_navigation_and_every_module_of_the_reference_exists():
     listed = set(re.findall(r"^ +- .*: (\S+\.md)$", text_of("mkdocs.yml"), re.MULTILINE))
-    assert listed == {hooks.page_of(page) for page in PAGES} | {"reference/api.md"}
+    pages = {hooks.page_of(page) for page in PAGES} | {"reference/api.md"}
+    assert listed == pages, "list each page under nav: in mkdocs.yml"
     for name in re.findall(r"^::: (\S+)$", hooks.API, re.MULTILINE):
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
 
 
 def test_python_blocks_are_run_by_a_test_each():
-    assert {page for page in PAGES if blocks(page, "python")} == set(RUN_BY)
+    assert {page for page in PAGES if blocks(page, "python")} == set(RUN_BY), "test a page and name its test"
 
 
 def test_a_population_of_the_page_is_a_configuration():
