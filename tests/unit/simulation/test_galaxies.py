@@ -13,6 +13,7 @@ from astropy.table import Table
 
 from shearbench.bounds.fisher import fisher, jacobians
 from shearbench.config.reading import DEFAULT, check_variants, load
+from shearbench.data.external import external_files
 from shearbench.errors import ConfigError
 from shearbench.plan.run import Run
 from shearbench.simulation.catalog import catalogue_galaxies, cosmos_galaxies, sample_catalog
@@ -158,6 +159,12 @@ def test_a_catalogue_that_does_not_fit_names_the_file_and_the_key(tmp_path):
     table.assign(FLUX=[np.nan, *table.FLUX[1:]]).to_csv(path, index=False)
     _, kept = catalogue_galaxies("p", Population(**options_of(path, half_light_radius_arcsec=[0.1, 1])))
     assert kept.tolist() == list(range(1, 60))
+
+
+def test_images_that_a_catalogue_names_and_that_are_absent_are_seen_before_any_job():
+    options = {**PRESETS["cosmos"], "profile": "cosmos-real", "catalogue_file": COSMOS}
+    with pytest.raises(ConfigError, match=r"populations\.p\.catalogue_file: .*\.fits cannot be read"):
+        external_files("p", Population(**options))
 
 
 @pytest.mark.parametrize(
