@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
     "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss psf_leakage_exp_gauss "
-    "selection_exp_gauss gallery_exp_gauss "
+    "selection_exp_gauss shear_trends_exp_gauss gallery_exp_gauss "
     "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss inside_gradients_exp_gauss "
     "kernels_exp_gauss inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened "
     "inside_features_exp_gauss_refined"
@@ -38,6 +38,7 @@ METRICS = [
         "shear_bias_bins.csv",
         "psf_leakage.csv",
         "selection.csv",
+        "shear_trends.csv",
         "shape_noise.csv",
         "training.csv",
         "inside_layers.csv",

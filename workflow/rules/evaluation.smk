@@ -27,9 +27,12 @@ rule evaluate_shear_bias:
     input:
         estimates=RUN.all_estimates("shear"),
         catalogs=RUN.of_populations("catalogs/{population}/shear.parquet"),
+        # For the true signal-to-noise ratio.
+        stamps=RUN.of_populations("stamps/{population}/shear/index.json"),
     output:
         table=f"{FOLDER}/metrics/shear_bias.csv",
         bins=f"{FOLDER}/metrics/shear_bias_bins.csv",
+        trends=f"{FOLDER}/metrics/shear_trends.csv",
         selection=f"{FOLDER}/metrics/selection.csv",
         shape_noise=f"{FOLDER}/metrics/shape_noise.csv",
     log:

@@ -328,6 +328,14 @@ class StampSet:
                     file["psf"].read_direct(psf, np.s_[a - low : b - low], np.s_[a - start : b - start])
         return images, psf
 
+    def signal(self) -> NDArray[np.float64]:
+        """Return sqrt(sum I^2) of each noiseless stamp, which is sigma times its signal-to-noise ratio."""
+        found = np.empty(len(self))
+        for low in range(0, len(self), 1024):
+            images, _ = self.noiseless(low, low + 1024)
+            found[low : low + 1024] = np.sqrt(np.square(images, dtype=np.float64).sum(axis=(1, 2)))
+        return found
+
     def batches(
         self, sigma: float, seed: int, size: int = 1024, start: int = 0, stop: int | None = None
     ) -> Iterator[StampBatch]:

@@ -33,6 +33,7 @@ MADE_BY = {
     "accuracy.csv": "evaluate_accuracy",
     "shear_bias.csv": "evaluate_shear_bias",
     "shear_bias_bins.csv": "evaluate_shear_bias",
+    "shear_trends.csv": "evaluate_shear_bias",
     "selection.csv": "evaluate_shear_bias",
     "shape_noise.csv": "evaluate_shear_bias",
     "psf_leakage.csv": "evaluate_psf_leakage",

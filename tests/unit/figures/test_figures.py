@@ -48,6 +48,7 @@ from shearbench.figures import (
     selection,
     shear_bias,
     shear_bias_bins,
+    shear_trends,
     shifts,
     step_cost,
     studies,
@@ -282,6 +283,16 @@ def judged_table() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(rmse_over_crb_err=0.1, n=100, out_of_distribution=1)
 
 
+def trends_of_shear() -> pd.DataFrame:
+    table = shear_table()
+    parts = [
+        table.assign(property=name, bin=k + 1, centre=10.0 + 30 * k)
+        for name in ("s2n", "size")
+        for k in range(4)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def selection_rows() -> pd.DataFrame:
     table = shear_table()
     parts = [
@@ -476,6 +487,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "psf_leakage": lambda: psf_leakage.draw(leakage_table(), "exp_gauss"),
     "model_errors": lambda: model_errors.draw(model_errors_table(), "exp_gauss"),
     "judged": lambda: judged.draw(judged_table()),
+    "shear_trends": lambda: shear_trends.draw(trends_of_shear(), "exp_gauss"),
     "selection": lambda: selection.draw(selection_rows(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
     "gallery": lambda: gallery.draw_gallery(gallery_of()),
@@ -561,6 +573,7 @@ def test_says_what_it_shows(name: str) -> None:
             "noise 10% lower",
             r"$\Delta m$",
         ],
+        "shear_trends": [*estimators, "signal-to-noise ratio", "half-light radius / PSF FWHM", "$m$"],
         "selection": [*estimators, "response of shapes $m$", "quantity that is cut", r"$\sigma$ = $10^{-3}$"],
         "judged": ["trained on", "judged on", "10 $m$ = "],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
@@ -725,6 +738,7 @@ def test_bad_luck_is_drawn(case: str) -> None:
         model_errors.draw(bad(model_errors_table()), "exp_gauss"),
         judged.draw(bad(judged_table())),
         selection.draw(bad(selection_rows()), "exp_gauss"),
+        shear_trends.draw(bad(trends_of_shear()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
         study.draw(*map(bad, study_tables(seeds=1)), question=QUESTION, axis_label="$ 5 $"),
         *(module.draw(bad(inside_tables()[kind]), QUESTION, "$ 5 $") for kind, module in INSIDE.items()),
@@ -963,6 +977,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         ("told", model_errors_table()),
         ("judged", judged_table()),
         ("selected", selection_rows()),
+        ("sheared", trends_of_shear()),
     ):
         table = table.iloc[:0] if rows == "none" else _degenerate(table, "all failed")
         table.to_csv(tmp_path / "table.csv", index=False)
@@ -979,6 +994,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         model_errors.draw(read["told"], "exp_gauss"),
         judged.draw(read["judged"]),
         selection.draw(read["selected"], "exp_gauss"),
+        shear_trends.draw(read["sheared"], "exp_gauss"),
         shear_bias_bins.draw(bins, "exp_gauss"),
     ):
         drawn(figure)
