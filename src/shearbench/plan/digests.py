@@ -829,11 +829,11 @@ class Digests:
             case ["judged", trained, population, split, noise, _] if suffix == "parquet":
                 variant, _, seed = stem.rpartition(".seed")
                 known = (trained, population) in self.run.judged and split in JUDGED_SPLITS
-                network = (trained, variant, int(seed)) if seed.isdecimal() else None
-                if known and noise in self.run.noise["shear"] and network in self.run.models:
-                    which = {"trained": trained, "population": population, "split": split, "noise": noise}
-                    depends = self.judge(trained, population, split, variant, int(seed))
-                    return Origin("judge", depends, {**which, "estimator": variant, "seed": int(seed)})
+                judged = seed.isdecimal() and (trained, variant, int(seed)) in self.run.models
+                if known and judged and noise in self.run.noise["shear"]:
+                    about: dict[str, Any] = {"trained": trained, "population": population, "split": split}
+                    about |= {"noise": noise, "estimator": variant, "seed": int(seed)}
+                    return Origin("judge", self.judge(trained, population, split, variant, int(seed)), about)
             case ["model_errors", population, noise, told, _] if suffix == "parquet":
                 if self._has(population) and noise in self.run.misjudged_noise and told in self.run.misjudged:
                     return self._origin_of_model_errors(population, noise, told, stem)
