@@ -1,7 +1,9 @@
 """Classify the test images with a trained classifier, turned by each of some angles."""
 
 from shearbench.data.labelled_images import read_splits
+from shearbench.diagnostics.classifiers import look_inside
 from shearbench.evaluation.morphology import predictions
+from shearbench.evaluation.morphology_inside import with_images, write_inside
 from shearbench.files.tables import write_table
 from shearbench.jobs.job import logged
 from shearbench.tasks.morphology.prediction import classify
@@ -14,5 +16,8 @@ with logged(snakemake.log[0]):
     angles = snakemake.params.angles
     found = classify(model, test, angles, snakemake.threads)
     table = predictions(found, test.labels, angles)
+    inside = with_images(look_inside(model, test, snakemake.threads), test.images, test.labels)
     about = {name: model.about[name] for name in ("variant", "seed", "epoch", "parameters", "architecture")}
-    write_table(snakemake.output[0], table, about, origins[snakemake.output[0]])
+    output = snakemake.output
+    write_table(output.predictions, table, about, origins[output.predictions])
+    write_inside(output.inside, {about["variant"]: inside}, test.classes, origins[output.inside])

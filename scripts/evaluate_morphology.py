@@ -3,6 +3,7 @@
 from shearbench.data.labelled_images import read_splits
 from shearbench.evaluation import morphology
 from shearbench.evaluation.metrics import read_metrics
+from shearbench.evaluation.morphology_inside import read_inside, write_inside
 from shearbench.files.tables import read_table
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
@@ -16,6 +17,11 @@ with logged(snakemake.log[0]):
     for name, table in found.items():
         path = output[name]
         write_csv(path, table, origins[path])
+    inside = {}
+    for path in source.inside:
+        for name, arrays in read_inside(path, origins[path])[1].items():
+            inside.setdefault(name, arrays)  # of the first seed
+    write_inside(output.inside, inside, test.classes, origins[output.inside])
     morphology.write_examples(
         output.examples, test.images, test.classes, tables, found, origins[output.examples]
     )

@@ -58,7 +58,8 @@ if CONFIG.morphology is not None:
             images=RUN.labelled_images,
             model=rules.train_classifier.output.model,
         output:
-            f"{FOLDER}/morphology/predictions/{{classifier}}.seed{{seed}}.parquet",
+            predictions=f"{FOLDER}/morphology/predictions/{{classifier}}.seed{{seed}}.parquet",
+            inside=f"{FOLDER}/morphology/predictions/{{classifier}}.seed{{seed}}.h5",
         log:
             f"{FOLDER}/logs/classify/{{classifier}}.seed{{seed}}.log",
         benchmark:
@@ -82,6 +83,7 @@ if CONFIG.morphology is not None:
                 "predictions/{classifier}.seed{seed}.parquet"
             ),
             histories=RUN.of_classifiers("models/{classifier}/seed{seed}/history.csv"),
+            inside=RUN.of_classifiers("predictions/{classifier}.seed{seed}.h5"),
         output:
             summary=f"{FOLDER}/metrics/morphology.csv",
             classes=f"{FOLDER}/metrics/morphology_classes.csv",
@@ -90,6 +92,7 @@ if CONFIG.morphology is not None:
             angles=f"{FOLDER}/metrics/morphology_angles.csv",
             training=f"{FOLDER}/metrics/morphology_training.csv",
             examples=f"{FOLDER}/metrics/morphology_examples.h5",
+            inside=f"{FOLDER}/metrics/morphology_inside.h5",
         log:
             f"{FOLDER}/logs/evaluate_morphology.log",
         benchmark:

@@ -860,10 +860,10 @@ class Digests:
                 if seed.isdecimal() and (classifier, int(seed)) in self.run.classifiers:
                     which = {"classifier": classifier, "seed": int(seed), "content": stem}
                     return Origin("train_classifier", self.train_classifier(classifier), which)
-            case ["morphology", "predictions", _] if suffix == "parquet":
+            case ["morphology", "predictions", _] if suffix in ("parquet", "h5"):
                 classifier, _, seed = stem.rpartition(".seed")
                 if seed.isdecimal() and (classifier, int(seed)) in self.run.classifiers:
-                    which = {"classifier": classifier, "seed": int(seed)}
+                    which = {"classifier": classifier, "seed": int(seed), "content": suffix}
                     return Origin("classify", self.classify(classifier, int(seed)), which)
             case ["morphology", "encoders", "models", encoder, folder, "model.pt" | "history.csv"]:
                 seed = folder.removeprefix("seed")

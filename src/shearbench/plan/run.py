@@ -44,6 +44,7 @@ MORPHOLOGY = (
     "morphology_angles.csv",
     "morphology_training.csv",
     "morphology_examples.h5",
+    "morphology_inside.h5",
 )
 """The tables and examples of the classification by morphology."""
 CONTRASTIVE = (
@@ -507,6 +508,7 @@ class Run:
             *self.of_classifiers("models/{classifier}/seed{seed}/model.pt"),
             *self.of_classifiers("models/{classifier}/seed{seed}/history.csv"),
             *self.of_classifiers("predictions/{classifier}.seed{seed}.parquet"),
+            *self.of_classifiers("predictions/{classifier}.seed{seed}.h5"),
             *self.of_encoders("models/{encoder}/seed{seed}/model.pt"),
             *self.of_encoders("models/{encoder}/seed{seed}/history.csv"),
             *self.of_encoders("labels/{encoder}/seed{seed}/labels.csv"),

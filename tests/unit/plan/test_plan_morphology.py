@@ -36,9 +36,9 @@ def test_all_files_have_an_origin_and_their_own_names():
     assert len({(one.rule, str(one.names)) for one in origins}) == len(made)
     assert digests.origin(f"{run.folder}/morphology/models/other/seed1/model.pt") is None
     assert digests.origin(f"{run.folder}/morphology/encoders/models/simclr/seed9/model.pt") is None
-    assert len(run.figures_of_morphology) == 8
+    assert len(run.figures_of_morphology) == 10
     without = digests_of({"morphology": {"contrastive": None}})
-    assert len(without.run.figures_of_morphology) == 5
+    assert len(without.run.figures_of_morphology) == 7
     assert without.origin(f"{run.folder}/metrics/morphology_labels.csv") is None
     assert without.origin(f"{run.folder}/tables/morphology_labels.tex") is None
     assert not set(run.figures) & set(run.figures_of_morphology)

@@ -125,6 +125,8 @@ def _probe(
     asked: Floats,
 ) -> NDArray[np.int64]:
     """Return the answers of a linear classifier on features, for the features `asked`."""
+    if len(np.unique(labels[part])) == 1:
+        return np.full(len(asked), labels[part][0])
     scale = StandardScaler().fit(known)  # needs no labels
     given, judged, asked = (scale.transform(one) for one in (known[part], judged, asked))
     found: list[tuple[float, NDArray[np.int64]]] = []
