@@ -19,6 +19,12 @@ class Dense(Architecture):
     kind: ClassVar[str] = "dense"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "dense": {"training": {"data": "rendered"}},
+        # ShearNet's `mlp` (github.com/s-Sayan/ShearNet, shearnet/core/models.py), but for the noise level,
+        # which it is not told. Trained with AdamW, as there.
+        "mlp": {
+            "options": {"hidden": [128, 64], "input_scaling": "global"},
+            "training": {"optimiser": "adamw"},
+        },
     }
 
     hidden: list[Width] = Field(

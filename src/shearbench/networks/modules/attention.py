@@ -88,11 +88,13 @@ class Cbam(nn.Module):
     channels : int
     act : str
         Name of the activation between the two layers that compute the weights of the channels.
+    reduction : int
+        As for `ChannelWeights`.
     """
 
-    def __init__(self, channels: int, act: Activation) -> None:
+    def __init__(self, channels: int, act: Activation, reduction: int = 4) -> None:
         super().__init__()
-        self.channels = ChannelWeights(channels, act, maxima=True)
+        self.channels = ChannelWeights(channels, act, maxima=True, reduction=reduction)
         self.pixels = PixelWeights()
 
     def forward(self, x: Tensor) -> Tensor:
