@@ -69,6 +69,7 @@ def test_its_description_is_an_ro_crate(unpacked):
     assert "figures/accuracy.pdf" in {one["@id"] for one in entities["#run"]["result"]}
 
 
+@pytest.mark.slow
 def test_a_changed_or_unfinished_run_is_refused(run, capsys):
     folder = run / "results/tiny"
     main([str(folder), "--models", "--output", str(run / "m.tar.gz")])

@@ -118,7 +118,12 @@ def test_wrong_arrays_are_named(tiny, batch):
 
 
 @pytest.mark.parametrize(
-    ("page", "makes"), [("python", "residuals.pdf"), ("paper", "accuracy.pdf"), ("tutorial", None)]
+    ("page", "makes"),
+    [
+        ("python", "residuals.pdf"),
+        pytest.param("paper", "accuracy.pdf", marks=pytest.mark.slow),
+        ("tutorial", None),
+    ],
 )
 def test_the_examples_of_the_documentation_run(page, makes, folder, tmp_path, monkeypatch, capsys):
     """Those of a page are one after the other one program, here on the tiny run."""

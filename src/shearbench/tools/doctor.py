@@ -186,8 +186,12 @@ def main(*paths: str) -> None:
     if importlib.util.find_spec("pydantic") is None or importlib.util.find_spec("yaml") is None:
         print("\nThe configuration is examined once the packages are installed.")
         return
+    from shearbench.config.reading import DEFAULT
     from shearbench.errors import ConfigError
 
+    if not os.path.exists(DEFAULT):
+        print("\nIn a clone of the repository, this also says what a run leaves out.")
+        return
     try:
         run, reasons = left_out(*paths)
     except ConfigError as error:

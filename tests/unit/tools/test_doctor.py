@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shearbench.errors import ConfigError
-from shearbench.tools.doctor import examine, left_out, report
+from shearbench.tools.doctor import examine, left_out, main, report
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,6 +50,12 @@ def test_it_runs_before_any_package_is_installed():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "make results installs them" in done.stdout
+
+
+def test_outside_a_clone_it_reports_the_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main()
+    assert capsys.readouterr().out.endswith("this also says what a run leaves out.\n")
 
 
 def test_what_a_configuration_leaves_out_is_what_the_workflow_leaves_out(monkeypatch):
