@@ -135,6 +135,9 @@ def test_quantities_that_an_estimator_does_not_measure_are_said_to_be_missing(ca
 
 
 def test_few_galaxies_and_failures_give_no_numbers_and_no_warning(catalog):
+    few = catalog.head(64)
+    own = answer(few, s2n=brightness(few), R11=0.9, R22=0.9)
+    assert of(selection(own, few, resamples=20), "s2n")["none"]["n_pairs"] == 2
     few = catalog.head(48)
     estimates = answer(few, s2n=brightness(few))
     estimates.loc[3, "flag"] = int(Flag.FAILED)
