@@ -151,11 +151,12 @@ class Soap(torch.optim.Optimizer):
                 state[f"gram{k}"], state[f"basis{k}"] = gram, basis.contiguous()
             return
         state["steps"] += 1
-        state["mean"].lerp_(gradient, forget)
-        state["square"].lerp_(self._rotated(gradient, state).square(), forget)
+        # Both means are kept in the eigenbasis, so that only the gradient has to be rotated in each step.
+        rotated = self._rotated(gradient, state)
+        state["mean"].lerp_(rotated, forget)
+        state["square"].lerp_(rotated.square(), forget)
         unbiased = 1 - group["memory"] ** state["steps"]
-        update = self._rotated(state["mean"], state) / unbiased
-        update = update / ((state["square"] / unbiased).sqrt() + 1e-8)
+        update = state["mean"] / unbiased / ((state["square"] / unbiased).sqrt() + 1e-8)
         for k in sides:
             update = state["basis0"] @ update if k == 0 else update @ state["basis1"].mT
         weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -181,7 +182,10 @@ class Soap(torch.optim.Optimizer):
         order = (basis * (gram @ basis)).sum(-2).argsort(descending=True, stable=True)
         columns = order.unsqueeze(-2)
         state["square"] = state["square"].take_along_dim(columns if side else columns.mT, side - 2)
-        state[f"basis{side}"] = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0].contiguous()
+        new = torch.linalg.qr(gram @ basis.take_along_dim(columns, -1))[0].contiguous()
+        turn = basis.mT @ new
+        state["mean"] = state["mean"] @ turn if side else turn.mT @ state["mean"]
+        state[f"basis{side}"] = new
 
 
 def make_optimisers(
