@@ -86,10 +86,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of the finished run, to be changed at will, with new modification times."""
     folder = tmp_path / "run"
-    # copyfile, not copy2: as after a clone, every file is as old as the copy. But code that was compiled
-    # keeps its time, by which Numba knows it.
+    # copyfile, not copy2: as after a clone, every file is as old as the copy. But the code keeps its times, by
+    # which Python and Numba know what they compiled of it.
     shutil.copytree(finished, folder, copy_function=shutil.copyfile)
-    for compiled in finished.rglob("*.nbi"):
-        source = (compiled.parents[1] / compiled.name.split(".")[0]).with_suffix(".py")
+    for source in (finished / "src").rglob("*.py"):
         shutil.copystat(source, folder / source.relative_to(finished))
     return folder
