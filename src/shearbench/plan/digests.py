@@ -876,10 +876,10 @@ class Digests:
                     which = {"encoder": encoder, "seed": int(seed), "content": stem}
                     return Origin("compare_labels", self.compare_labels(encoder, int(seed)), which)
             case ["frameworks", population, _] if suffix in ("csv", "h5") and self._has(population):
-                for network, number in self.run.frameworks:
-                    if stem == f"{network}.seed{number}":
-                        which = {"population": population, "estimator": network, "seed": number}
-                        depends = self.train_framework(population, network)
+                for framework, number in self.run.frameworks:
+                    if stem == f"{framework}.seed{number}":
+                        which = {"population": population, "estimator": framework, "seed": number}
+                        depends = self.train_framework(population, framework)
                         return Origin("train_framework", depends, {**which, "content": suffix})
             case ["metrics", "studies.csv"]:
                 return Origin("summarise_studies", self.summarise_studies(), {"table": stem})

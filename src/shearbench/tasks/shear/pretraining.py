@@ -115,7 +115,7 @@ class StampViews:
             return torch.rand(*shape, generator=generator, device=device)
 
         names = self.recipe.augmentation
-        numbers = {name: uniform(1, count, 3) for name in names if name != "d4"}
+        numbers: dict[str, Tensor] = {name: uniform(1, count, 3) for name in names if name != "d4"}
         counts = [len(part) for part in rows.tensor_split(8)]
         own = psf if psf.ndim == 2 else psf[None]
         given = Stamps(images[None], own, images.new_zeros(1, count, 2), _TARGETS, self.pixel_scale)
