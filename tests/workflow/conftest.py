@@ -86,8 +86,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> Path:
     """Return a copy of the finished run, to be changed at will, with new modification times."""
     folder = tmp_path / "run"
-    # copyfile, not copy2: as after a clone, every file is as old as the copy. But the code keeps its times, by
-    # which Python and Numba know what they compiled of it.
+    # copyfile, not copy2: as after a clone, every file is as old as the copy. But the code keeps its times,
+    # by which Python and Numba know what they compiled of it.
     shutil.copytree(finished, folder, copy_function=shutil.copyfile)
     for source in (finished / "src").rglob("*.py"):
         shutil.copystat(source, folder / source.relative_to(finished))
