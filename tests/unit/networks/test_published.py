@@ -174,9 +174,7 @@ def test_one_configuration_has_all_of_them():
     recipes = {name: variant.training for name, variant in config.variants.items()}
     budget = {(r.data, r.batch_size, r.epochs, r.epoch_stamps, r.optimiser) for r in recipes.values()}
     assert len(budget) == 1
-    for population, names in [(p, config.variants) for p in config.populations]:
-        for name in names:
-            shape = (config.stamps.size_pixels,) * 2
-            architecture_for(
-                name, config.variants[name], config.populations[population], shape, config.galaxies.train
-            )
+    shape = (config.stamps.size_pixels,) * 2
+    for population in config.populations.values():
+        for name, variant in config.variants.items():
+            architecture_for(name, variant, population, shape, config.galaxies.train)

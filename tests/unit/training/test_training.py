@@ -758,6 +758,26 @@ def test_muon_steps_are_as_long_as_adamws():
     assert weight.detach().square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.3)
 
 
+def test_muon_steps_are_torchs_but_for_its_rounding_and_its_limits():
+    """If torch's Muon takes kernels and stacked weights, and computes in float32, ours can go."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(24, 40, generator=generator)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    optimisers = [
+        Muon([ours], lr=0.02, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(10):
+        ours.grad = theirs.grad = torch.randn(start.shape, generator=generator)
+        for optimiser in optimisers:
+            optimiser.step()
+    difference = (ours - theirs).norm() / (ours - start).norm()
+    # The precision of bfloat16 is 0.004.
+    assert 1e-4 < difference < 0.03
+    with pytest.raises(ValueError, match="2D"):
+        torch.optim.Muon([torch.nn.Parameter(torch.zeros(16, 4, 3, 3))])
+
+
 def test_every_weight_has_one_optimiser():
     module = variant().make().build(1, (SIDE, SIDE), 2)
     for name in ("sgd", "adam", "adamw", "soap", "muon"):
