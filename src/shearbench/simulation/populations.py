@@ -200,6 +200,12 @@ class Neighbours(Options):
     )
     flux_ratio: Range = Field((0.3, 1.0), description="flux of the neighbour over that of the galaxy")
 
+    @model_validator(mode="after")
+    def _check(self) -> Neighbours:
+        _check_range("distance_arcsec", self.distance_arcsec, low=0, high=1e4)
+        _check_range("flux_ratio", self.flux_ratio, low=1e-6, high=1e6)
+        return self
+
 
 class Masks(Options):
     """Pixels without a measurement, which are masked."""
