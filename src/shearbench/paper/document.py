@@ -157,6 +157,7 @@ def _bias(
     said = {
         "none": ("Raw", "Without a calibration on other galaxies"),
         "response": ("Calibrated", "With a calibration on other galaxies"),
+        "simulated": ("Simulated", "With a calibration on other galaxies instead of their own response"),
     }
     lines = [r"\paragraph{Shear bias.}"]
     keys = ["population", "noise", "calibration"]

@@ -308,8 +308,6 @@ class Population(Options):
 
     @model_validator(mode="after")
     def _check(self) -> Population:
-        _check_range("neighbours.distance_arcsec", self.neighbours.distance_arcsec, low=0)
-        _check_range("neighbours.flux_ratio", self.neighbours.flux_ratio, low=0)
         _check_range("half_light_radius_arcsec", self.half_light_radius_arcsec, low=0)
         _check_range("flux", self.flux, low=1e-12, high=1e12)
         _check_range("sersic_n", self.sersic_n, low=0.3, high=6.2)
