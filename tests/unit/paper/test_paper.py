@@ -185,7 +185,7 @@ def run():
                 )
                 if noise > 2e-3:
                     continue
-                for calibration in ("none", "response"):
+                for calibration in ("none", "response", "simulated"):
                     values = {key: 1e-3 * rng.standard_normal() for key in SHEAR_BIAS}
                     values |= {f"{key}_err": 3.3e-5 for key in ("m1", "m2", "c1", "c2")}
                     values |= {"shape_noise": 0.2134, "shape_noise_err": 0.0022}
