@@ -119,6 +119,13 @@ class Fork(Architecture):
 
     def build(self, channels: int, shape: tuple[int, int], outputs: int) -> nn.Module:
         """Build the network; see `Architecture.build`."""
+        return self._network(channels, shape, outputs, bands=1)
+
+    def classifier(self, channels: int, shape: tuple[int, int], classes: int) -> nn.Module:
+        """Build a classifier of images whose channels are bands."""
+        return self._network(channels, shape, classes, bands=channels)
+
+    def _network(self, channels: int, shape: tuple[int, int], outputs: int, bands: int) -> nn.Module:
         from torch import nn
 
         from shearbench.networks.modules import published
@@ -127,17 +134,17 @@ class Fork(Architecture):
 
         act, norm = self.activation, self.normalisation
         galaxy = (
-            published.resnet34(self.width, act, norm)
+            published.resnet34(self.width, act, norm, bands)
             if self.galaxy == "resnet34"
-            else published.multiscale(self.width, self.sizes, act, norm)
+            else published.multiscale(self.width, self.sizes, act, norm, bands)
         )
-        psf = published.strided(act, norm) if channels > 1 and self.psf != "none" else None
+        psf = published.strided(act, norm) if channels > bands and self.psf != "none" else None
         features: nn.Module
         if self.fusion == "attention":
-            fused = published.Fusion(galaxy, psf, 1, shape, self.tokens, self.layers)
+            fused = published.Fusion(galaxy, psf, bands, shape, self.tokens, self.layers)
             features = published.MeanToken(fused, self.tokens)
         else:
-            features = published.Joined(galaxy, psf, self.pooling)
+            features = published.Joined(galaxy, psf, self.pooling, bands)
         count = made_of(features, channels, shape)[1] + LEVELS
         steps: list[nn.Module] = []
         for units in self.hidden:

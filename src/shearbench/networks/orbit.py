@@ -126,12 +126,13 @@ class Orbit(Architecture):
 
         from shearbench.networks.modules import published
 
-        galaxy = published.smooth(self.widths, 1 + LEVELS, self.activation)
-        given = channels > 1 and self.psf == "branch"
+        bands = 1 if classes is None else channels
+        galaxy = published.smooth(self.widths, bands + LEVELS, self.activation)
+        given = channels > bands and self.psf == "branch"
         psf = published.smooth(self.widths, 1, self.activation) if given else None
         features: nn.Module = galaxy
         if self.fusion == "attention":
-            features = published.Fusion(galaxy, psf, 1 + LEVELS, shape, self.tokens, self.layers)
+            features = published.Fusion(galaxy, psf, bands + LEVELS, shape, self.tokens, self.layers)
         elif psf is not None:
-            features = published.WithMeanPsf(galaxy, psf, 1 + LEVELS)
-        return published.OrbitAverage(features, 1 + given, shape, self.heads, self.hidden, classes)
+            features = published.WithMeanPsf(galaxy, psf, bands + LEVELS)
+        return published.OrbitAverage(features, bands + given, shape, self.heads, self.hidden, classes)

@@ -64,15 +64,17 @@ class SideBySide(nn.Module):
         return self.act(self.shortcut(x) + self.weigh(found))
 
 
-def multiscale(width: int, sizes: Sequence[int], act: Activation, norm: Normalisation) -> nn.Module:
-    """Return ShearNet's ``research_backed`` without its head: it maps [n, 1, ny, nx] to features.
+def multiscale(
+    width: int, sizes: Sequence[int], act: Activation, norm: Normalisation, bands: int = 1
+) -> nn.Module:
+    """Return ShearNet's ``research_backed`` without its head: it maps [n, bands, ny, nx] to features.
 
     A convolution, a block of kernels side by side, a convolution of stride 2, a second block of twice as many
     channels.
     """
     total = width * len(sizes)
     return nn.Sequential(
-        nn.Conv2d(1, width, 3, padding=1),
+        nn.Conv2d(bands, width, 3, padding=1),
         *normalisation(norm, width),
         activation(act),
         SideBySide(width, width, sizes, act, norm),
@@ -83,14 +85,14 @@ def multiscale(width: int, sizes: Sequence[int], act: Activation, norm: Normalis
     )
 
 
-def resnet34(width: int, act: Activation, norm: Normalisation) -> nn.Module:
-    """Return the 34-layer residual network of FORKLENS without its dense layers.
+def resnet34(width: int, act: Activation, norm: Normalisation, bands: int = 1) -> nn.Module:
+    """Return the 34-layer residual network of FORKLENS without its dense layers, for images of some bands.
 
     Its stages have 3, 4, 6 and 3 blocks; the first block of a stage doubles the channels, and the last one
     halves the image. The published network then takes the mean of the last 2 by 2 pixels.
     """
     steps: list[nn.Module] = [
-        nn.Conv2d(1, width, 3, stride=2, padding=3, bias=False),
+        nn.Conv2d(bands, width, 3, stride=2, padding=3, bias=False),
         *normalisation(norm, width),
         activation(act),
         nn.MaxPool2d(3, 2),
@@ -233,16 +235,18 @@ class Joined(nn.Module):
         input.
     pooling : str
         How the features of the galaxy are gathered; those of the PSF are of all positions.
+    bands : int
+        Channels of the galaxy's image.
     """
 
-    def __init__(self, galaxy: nn.Module, psf: nn.Module | None, pooling: Pooling) -> None:
+    def __init__(self, galaxy: nn.Module, psf: nn.Module | None, pooling: Pooling, bands: int = 1) -> None:
         super().__init__()
-        self.galaxy, self.psf, self.pooling = galaxy, psf, pooling
+        self.galaxy, self.psf, self.pooling, self.bands = galaxy, psf, pooling, bands
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images [n, 2, ny, nx] of galaxy and PSF, or of the galaxy alone, to features [n, count]."""
-        found = gathered(self.galaxy(x[:, :1]), self.pooling)
-        return found if self.psf is None else torch.cat([found, self.psf(x[:, 1:]).flatten(1)], 1)
+        """Map images of galaxy and PSF, or of the galaxy alone, to features [n, count]."""
+        found = gathered(self.galaxy(x[:, : self.bands]), self.pooling)
+        return found if self.psf is None else torch.cat([found, self.psf(x[:, self.bands :]).flatten(1)], 1)
 
 
 class WithLayers(nn.Module):
