@@ -103,7 +103,7 @@ def test_a_study_of_the_page_fits_the_default_run(tmp_path):
 
 
 def test_the_architecture_of_the_page_is_one_file_and_one_entry(tmp_path, monkeypatch):
-    (tmp_path / "mlp.py").write_text(blocks("docs/extend.md", "python")[0])
+    (tmp_path / "perceptron.py").write_text(blocks("docs/extend.md", "python")[0])
     monkeypatch.setattr(shearbench.networks, "__path__", [*shearbench.networks.__path__, str(tmp_path)])
     try:
         for name, entry in yaml.safe_load(
@@ -115,7 +115,7 @@ def test_the_architecture_of_the_page_is_one_file_and_one_entry(tmp_path, monkey
                 2,
             )
     finally:
-        sys.modules.pop("shearbench.networks.mlp", None)
+        sys.modules.pop("shearbench.networks.perceptron", None)
 
 
 def test_the_estimator_of_the_page_measures():

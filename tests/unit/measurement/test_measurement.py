@@ -211,7 +211,9 @@ def test_workers_end_with_the_job_however_it_ends(stamps, tmp_path, how):
         text=True,
         start_new_session=True,
     )
-    assert [job.stderr.readline() for _ in range(2)] == ["begun\n"] * 2
+    # Two processes write to one pipe, so that their words may come before their line ends.
+    begun = [job.stderr.readline() for _ in range(2)]
+    assert "".join(begun).count("begun") == 2
     family = psutil.Process(job.pid).children(recursive=True)
     assert len(family) >= 2
     if how == signal.SIGINT:

@@ -103,7 +103,8 @@ class FluxTask:
 
 def test_it_trains_is_killed_resumes_and_is_loaded(tmp_path):
     whole, history = train(FluxTask(), Job(seed=1))
-    assert list(history)[-2:] == ["train_loss", "validation_loss"]
+    assert {"train_loss", "gradient_norm"} < set(history)
+    assert list(history)[-1] == "validation_loss"
     # A convex problem: the mean flux as the answer to all gives 0.29, and any rounding ends near 0.02.
     assert history["validation_loss"].iloc[-1] < 0.1
     state, model = tmp_path / "state.pt", tmp_path / "model.pt"
