@@ -1003,14 +1003,8 @@ def test_rendered_galaxies_of_a_catalogue_are_those_dealt_to_the_training_split(
         assert not found & (kept["validation"] | kept["test"] | kept["shear"])
 
 
-@pytest.mark.parametrize(
-    "population",
-    [
-        {"profile": "cosmos-real", "catalogue_file": "nowhere.fits"},
-        {"psf": {"profile": "image", "image_file": "nowhere.fits"}},
-    ],
-)
-def test_images_cannot_be_rendered_and_it_is_said_in_one_line(population):
+def test_images_cannot_be_rendered_and_it_is_said_in_one_line():
+    population = {"profile": "cosmos-real", "catalogue_file": "nowhere.fits"}
     catalog = sample_catalog(EXP_GAUSS, "mine", "train", 2, 5, SCALE)
     with pytest.raises(ConfigError) as error:
         Rendered(Population(**population), "mine", catalog, torch.zeros(SIDE, SIDE), SCALE, SHAPES, 8, [1])
