@@ -256,6 +256,7 @@ def test_options_need_no_heavy_package():
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_just_compiled_and_loaded_from_the_cache_answer_alike(tmp_path):
     code = (
         "import numpy as np, sys; from shearbench.measurement.mixture.fit import fit_galaxies, fit_psf\n"
