@@ -162,3 +162,16 @@ def load(
     if size > len(data):  # torch compresses nothing
         raise ContractError.of(path, "size", f"{size} bytes once read", f"at most {len(data)}", rule)
     return torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+
+
+def check_format(content: Any, wanted: str, path: str | os.PathLike[str], rule: str) -> None:
+    """Check that the content of a model file has a format.
+
+    Raises
+    ------
+    ContractError
+        It is of another format, or no mapping.
+    """
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != wanted:
+        raise ContractError.of(path, "format", repr(found), repr(wanted), rule)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 import shearbench
 from shearbench.data.labelled_images import LabelledImages
-from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
 from shearbench.networks import architecture_kinds
 from shearbench.networks.base import Architecture
@@ -27,7 +26,7 @@ from shearbench.tasks.morphology.network import ClassNetwork
 from shearbench.tasks.morphology.options import ImageEncoder, ImageRecipe
 from shearbench.tasks.morphology.train import on_device
 from shearbench.training import train as training
-from shearbench.training.checkpoint import load
+from shearbench.training.checkpoint import check_format, load
 from shearbench.training.task import Job, Result
 from shearbench.training.workers import Workers
 
@@ -210,9 +209,7 @@ def load_encoder(
         The file is damaged, has another origin, or is no encoder.
     """
     content = load(path, RULE, expected)
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT:
-        raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
+    check_format(content, FORMAT, path, RULE)
     recipe = content["training"]
     architecture = architecture_kinds()[content["architecture"]](**content["options"])
     with torch.random.fork_rng([]):

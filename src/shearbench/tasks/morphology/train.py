@@ -15,7 +15,7 @@ from torch import Tensor
 
 import shearbench
 from shearbench.data.labelled_images import LabelledImages, balancing_weights
-from shearbench.errors import ConfigError, ContractError
+from shearbench.errors import ConfigError
 from shearbench.files.origin import Origin
 from shearbench.networks import architecture_kinds
 from shearbench.tasks.contrastive.network import start_from
@@ -23,7 +23,7 @@ from shearbench.tasks.morphology.network import ClassNetwork
 from shearbench.tasks.morphology.objective import ClassObjective, Images
 from shearbench.tasks.morphology.options import ClassRecipe, ClassVariant, objection
 from shearbench.training import train as training
-from shearbench.training.checkpoint import load, save
+from shearbench.training.checkpoint import check_format, load, save
 from shearbench.training.task import Job, Result
 from shearbench.training.workers import Workers
 
@@ -207,9 +207,7 @@ def load_classifier(path: str | os.PathLike[str], expected: Origin | None = None
         The file is damaged, has another origin, or is no classifier.
     """
     content = load(path, RULE, expected)
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT:
-        raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
+    check_format(content, FORMAT, path, RULE)
     return classifier_of(content)
 
 

@@ -14,7 +14,7 @@ from shearbench.errors import ContractError, ShearbenchError
 from shearbench.files.origin import Origin
 from shearbench.networks import architecture_kinds
 from shearbench.tasks.shear.network import ShearNetwork
-from shearbench.training.checkpoint import load, save
+from shearbench.training.checkpoint import check_format, load, save
 from shearbench.training.variants import Variant
 
 RULE = "train"
@@ -145,9 +145,7 @@ def load_model(
         raise
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
         raise ContractError.of(path, "file", f"unreadable ({error})", "a model", RULE) from error
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT:
-        raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
+    check_format(content, FORMAT, path, RULE)
     wanted = {"variant": expect_variant, "population": expect_population, "seed": expect_seed}
     for field, value in wanted.items():
         if value is not None and content.get(field) != value:

@@ -14,7 +14,6 @@ from torch import Tensor
 
 import shearbench
 from shearbench.data.stamps import StampSet
-from shearbench.errors import ContractError
 from shearbench.files.origin import Origin
 from shearbench.networks.base import Architecture
 from shearbench.simulation.populations import Population
@@ -25,7 +24,7 @@ from shearbench.tasks.contrastive.options import StampEncoder, StampRecipe
 from shearbench.tasks.shear.augmentation import Stamps, augment
 from shearbench.tasks.shear.network import ShearNetwork
 from shearbench.training import train as training
-from shearbench.training.checkpoint import load
+from shearbench.training.checkpoint import check_format, load
 from shearbench.training.task import Job, Result, TrainedModule
 from shearbench.training.workers import Workers
 
@@ -250,9 +249,7 @@ def encoder_weights(path: str | os.PathLike[str], expected: Origin | None = None
         The file is damaged, has another origin, or is no encoder of stamps.
     """
     content = load(path, RULE, expected)
-    found = content.get("format") if isinstance(content, dict) else type(content).__name__
-    if found != FORMAT:
-        raise ContractError.of(path, "format", repr(found), repr(FORMAT), RULE)
+    check_format(content, FORMAT, path, RULE)
     return {
         name.removeprefix(LAYERS): value
         for name, value in content["state"].items()
