@@ -16,7 +16,7 @@ FIGURE_RULES = $(shell $(BIN)/python -c "from shearbench.figures.catalogue impor
 CHECK = $(BIN)/python -m shearbench.config $(CONFIG)
 RUN = $(shell $(CHECK))
 
-.PHONY: help checked doctor watch archive site slurm test-slurm scaling results measure figures studies morphology frameworks report test lint format bench docs lock clean
+.PHONY: help checked doctor watch archive site slurm test-slurm scaling results measure figures studies searches morphology frameworks report test lint format bench docs lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 	@echo "  CORES=n sets the number of cores (now $(CORES)); CONFIG=config/paper.yaml sets the configuration"
@@ -53,6 +53,10 @@ figures: checked  ## redraw all figures from the metrics
 studies: checked  ## run all studies: table and figure of all verdicts (CONFIG=config/studies.yaml for all populations)
 	@echo "== studies: all of config/studies that fit the run"
 	$(SNAKEMAKE) studies
+
+searches: checked  ## search the hyper-parameters of config/searches that fit the run: best recipes as variants
+	@echo "== searches: all of config/searches that fit the run"
+	$(SNAKEMAKE) searches
 
 morphology: CONFIG = config/morphology.yaml
 morphology: checked  ## classify galaxies by morphology: results/morphology/ (docs/morphology.md)

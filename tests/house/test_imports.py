@@ -42,6 +42,7 @@ def test_figures_and_paper_read_tables_and_nothing_else():
 
 def test_modules_that_planning_imports_leave_heavy_packages_alone():
     heavy = ["torch", "galsim", "numba", "matplotlib", "numpy", "pandas", "pyarrow", "h5py", "scipy"]
+    heavy += ["optuna", "sqlalchemy"]
     code = (
         "import sys; import shearbench.config.studies, shearbench.plan.run, shearbench.plan.digests, "
         f"shearbench.plan.records; print([name for name in {heavy} if name in sys.modules])"

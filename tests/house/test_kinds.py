@@ -25,7 +25,8 @@ from shearbench.simulation.populations import PRESETS, Population
 from shearbench.studies import Study
 from shearbench.tasks.morphology.options import Morphology
 from shearbench.training.recipe import Recipe
-from shearbench.training.variants import Variant, VariantEntry, resolve_variant, variant_presets
+from shearbench.training.search import Dimension, Search
+from shearbench.training.variants import Searched, Variant, VariantEntry, resolve_variant, variant_presets
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATIONS = (ROOT / "config/README.md").read_text(encoding="utf-8")
@@ -65,7 +66,10 @@ def first_line(of: object) -> str:
         Recipe,
         Variant,
         VariantEntry,
+        Searched,
         Study,
+        Search,
+        Dimension,
         Population,
         Morphology,
         Frameworks,

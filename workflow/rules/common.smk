@@ -10,6 +10,7 @@ from snakemake.jobs import Reason
 from snakemake.persistence import RECORD_FORMAT_VERSION
 
 from shearbench.config.reading import DEFAULT, load, resolve
+from shearbench.config.searches import plan_searches
 from shearbench.config.studies import plan_studies
 from shearbench.data.external import (
     check_enough_galaxies,
@@ -93,6 +94,7 @@ try:
         plan_studies(here_or_in_the_checkout("config/studies"), CONFIG),
         # An estimator that cannot run here, and that no environment will provide, is left out: said once.
         {} if WITH_CONDA else unavailable(CONFIG),
+        plan_searches(here_or_in_the_checkout("config/searches"), CONFIG),
     )
 except ConfigError as error:
     raise wrong_configuration(error) from None
@@ -102,6 +104,7 @@ if HERE and (PROBLEM := missing_package(CONFIG.tracking)):
 
 FOLDER = RUN.folder
 STUDIES = RUN.studies.known
+SEARCHES = RUN.searches.known
 config["left_out"] = ", ".join(RUN.left_out)  # for the report
 
 
@@ -199,6 +202,8 @@ wildcard_constraints:
     chunk=r"\d+",
     encoder=any_of([*CONFIG.encoders, *dict(RUN.image_encoders)]),
     study=any_of(STUDIES),
+    search=any_of(SEARCHES),
+    worker=r"\d+",
     observation=any_of(RUN.observations),
     measurer=any_of(RUN.measurer_files),
 
@@ -269,13 +274,11 @@ def memory_of_training():
     return gpus_per_training() * (8000 + stamps)
 
 
-def reason_of(study):
-    """Return a function of a rule's inputs, which raises the reason that a study cannot be made."""
+def reason_of(target, reason):
+    """Return a function of a rule's inputs, which raises the reason that a target cannot be made."""
 
     def refuse(_):
-        raise WorkflowError(
-            f"study_{study} cannot be made.\n{RUN.studies.wrong[study]}"
-        ) from None
+        raise WorkflowError(f"{target} cannot be made.\n{reason}") from None
 
     return refuse
 
@@ -287,6 +290,16 @@ def all_studies_that_fit(_):
         logger.warning(f"Left out: study_{study}. {reason}")
     if not STUDIES:
         raise WorkflowError("No study of config/studies fits this run.")
+    return []
+
+
+@functools.lru_cache(maxsize=None)
+def all_searches_that_fit(_):
+    """Say which searches do not fit the run; an input function, without inputs."""
+    for search, reason in RUN.searches.wrong.items():
+        logger.warning(f"Left out: search_{search}. {reason}")
+    if not SEARCHES:
+        raise WorkflowError("No search of config/searches fits this run.")
     return []
 
 

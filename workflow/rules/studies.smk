@@ -249,4 +249,4 @@ for study in filter(is_name, RUN.studies.wrong):
         name:
             f"study_{study}"
         input:
-            reason_of(study),
+            reason_of(f"study_{study}", RUN.studies.wrong[study]),

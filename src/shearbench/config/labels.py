@@ -11,10 +11,11 @@ _ONE_GAUSSIAN = ("gauss", "coellip1")
 
 
 def labels(config: Config) -> dict[str, str]:
-    """Return the label of each estimator of a run, by its name.
+    """Return the label of each estimator of a run, by its name, and of each network from a search.
 
     The label of a fit tells for which populations its galaxy model is right (``matched``, ``mismatched``)
-    and for which its PSF model is wrong (``wrong PSF``).
+    and for which its PSF model is wrong (``wrong PSF``); that of a network from a search, how many trials
+    and how much time the search took.
     """
     named = {}
     for name in config.estimators:
@@ -35,6 +36,9 @@ def labels(config: Config) -> dict[str, str]:
             if one_gaussian and model != "spergel" and blurred:
                 label += f", wrong PSF{_where(blurred, config)}"
         named[name] = label
+    for name, variant in config.variants.items():
+        if variant.searched is not None:
+            named[name] = f"{name} (searched: {variant.searched.label})"
     # Two estimators with the same label could not be distinguished in a figure.
     shown_as = [*named.values(), *config.variants]
     return {

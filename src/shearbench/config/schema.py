@@ -288,6 +288,13 @@ class Config(Options):
         "measures with. More than 1 saves the start of jobs where trainings take seconds; a single study "
         "may then train networks of others too",
     )
+    search_workers: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="number of jobs that share the trials of a search (files in `config/searches/`). More "
+        "than 1 is for a cluster, or for as many GPUs",
+    )
     tracking: Tracker = Field(
         "none",
         description="training curves and norms of gradients for TensorBoard, Weights & Biases (offline) or "
@@ -447,6 +454,9 @@ class Config(Options):
         plain = self.model_dump(mode="json")
         # Options given for all networks override those of presets, so defaults must not be among them.
         plain["training"] = self.training.model_dump(mode="json", exclude_unset=True)
+        for name, variant in self.variants.items():
+            if variant.searched is not None:
+                plain["variants"][name]["searched"] = variant.searched.model_dump()
         for name in set(self.populations) - set(POPULATION_PRESETS):
             # A new name needs a base, and any serves, because all options are given.
             plain["populations"][name]["base"] = min(POPULATION_PRESETS)

@@ -24,15 +24,17 @@ class Entry:
         In reStructuredText: plotted quantities, symbols and error bars.
     reads : tuple of str
         Files in ``metrics/``, in the order of the arguments of `draw`; ``{study}`` is replaced by the name of
-        a study. A run that does not make these files does not draw the figure.
+        a study, ``{search}`` by that of a search. A run that does not make these files does not draw the
+        figure.
     reads_if_made : tuple of str
         Further files, passed to `draw` if the run makes them.
     each : str
         ``run``: one figure shows the run. ``population``, ``network`` (of those that are examined from
-        inside, named as ``exp_gauss_shearnet``), ``observation`` (the stamps of a user), ``study``: one
-        figure for each of them. ``studies``, ``morphology``, ``frameworks``: one figure shows all studies,
-        the classification by morphology, the comparison of frameworks. For a population, a network or an
-        observation, the call is ``draw(*tables, name)``; for a study, ``draw(*tables, question, name)``.
+        inside, named as ``exp_gauss_shearnet``), ``observation`` (the stamps of a user), ``study``,
+        ``search``: one figure for each of them. ``studies``, ``morphology``, ``frameworks``: one figure
+        shows all studies, the classification by morphology, the comparison of frameworks. For a population,
+        a network or an observation, the call is ``draw(*tables, name)``; for a study, ``draw(*tables,
+        question, name)``.
     """
 
     category: str
@@ -40,7 +42,15 @@ class Entry:
     reads: tuple[str, ...]
     reads_if_made: tuple[str, ...] = ()
     each: Literal[
-        "run", "population", "network", "observation", "study", "studies", "morphology", "frameworks"
+        "run",
+        "population",
+        "network",
+        "observation",
+        "study",
+        "studies",
+        "search",
+        "morphology",
+        "frameworks",
     ] = "run"
 
 

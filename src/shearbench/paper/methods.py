@@ -141,6 +141,8 @@ def _networks(described: Mapping[str, Any]) -> list[str]:
             f"{training['batch_size']}, with the loss {loss} and the optimiser {optimiser}, at a learning "
             f"rate of at most {training['learning_rate']:g}."
         )
+        if one.get("searched"):
+            found.append(rf"Its options were found by a search of {one['searched']}.")
     found.append("The epoch with the lowest validation loss is kept.")
     return found
 

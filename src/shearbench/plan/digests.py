@@ -26,6 +26,7 @@ from shearbench.plan.run import (
     Run,
 )
 from shearbench.simulation.populations import PAIRED, SPLITS
+from shearbench.training.search import probes
 
 P = ParamSpec("P")
 
@@ -584,6 +585,37 @@ class Digests:
         rules = sorted({STUDY_FILES[path] for path in self.run.entries[name].reads})
         return digest([getattr(self, rule)(study) for rule in rules], self.figure_code(name))
 
+    # Searches
+
+    @_once
+    def trial(self, search: str) -> str:
+        """Return the digest of the trials of a search without its budget; other trials are not reused."""
+        known, base = self.run.searches.known[search], self.run.searches.bases[search]
+        variants = [base, *(one for key in known.space for one in probes(base, key, known.space[key]))]
+        modules = {name for variant in variants for name in variant.make().modules()}
+        return digest(
+            self.simulate_stamps(known.population, "train"),
+            self.simulate_stamps(known.population, "validation"),
+            self.run.population(known.population),
+            base.model_dump(mode="json"),
+            known.identity,
+            self.code("run_trials", sorted(modules)),
+        )
+
+    def run_trials(self, search: str) -> str:
+        """Return the digest of the trials of a search with its budget."""
+        known = self.run.searches.known[search]
+        budget = known.model_dump(mode="json", include={"trials", "core_minutes", "prune_after"})
+        return digest(self.trial(search), budget)
+
+    def search(self, search: str) -> str:
+        """Return the digest of the recipe of a search and its evidence."""
+        return digest(self.run_trials(search), self.code("search"))
+
+    def figure_of_search(self, name: str, search: str) -> str:
+        """Return the digest of a figure of a search."""
+        return digest(self.search(search), self.figure_code(name))
+
     # Morphology
 
     @_once
@@ -698,8 +730,9 @@ class Digests:
         )
 
     def _labels(self) -> dict[str, str]:
-        """Return the labels of the estimators, without those of the small networks."""
-        return {name: self.run.labels[name] for name in self.run.estimators}
+        """Return the labels of the estimators and networks, without those of the small networks."""
+        small = {name for name, _ in self.run.frameworks}
+        return {name: label for name, label in self.run.labels.items() if name not in small}
 
     def _small_networks(self) -> list[list[Any]]:
         """Return the digests of all small networks and checkpoints, with the labels of the networks."""
@@ -918,6 +951,14 @@ class Digests:
                         if f"studies/{name}" == path.format(study=study):
                             names = {"study": study, "table": stem}
                             return Origin(rule, getattr(self, rule)(study), names)
+            case ["searches", search, _] if search in self.run.searches.known and suffix == "txt":
+                which = {"search": search, "worker": int(stem.removeprefix("worker"))}
+                return Origin("run_trials", self.run_trials(search), which)
+            case ["searches", _] if suffix == "yaml" and stem in self.run.searches.known:
+                return Origin("search", self.search(stem), {"search": stem, "content": "recipe"})
+            case ["metrics", "searches", search, "trials.csv" | "importances.csv"]:
+                if search in self.run.searches.known:
+                    return Origin("search", self.search(search), {"search": search, "table": stem})
             case ["tables", _] if suffix == "tex":
                 if f"{self.run.folder}/tables/{name}" in self.run.tables_of_morphology.values():
                     return Origin("table_morphology", self.table_morphology(), {"table": stem})

@@ -29,6 +29,7 @@ FOLDERS = (
     "networks",
     "morphology",
     "frameworks",
+    "searches",
 )
 """The folders of a run whose files have an origin."""
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from shearbench.config.labels import labels
 from shearbench.config.schema import Config, noise_label
+from shearbench.config.searches import Searches
 from shearbench.config.studies import Studies
 from shearbench.errors import ConfigError
 from shearbench.figures.catalogue import Entry, entries
@@ -77,6 +78,8 @@ STUDY_FILES = {
     **{f"studies/{{study}}_{kind}.csv": "measure_inside" for kind in INSIDE_STUDY},
 }
 """The rule that makes each file of a study in ``metrics/``."""
+SEARCH_FILES = ("searches/{search}/trials.csv", "searches/{search}/importances.csv")
+"""The files of a search in ``metrics/``."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Run:
         Studies that fit the run, with their networks, and the reasons why the others do not fit.
     left_out : mapping of str to str
         The estimators that cannot run here, with the reason.
+    searches : Searches
+        Searches that fit the run, and the reasons why the others do not.
 
     Raises
     ------
@@ -130,6 +135,7 @@ class Run:
     config: Config
     studies: Studies
     left_out: Mapping[str, str] = field(default_factory=dict)
+    searches: Searches = field(default_factory=lambda: Searches({}, {}, {}))
 
     def __post_init__(self) -> None:
         of: dict[str, str] = {}
@@ -181,8 +187,9 @@ class Run:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Label of each estimator in figures and tables."""
-        found = {name: label for name, label in labels(self.config).items() if name in self.estimators}
+        """Label of each estimator, and of each network from a search, in figures and tables."""
+        shown = {*self.estimators, *self.config.variants}
+        found = {name: label for name, label in labels(self.config).items() if name in shown}
         return found | {name: NETWORKS[name].label for name, _ in self.frameworks}
 
     @cached_property
@@ -812,6 +819,29 @@ class Run:
         """The files of the studies that the run includes."""
         return [path for study in self.config.studies for path in self.study_outputs(study)]
 
+    def search(self, name: str) -> dict[str, Any]:
+        """Return a search and the variant that it starts from, for its jobs, as plain values."""
+        search, base = self.searches.known[name], self.searches.bases[name]
+        return {"search": search.model_dump(mode="json"), "base": base.model_dump(mode="json")}
+
+    def journal(self, name: str, trial: str) -> str:
+        """Return the record of the trials of a search, from the digest of its trials."""
+        return f"{self.folder}/searches/{name}/{trial}.journal"
+
+    def search_workers(self, name: str) -> list[str]:
+        """Return the file that each job of a search makes when the budget is spent."""
+        workers = range(self.config.search_workers)
+        return [f"{self.folder}/searches/{name}/worker{worker}.txt" for worker in workers]
+
+    def search_results(self, name: str) -> list[str]:
+        """Return the files of a search: its recipe, the tables of its trials, its figures."""
+        figures = [one for one, entry in self.entries.items() if entry.each == "search"]
+        return [
+            f"{self.folder}/searches/{name}.yaml",
+            *(f"{self.metrics}/{path.format(search=name)}" for path in SEARCH_FILES),
+            *(f"{self.folder}/figures/{one}_{name}.{suffix}" for one in figures for suffix in ("pdf", "png")),
+        ]
+
     @cached_property
     def tables(self) -> dict[str, str]:
         """The files of the LaTeX tables by name."""
@@ -842,7 +872,7 @@ class Run:
         }
         found = {}
         for name, entry in self.entries.items():
-            if entry.each in ("study", "studies", *SECTIONS) or empty & {*entry.reads}:
+            if entry.each in ("study", "studies", "search", *SECTIONS) or empty & {*entry.reads}:
                 continue
             sources = [one for one in (*entry.reads, *entry.reads_if_made) if one not in empty]
             cases = {
@@ -912,7 +942,7 @@ class Run:
         return {
             **config.model_dump(mode="json", include=used),
             "bayes_floor": {**config.bayes_floor.model_dump(), "populations": self.with_posterior},
-            "labels": list(self.labels.values()),
+            "labels": [label for name, label in self.labels.items() if name not in self.config.variants],
             "shear_galaxies": {
                 self.labels[name]: limit
                 for name in self.estimators
@@ -924,6 +954,7 @@ class Run:
                     "architecture": one.architecture,
                     "training": one.training.model_dump(mode="json"),
                     "shown": one.training.shown(n),
+                    "searched": one.searched and one.searched.label,
                 }
                 for name, one in config.variants.items()
             },

@@ -29,6 +29,7 @@ from shearbench.studies import Study
 from shearbench.tasks.contrastive.options import ContrastiveRecipe, StampRecipe
 from shearbench.tasks.morphology.options import Contrastive, ImageRecipe, Morphology
 from shearbench.tools.structure import diagram
+from shearbench.training.search import Dimension, Search
 from shearbench.training.variants import variant_presets
 
 _ROOT = Path(__file__).parents[3]
@@ -150,6 +151,14 @@ def _studies() -> str:
     return _table(_options(Study))
 
 
+def _searches() -> str:
+    return (
+        _table(_options(Search))
+        + "\nOf a range in `space`:\n\n"
+        + _table(option for option in _options(Dimension) if option[0] != "values")
+    )
+
+
 def _study_files() -> str:
     paths = sorted((_ROOT / "config/studies").glob("*.yaml"))
     return "".join(f"- `{study.name}`: {study.question}\n" for study in map(read_study, paths))
@@ -177,6 +186,7 @@ _PARTS = {
     "architectures": _architectures,
     "studies": _studies,
     "study_files": _study_files,
+    "searches": _searches,
     "figures": _figures,
     "rooms": _rooms,
 }

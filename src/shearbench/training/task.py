@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shearbench.training.recipe import Recipe
-from shearbench.training.tracking import Tracking
+from shearbench.training.tracking import Row, Tracking
 from shearbench.training.workers import Workers
 
 
@@ -204,6 +204,9 @@ class Job:
         default this is an error.
     tracking : Tracking, optional
         Where the curves of the training are written.
+    watch : callable, optional
+        It gets the history of the seed, as rows, at the start and after each epoch. An exception that it
+        raises ends the training. Only with one process.
     """
 
     seed: int
@@ -216,3 +219,4 @@ class Job:
     gpu_use_path: str | os.PathLike[str] | None = None
     may_diverge: bool = False
     tracking: Tracking | None = None
+    watch: Callable[[Sequence[Row]], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ from shearbench.training.launch import launch
 from shearbench.training.loop import Training
 from shearbench.training.progress import ProgressLine
 from shearbench.training.task import Job, Result, Task
-from shearbench.training.tracking import tracked
+from shearbench.training.tracking import Row, tracked
 from shearbench.training.workers import Workers
 
 
@@ -105,7 +106,13 @@ def train_share(
             states.clear()  # they take memory on the device
         label = f"{task.name} seed {' '.join(map(str, seeds))}"
         line = ProgressLine(label, training.total_stamps * len(seeds))
-        history = training.run(list(checkpoints.values()), line, report)[0]
+
+        def told(histories: Sequence[Sequence[Row]]) -> None:
+            report(histories)
+            if job.watch is not None:
+                job.watch(histories[0])
+
+        history = training.run(list(checkpoints.values()), line, told)[0]
         diverged = training.diverged[0]
         if diverged is not None and not job.may_diverge:
             raise _diverged(task, seeds[0], diverged)

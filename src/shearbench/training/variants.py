@@ -18,12 +18,34 @@ if TYPE_CHECKING:
     from shearbench.simulation.populations import Population
 
 
+class Searched(Options):
+    """The search that has found the options of a variant; labels in tables and figures state it."""
+
+    trials: int = Field(ge=1, description="Number of trials, those that were pruned included.")
+    core_minutes: float = Field(
+        ge=0, description="Training time of all trials, times the CPU cores of a training [minutes]."
+    )
+
+    @property
+    def label(self) -> str:
+        """The budget in words, such as ``40 trials, 61 core-minutes``."""
+        trials = "1 trial" if self.trials == 1 else f"{self.trials} trials"
+        return f"{trials}, {self.core_minutes:.3g} core-minutes"
+
+
 class Variant(Options):
     """A network to train, with all its options."""
 
     architecture: str = Field(description="Kind of the architecture.")
     options: dict[str, Any] = Field(description="All options of the architecture.")
     training: Recipe = Field(description="Options of the training.")
+    # Left out of its plain values, because a network does not depend on it.
+    searched: Searched | None = Field(
+        None,
+        exclude=True,
+        description="Budget of the search that has found these options, {trials, core_minutes}; the labels "
+        "of the variant in tables and figures state it. null: they were not searched.",
+    )
 
     def make(self) -> Architecture:
         """Return the architecture with these options."""
@@ -68,6 +90,11 @@ class VariantEntry(Options):
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="Options of the training that differ from the base."
+    )
+    searched: Searched | None = Field(
+        None,
+        description="Budget of the search that has found these options, {trials, core_minutes}: tables and "
+        "figures show it with the name. null: they were not searched.",
     )
 
 
@@ -186,10 +213,13 @@ def resolve_variant(name: str, entry: Mapping[str, Any], recipe: Recipe, where: 
         One line for each fault: the key, the value, the allowed values, the most similar name.
     """
     at = where or f"variants.{name}"
+    searched = None
+    if isinstance(entry, Mapping) and entry.get("searched") is not None:
+        searched = validated(Searched, entry["searched"], (at, "searched"))
     kind, options, defaults, changes = resolve_network(name, entry, at)
     common = {field: getattr(recipe, field) for field in recipe.model_fields_set}
     training = validated(Recipe, merge(merge(defaults, common), changes), (at, "training"))
-    return Variant(architecture=kind, options=options, training=training)
+    return Variant(architecture=kind, options=options, training=training, searched=searched)
 
 
 def resolve_network(
@@ -279,6 +309,8 @@ def resolve_networks(
         if entry is None:
             continue
         where = f"{place}.{name}"
+        if isinstance(entry, Mapping) and entry.get("searched") is not None:
+            raise ConfigError(f"{where}.searched: only the section variants has it; leave it out")
         kind, options, _, changes = resolve_network(name, entry, where)
         training = validated(recipe, merge(common, changes), (where, "training"))
         found[name] = variant(architecture=kind, options=options, training=training)

@@ -15,12 +15,14 @@ import yaml
 import shearbench.networks
 from shearbench.config.plain_yaml import read_file
 from shearbench.config.reading import DEFAULT, resolve
+from shearbench.config.searches import plan_searches
 from shearbench.config.studies import read_study, study_variants
 from shearbench.data.shapes import Flag
 from shearbench.data.stamps import StampBatch
 from shearbench.networks.terms import LEVELS
 from shearbench.options import merge
 from shearbench.training.recipe import Recipe
+from shearbench.training.search import values_of
 from shearbench.training.variants import resolve_variant
 
 ROOT = Path(__file__).parents[3]
@@ -89,17 +91,25 @@ def test_python_blocks_are_run_by_a_test_each():
 
 
 def test_a_population_of_the_page_is_a_configuration():
-    (population, _) = blocks("docs/extend.md", "yaml")
+    population, _, _ = blocks("docs/extend.md", "yaml")
     config = resolve(merge(read_file(ROOT / DEFAULT), yaml.safe_load(population)))
     assert list(config.populations) == ["faint"]
 
 
 def test_a_study_of_the_page_fits_the_default_run(tmp_path):
-    (_, study) = blocks("docs/extend.md", "yaml")
+    _, study, _ = blocks("docs/extend.md", "yaml")
     (tmp_path / "mlp_width.yaml").write_text(study)
     known = read_study(tmp_path / "mlp_width.yaml")
     variants = study_variants(known, resolve(read_file(ROOT / DEFAULT)))
     assert {label: one.options["width"] for label, one in variants.items()} == {"narrow": 12, "wide": 48}
+
+
+def test_a_search_of_the_page_fits_the_default_run(tmp_path):
+    _, _, search = blocks("docs/extend.md", "yaml")
+    (tmp_path / "mlp_recipe.yaml").write_text(search)
+    plan = plan_searches(tmp_path, resolve(read_file(ROOT / DEFAULT)))
+    assert plan.wrong == {}
+    assert values_of(plan.bases["mlp_recipe"], plan.known["mlp_recipe"]) is not None, "the base is tried"
 
 
 def test_the_architecture_of_the_page_is_one_file_and_one_entry(tmp_path, monkeypatch):

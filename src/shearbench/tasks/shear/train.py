@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,6 +69,19 @@ def train(
         See `shearbench.training.train.train`.
     """
     return training.train(replace(ShearTask.of(splits, variant, population, name), weights=weights), job)
+
+
+def validation_loss(splits: Splits, variant: Variant, population: Population, name: str, job: Job) -> float:
+    """Train a network as `train` does, and return the validation loss of its best epoch.
+
+    Returns
+    -------
+    float
+        NaN if the training diverged.
+    """
+    model, history = train(splits, variant, population, name, job)
+    best = history.loc[history["epoch"] == model["epoch"], "validation_loss"]
+    return math.nan if model["diverged"] else float(best.iloc[0])
 
 
 @dataclass(frozen=True)
