@@ -20,8 +20,17 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.search import Dimension, Search, recipe_of, values_of, variant_of
 from shearbench.training.task import Job
 from shearbench.training.train import train
-from shearbench.training.trials import budget, importances, opened, recipe_text, run_trials, trials_table
 from shearbench.training.variants import resolve_variant
+
+pytest.importorskip("optuna", reason="optuna is not installed: pip install -r requirements.lock")
+from shearbench.training.trials import (
+    budget,
+    importances,
+    opened,
+    recipe_text,
+    run_trials,
+    trials_table,
+)
 
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "tests/data/searches/tiny.yaml"
