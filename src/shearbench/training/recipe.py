@@ -107,6 +107,14 @@ class Recipe(Options):
         "between them the exponent is linear in the logarithm of the level. [1, 1] is `mae`, [2, 2] is "
         "`mse`.",
     )
+    labels: Literal["truth", "posterior"] = Field(
+        "truth",
+        description="The values that the network is trained to answer. `truth`: the true parameters. "
+        "`posterior`: the true parameters, each shifted to the mean of their posterior distribution given the "
+        "noise of the stamp, computed where the stamp is linear in them. The network learns the same answer "
+        "from labels with less scatter, which lowers the floor. It needs `data: rendered`, white noise without "
+        "masks, no augmentation and one realisation. Rendering takes about 3 times as long.",
+    )
     target_weights: dict[str, Weight] = Field(
         {},
         description="Weight of each target in the loss, by its name, such as {flux: 0.1}; a target that is "
@@ -207,6 +215,17 @@ class Recipe(Options):
             raise ValueError(
                 f"realisations: {self.realisations} does not divide batch_size, which is {self.batch_size}"
             )
+        if self.labels == "posterior":
+            for name, found, allowed in (
+                ("data", self.data, "rendered"),
+                ("augmentation", list(self.augmentation), []),
+                ("realisations", self.realisations, 1),
+            ):
+                if found != allowed:
+                    raise ValueError(
+                        f"labels: 'posterior' shifts labels by the noise of a rendered stamp; set {name} to "
+                        f"{allowed} (found {found}), or labels to truth"
+                    )
         if self.loss == "msb" and self.realisations == 1:
             raise ValueError(
                 "loss: msb is a mean over the noise realisations of a galaxy; set realisations to 2 or more"

@@ -148,7 +148,7 @@ def test_new_galaxies_are_rendered_under_the_psfs_of_the_stored_ones():
     catalog, _, psfs = drawn(options, "train", 3, (side, side))
     source = Rendered(options, "p", catalog, torch.from_numpy(psfs), SCALE, ("g1", "g2"), 8, [1])
     source.start(0)
-    images, told, truth = source.take(slice(0, 8))
+    images, told, truth, *_ = source.take(slice(0, 8))
     assert images.shape == told.shape == (8, side, side)
     assert truth.shape == (8, 2)
     same = [(told == one).all((1, 2)) for one in torch.from_numpy(psfs)]

@@ -516,7 +516,7 @@ def test_a_training_repeats_its_galaxies(splits, data):
 
     def shown(epoch, n=40):
         started.start_epoch(epoch)
-        images, _, truth = started.source.take(slice(0, n))
+        images, _, truth, *_ = started.source.take(slice(0, n))
         return images.unflatten(0, (2, n)), truth.unflatten(0, (2, n))
 
     (images, first), (_, second) = shown(0), shown(1)
@@ -935,7 +935,7 @@ def test_rendered_stamps_are_galsims(name):
     source, _, population = rendered(None, name)
     source.start(0)
     table = source._table(1, 0, 24)
-    images, psf, truth = source.take(slice(4, 24))
+    images, psf, truth, *_ = source.take(slice(4, 24))
     drawn, drawn_psf = next(draw_stamps(table.iloc[4:], population, (SIDE, SIDE), SCALE))
     flux = table["flux"].to_numpy()[4:, None, None]
     # The stated tolerance, and GalSim's own, of 2e-7 of the flux.

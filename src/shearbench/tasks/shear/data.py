@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.populations import Population
 from shearbench.tasks.shear.augmentation import AUGMENTATIONS, Stamps, augment, mixes
+from shearbench.tasks.shear.labels import Prior, posterior_shift
 from shearbench.tasks.shear.observed import draw_masks, observed
 from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
@@ -46,17 +47,44 @@ class Splits:
     validation_catalog: pd.DataFrame
 
 
+class Taken(NamedTuple):
+    """Noiseless stamps of a part of an epoch: those of the first training, then of the second, and so on.
+
+    Attributes
+    ----------
+    images : Tensor, shape (n, ny, nx)
+    psf : Tensor, shape (ny, nx) or (n, ny, nx)
+    truth : Tensor, shape (n, T)
+        The true targets.
+    parameters : Tensor, shape (n, P), optional
+        All parameters of the galaxies, if the labels of the recipe depend on the noise.
+    derivatives : Tensor, shape (n, P, ny, nx), optional
+        Derivatives of the images with respect to these.
+    """
+
+    images: Tensor
+    psf: Tensor
+    truth: Tensor
+    parameters: Tensor | None = None
+    derivatives: Tensor | None = None
+
+
 class Source(Protocol):
-    """The source of the noiseless stamps of training steps, for one or several trainings at once."""
+    """The source of the noiseless stamps of training steps, for one or several trainings at once.
+
+    Attributes
+    ----------
+    prior : Prior, optional
+        Distribution of the parameters, if the labels of the recipe depend on the noise.
+    """
+
+    prior: Prior | None
 
     def start(self, epoch: int) -> None:
         """Prepare an epoch; its stamps depend on the seeds and the epoch only."""
 
-    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [n, ny, nx], PSFs [ny, nx] or [n, ny, nx] and targets [n, T] of a part of the epoch.
-
-        The stamps of the first training come first, then those of the second, and so on.
-        """
+    def take(self, part: slice) -> Taken:
+        """Return the noiseless stamps of a part of the epoch."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +195,8 @@ class Stored:
         The seed of each training.
     """
 
+    prior = None
+
     def __init__(self, examples: Examples, count: int, seeds: Sequence[int]) -> None:
         self.examples, self.count, self.seeds = examples, count, seeds
         self.order = torch.zeros(0, 0, dtype=torch.int64)
@@ -177,10 +207,10 @@ class Stored:
         orders = torch.stack([_shuffled(n, self.count, seed, epoch) for seed in self.seeds])
         self.order = orders.to(self.examples.images.device)
 
-    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, PSFs and targets of a part of the epoch; see `Source.take`."""
+    def take(self, part: slice) -> Taken:
+        """Return the noiseless stamps of a part of the epoch."""
         index = self.order[:, part].flatten()
-        return self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
+        return Taken(self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index])
 
 
 def _shuffled(n: int, count: int, seed: int, epoch: int) -> Tensor:
@@ -215,6 +245,8 @@ class Rendered:
     fixed : int, optional
         Number of galaxies of a fixed set, which are shown in another random order in each epoch. By default
         each epoch has new galaxies.
+    labels : {"truth", "posterior"}
+        See `Recipe.labels`.
 
     Raises
     ------
@@ -233,6 +265,7 @@ class Rendered:
         count: int,
         seeds: Sequence[int],
         fixed: int | None = None,
+        labels: str = "truth",
     ) -> None:
         if population.unrenderable:
             raise ConfigError(
@@ -265,6 +298,10 @@ class Rendered:
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
         self.chosen = torch.zeros(0, dtype=torch.int64)
         self.sets = None if fixed is None else [self._table(seed, 0, fixed) for seed in seeds]
+        self.prior = None
+        if labels == "posterior":
+            known = _columns(catalog, self.renderer.names).to(self.device)
+            self.prior = Prior.of(known, tuple(map(self.renderer.names.index, targets)))
 
     def _table(self, seed: int, epoch: int, count: int) -> pd.DataFrame:
         """Draw new galaxies, which are not among the stored ones of the training split."""
@@ -301,19 +338,26 @@ class Rendered:
             self.chosen = torch.stack(chosen).to(self.device)
 
     @torch.no_grad()
-    def take(self, part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, PSFs and targets of a part of the epoch; see `Source.take`."""
+    def take(self, part: slice) -> Taken:
+        """Return the noiseless stamps of a part of the epoch."""
         parameters, truth = self.parameters[:, part].flatten(0, 1), self.truth[:, part].flatten(0, 1)
+        psf, transforms = self._psf_of(part)
+        if self.prior is None:
+            return Taken(self.renderer(parameters, transforms), psf, truth)
+        images, derivatives = self.renderer.jacobian(parameters, transforms)
+        return Taken(images, psf, truth, parameters, derivatives)
+
+    def _psf_of(self, part: slice) -> tuple[Tensor, Psfs]:
+        """Return the images of the PSFs of a part of the epoch, and the PSFs for the renderer."""
         if self.psf is not None and self.constant is not None:
-            return self.renderer(parameters, self.constant), self.psf, truth
+            return self.psf, self.constant
         if self.seen is not None:
             psf = self.seen[self.chosen[:, part].flatten(0, 1)]
-            return self.renderer(parameters, self.renderer.psf_image(psf)), psf, truth
+            return psf, self.renderer.psf_image(psf)
         shapes = self.psf_shapes[:, part].flatten(0, 1)
-        point = parameters.new_zeros(len(parameters), len(self.point.names))
+        point = self.parameters.new_zeros(len(shapes), len(self.point.names))
         point[:, FLUX], point[:, HLR] = 1.0, _POINT
-        psf = self.point(point, self._psfs(self.point, shapes))
-        return self.renderer(parameters, self._psfs(self.renderer, shapes)), psf, truth
+        return self.point(point, self._psfs(self.point, shapes)), self._psfs(self.renderer, shapes)
 
 
 def draw_batch(
@@ -365,13 +409,14 @@ def draw_batch(
     sigma : Tensor, shape (n,)
         Standard deviation of the noise [flux per pixel].
     parameters : Tensor, shape (n, T)
-        The true targets.
+        The labels: the true targets, shifted by the noise if `Recipe.labels` says so.
     """
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
     # To mix stamps with each other, each process needs all of them. They have one PSF then.
     drawing = Workers() if mixes(recipe.augmentation) else workers
-    images, psf, parameters = source.take(slice(part.start + drawing.rank, part.stop, drawing.size))
+    taken = source.take(slice(part.start + drawing.rank, part.stop, drawing.size))
+    images, psf, parameters = taken.images, taken.psf, taken.truth
     level = images.new_empty(len(seeds), count)
     noise = images.new_empty(len(seeds), count, realisations, *images.shape[1:])
     masks: list[Tensor] = []
@@ -406,6 +451,10 @@ def draw_batch(
     images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
     psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
     own = noise[:, workers.share].flatten(0, 2)
+    if source.prior is not None and taken.parameters is not None and taken.derivatives is not None:
+        # Neither augmented nor with several realisations, see `Recipe.labels`.
+        shift = posterior_shift(taken.parameters, taken.derivatives, source.prior, own, sigma)
+        parameters = parameters + shift
     if observing is None:
         return images + sigma[:, None, None] * own, psf, sigma, parameters
     masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None

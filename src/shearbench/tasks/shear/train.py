@@ -186,6 +186,7 @@ class ShearTask:
                 count,
                 seeds,
                 recipe.galaxies,
+                recipe.labels,
             )
         scale = splits.train.pixel_scale
         return ShearObjective(networks, source, count, validation, recipe, seeds, workers, scale)

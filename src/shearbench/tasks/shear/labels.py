@@ -1,0 +1,77 @@
+"""Labels that depend on the noise: the posterior mean of parameters, where stamps are linear in them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Prior(NamedTuple):
+    """A normal distribution with the mean and the variances of a population's parameters.
+
+    Attributes
+    ----------
+    mean, variance : Tensor of float64, shape (P,)
+    targets : tuple of int
+        Places of the targets among the parameters.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    targets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, parameters: Tensor, targets: tuple[int, ...]) -> Prior:
+        """Return the distribution of parameters [n, P].
+
+        A parameter that does not vary gets a small variance, so that no noise shifts it.
+        """
+        values = parameters.double()
+        least = 1e-12 * (1 + values.square().mean(0))
+        return cls(values.mean(0), values.var(0).clamp_min(least), targets)
+
+
+def posterior_shift(
+    parameters: Tensor, derivatives: Tensor, prior: Prior, noise: Tensor, sigma: Tensor
+) -> Tensor:
+    """Return the posterior mean of the targets minus their true values, for stamps with this noise.
+
+    With the derivatives D of a stamp, white noise sigma n, and a normal prior of mean m and covariance V, the
+    posterior mean of parameters p is, where the stamp is linear in them,
+    p + (D' D / sigma^2 + V^-1)^-1 (D' n / sigma - V^-1 (p - m)). Given the stamp, the expectation of this
+    shift is zero. A network that is trained on shifted labels therefore learns the same function as with true
+    ones, from labels with less scatter: the shift is a control variate of the gradient. It is multiplied by
+    the fraction of the prior variance of the parameters that the stamp removes, mean of the targets, because
+    stamps are not linear over the whole prior.
+
+    Parameters
+    ----------
+    parameters : Tensor, shape (n, P)
+        True parameters.
+    derivatives : Tensor, shape (n, P, ny, nx)
+        Of the noiseless stamp, with respect to each parameter.
+    prior : Prior
+    noise : Tensor, shape (n, ny, nx)
+        White noise of unit variance.
+    sigma : Tensor, shape (n,)
+        Its standard deviation in the stamp [flux per pixel].
+
+    Returns
+    -------
+    Tensor, shape (n, T)
+    """
+    spread = prior.variance.sqrt()
+    # In units of the prior's spread; the sums over pixels are exact enough in float32.
+    flat = derivatives.flatten(2)
+    weight = spread / sigma.double()[:, None]
+    information = (flat @ flat.mT).double() * weight[:, :, None] * weight[:, None, :]
+    force = (flat @ noise.flatten(1)[:, :, None])[:, :, 0].double() * weight
+    deviation = (parameters.double() - prior.mean) / spread
+    precision = information + torch.eye(len(spread), dtype=torch.float64, device=sigma.device)
+    covariance = torch.linalg.inv(precision)
+    shift = (covariance @ (force - deviation)[:, :, None])[:, :, 0]
+    at = list(prior.targets)
+    known = 1 - covariance.diagonal(dim1=1, dim2=2)[:, at].mean(1, keepdim=True)
+    return (shift * spread * known)[:, at].to(parameters.dtype)
