@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,39 @@ def draw(training: pd.DataFrame) -> Figure:
     log_limits(axes[1, 0], "y", training["validation_rmse"], pad=0.1)
     axes[1, 0].set_ylabel("validation RMSE of $g$,\nper component")
     legend_below(figure, entries)
+    return figure
+
+
+@styled
+def validation(epochs: Mapping[int, Mapping[float, float]]) -> Figure:
+    """Draw the validation RMSE against noise: the last epoch in black, earlier ones in lighter grey.
+
+    Parameters
+    ----------
+    epochs : mapping of int to mapping
+        For each epoch so far, the RMSE of a component of g by noise level [flux per pixel].
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure, axes = panels(1, 1, 2.2)
+    axis, last = axes[0, 0], max(epochs)
+    for place, (epoch, found) in enumerate(sorted(epochs.items()), 1):
+        axis.plot(
+            list(found),
+            list(found.values()),
+            color="black" if epoch == last else str(0.9 - 0.5 * place / len(epochs)),
+            linewidth=1.2 if epoch == last else 0.6,
+            marker="o" if epoch == last else None,
+            markersize=3,
+            label=f"epoch {epoch}" if epoch in (min(epochs), last) else None,
+        )
+    log_limits(axis, "x", [sigma for found in epochs.values() for sigma in found], pad=0.05)
+    log_limits(axis, "y", [value for found in epochs.values() for value in found.values()], pad=0.1)
+    axis.set_xlabel(r"noise $\sigma$ [flux per pixel]")
+    axis.set_ylabel("validation RMSE of $g$, per component")
+    axis.legend(loc="upper left")
     return figure
 
 

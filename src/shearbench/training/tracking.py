@@ -7,6 +7,7 @@ nothing here changes a training: if a writer fails, the training goes on without
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -16,15 +17,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shearbench.errors import ShearbenchError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow"]
 Row = Mapping[str, Any]
 Report = Callable[[Sequence[Sequence[Row]]], None]
 
-_STEP = "epoch"
+AT_LEVEL = "validation_rmse at "
+"""Start of the names of a history's columns for the validation RMSE at each noise level [flux per pixel]."""
+
+_STEP, _FIGURE = "epoch", "validation"
 _PACKAGES = {"tensorboard": ("tensorboard",), "wandb": ("wandb",), "mlflow": ("mlflow", "sqlalchemy")}
 
 
@@ -132,8 +139,9 @@ class _Curve(ABC):
         try:
             if self.writer is None:
                 self.writer = self.open()
-            for row in rows:
+            for count, row in enumerate(rows, self.kept["rows"] + 1):
                 self.write({name: float(value) for name, value in row.items()}, int(row[_STEP]))
+                self._write_figure(history[:count])
             self.flush()
             self.kept["rows"] = len(history)
             with atomic(self.place) as temporary:
@@ -141,6 +149,15 @@ class _Curve(ABC):
         except Exception as error:  # whatever the library raises
             self.works = False
             print(f"tracking: {type(error).__name__}: {error}; the training goes on without", file=sys.stderr)
+
+    def _write_figure(self, history: Sequence[Row]) -> None:
+        """Write the figure of the last epoch, if the task validates at several noise levels."""
+        epochs = {int(row[_STEP]): _levels(row) for row in history}
+        last = int(history[-1][_STEP])
+        if epochs[last]:
+            # By its name, so that a change of the figure does not make trainings anew.
+            figures = importlib.import_module("shearbench.figures.training")
+            self.write_figure(figures.validation(epochs), last)
 
     def close(self) -> None:
         """Close the writer, if it was opened."""
@@ -155,6 +172,10 @@ class _Curve(ABC):
     @abstractmethod
     def write(self, row: dict[str, float], step: int) -> None:
         """Write the numbers of an epoch."""
+
+    @abstractmethod
+    def write_figure(self, figure: Figure, step: int) -> None:
+        """Write the figure of an epoch."""
 
     def flush(self) -> None:  # noqa: B027  (not all writers have something to do)
         """Put onto the disk all that was written."""
@@ -177,7 +198,10 @@ class _TensorBoard(_Curve):
     def write(self, row: dict[str, float], step: int) -> None:
         for name, value in row.items():
             # TensorBoard puts names with the same beginning, before a slash, into one section.
-            self.writer.add_scalar(name.replace(" of ", "/"), value, step)
+            self.writer.add_scalar(name.replace(" of ", "/").replace(" at ", "/at "), value, step)
+
+    def write_figure(self, figure: Figure, step: int) -> None:
+        self.writer.add_figure(_FIGURE, figure, step)
 
     def flush(self) -> None:
         self.writer.flush()
@@ -207,6 +231,11 @@ class _Wandb(_Curve):
     def write(self, row: dict[str, float], step: int) -> None:
         self.writer.log(row, step=step)
 
+    def write_figure(self, figure: Figure, step: int) -> None:
+        import wandb
+
+        self.writer.log({_FIGURE: wandb.Image(figure)}, step=step)
+
     def end(self) -> None:
         self.writer.finish()
 
@@ -226,7 +255,9 @@ class _Mlflow(_Curve):
         client = MlflowClient(tracking_uri=uri)
         if "run" not in self.kept:
             with contextlib.suppress(MlflowException):  # it exists, or another job has just made it
-                client.create_experiment(self.run)
+                # By default, figures would go to a folder beside the one where the run was started.
+                own = None if "MLFLOW_TRACKING_URI" in os.environ else f"{self.folder.absolute()}/figures"
+                client.create_experiment(self.run, artifact_location=own)
             experiment = client.get_experiment_by_name(self.run)
             run = client.create_run(experiment.experiment_id, run_name=self.name)
             self.kept["run"] = run.info.run_id
@@ -241,8 +272,17 @@ class _Mlflow(_Curve):
         metrics = [Metric(_allowed(name), value, now, step) for name, value in row.items()]
         self.writer.log_batch(self.kept["run"], metrics=metrics)
 
+    def write_figure(self, figure: Figure, step: int) -> None:
+        self.writer.log_figure(self.kept["run"], figure, f"{_FIGURE}/epoch{step:05}.png")
+
     def end(self) -> None:
         self.writer.set_terminated(self.kept["run"])
+
+
+def _levels(row: Row) -> dict[float, float]:
+    """Return the validation RMSE by noise level, of a row of a history."""
+    found = {name.removeprefix(AT_LEVEL): value for name, value in row.items() if name.startswith(AT_LEVEL)}
+    return {float(level): float(value) for level, value in found.items()}
 
 
 def _allowed(name: str) -> str:

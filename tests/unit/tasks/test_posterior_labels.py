@@ -19,7 +19,7 @@ POSTERIOR = {"data": "rendered", "augmentation": [], "labels": "posterior"}
 
 
 def linear(count, sigma=2.0, seed=0):
-    """Return parameters, derivatives, prior, noise and levels of stamps that are linear in three parameters."""
+    """Return parameters, derivatives, prior, noise and noise levels of linear stamps."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.tensor([1.0, 2.0, 3.0])
     derivatives = torch.randn(1, 3, 6, 6, generator=generator).expand(count, -1, -1, -1)

@@ -158,3 +158,26 @@ def test_a_curve_has_all_numbers_of_the_record(tmp_path, monkeypatch):
     _, history = train(FluxTask(), job("tensorboard", tmp_path))
     assert pd.DataFrame([row for _, row in written]).equals(history.astype(float))
     assert [step for step, _ in written] == history["epoch"].tolist()
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_each_epoch_has_a_figure_of_its_validation(tracker, tmp_path):
+    if problem := tracking.missing_package(tracker):
+        pytest.skip(problem)
+    history = [
+        {"epoch": k, f"{tracking.AT_LEVEL}1e-05": 0.1 / k, f"{tracking.AT_LEVEL}0.1": 0.2} for k in (1, 2)
+    ]
+    for length in (1, 2):  # the training is stopped between the two, and resumed
+        with tracked(Tracking(tracker, str(tmp_path), "tiny", "flat/dense"), [1], "f", {}) as report:
+            report([history[:length]])
+    if tracker == "tensorboard":
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (place,) = {path.parent for path in tmp_path.rglob("*tfevents*")}
+        events = EventAccumulator(str(place))
+        events.Reload()
+        assert [one.step for one in events.Images("validation")] == [1, 2]
+    elif tracker == "wandb":
+        assert len(list(tmp_path.rglob("validation*.png"))) == 2
+    else:
+        assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["epoch00001.png", "epoch00002.png"]

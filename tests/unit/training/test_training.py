@@ -86,6 +86,7 @@ def same_weights(a, b):
 def test_history_says_how_it_went(trained):
     content, history = trained
     layers = [name for name in history if name.startswith("gradient of ")]
+    levels = variant().training.validation_levels
     assert list(history) == [
         "epoch",
         "views",
@@ -95,8 +96,10 @@ def test_history_says_how_it_went(trained):
         "gradient_norm",
         *layers,
         "validation_loss",
+        *(f"validation_rmse at {level:g}" for level in levels),
         "validation_rmse",
     ]
+    assert (history["validation_rmse"] == history[f"validation_rmse at {levels[0]:g}"]).all()
     total = (history[layers].to_numpy() ** 2).sum(1) ** 0.5
     assert history["gradient_norm"].to_numpy() == pytest.approx(total)
     assert (history[layers] > 0).all(axis=None)

@@ -210,7 +210,9 @@ class Stored:
     def take(self, part: slice) -> Taken:
         """Return the noiseless stamps of a part of the epoch."""
         index = self.order[:, part].flatten()
-        return Taken(self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index])
+        return Taken(
+            self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
+        )
 
 
 def _shuffled(n: int, count: int, seed: int, epoch: int) -> Tensor:

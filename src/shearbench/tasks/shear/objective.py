@@ -13,6 +13,7 @@ from shearbench.tasks.shear.data import Examples, Source, draw_batch, fixed_nois
 from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.tasks.shear.observed import draw_masks, observed
 from shearbench.training.recipe import Recipe
+from shearbench.training.tracking import AT_LEVEL
 from shearbench.training.workers import Workers
 
 _LEVEL_BINS = 8
@@ -284,7 +285,8 @@ class ShearObjective:
         -------
         dict
             ``validation_loss``: geometric mean of the RMSE over the noise levels, divided by the standard
-            deviation of the true shapes. ``validation_rmse``: RMSE of a component at the lowest noise level.
+            deviation of the true shapes. `AT_LEVEL` and a noise level: RMSE of a component at this level, if
+            there are several. ``validation_rmse``: that at the lowest level.
         """
         levels = self.recipe.validation_levels
         found = torch.zeros(len(levels), dtype=torch.float64)
@@ -294,7 +296,12 @@ class ShearObjective:
         self.workers.add(found)
         rmse = found.tolist()
         loss = float(torch.tensor(rmse).log().mean().exp()) / float(network.shape_spread)
-        return {"validation_loss": loss, "validation_rmse": rmse[0]}
+        by_level = {f"{AT_LEVEL}{sigma:g}": one for sigma, one in zip(levels, rmse)}
+        return {
+            "validation_loss": loss,
+            **(by_level if len(levels) > 1 else {}),
+            "validation_rmse": rmse[0],
+        }
 
     def calibrate(self, network: ShearNetwork) -> None:
         """Calibrate the errors of a network, with other noise than that of the validation."""
