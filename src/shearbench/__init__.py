@@ -4,12 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from shearbench.api.networks import load_classifier as load_classifier
     from shearbench.api.networks import load_network as load_network
     from shearbench.api.runs import load_run as load_run
 
 __version__ = "0.1.0"
 
-_INTERACTIVE = {"load_network": ".api.networks", "load_run": ".api.runs"}
+_INTERACTIVE = {
+    "load_classifier": ".api.networks",
+    "load_network": ".api.networks",
+    "load_run": ".api.runs",
+}
 
 
 def __getattr__(name: str) -> Any:

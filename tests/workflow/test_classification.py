@@ -12,8 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_workflow
+from conftest import ROOT, copy_workflow
 
+import shearbench as sb
+from shearbench.data.labelled_images import read_splits
+from shearbench.errors import ShearbenchError
 from shearbench.figures.catalogue import entries
 
 FIGURES = [name for name, entry in entries().items() if entry.each == "morphology"]
@@ -61,6 +64,32 @@ def test_all_tables_and_figures_are_made(classified):
     invariant = angles[(angles["variant"] == "equivariant") & (angles["angle_deg"] == 90)]
     assert invariant["agreement"].item() > 0.9  # one of 15 images may be a tie, which rounding decides
     assert not list(results.rglob("seed*.pt")), "the states of finished trainings are removed"
+
+
+def test_a_classifier_is_a_function_of_images(classified, monkeypatch):
+    run = sb.load_run(classified / "results/morphology_tiny")
+    variant, seed = run.trained_classifiers[0]
+    classifier = run.classifier(variant)
+    assert repr(classifier).startswith(f"<Classifier {variant}, seed {seed}: 10 classes, images of ")
+    folder = run.folder / "morphology"
+    images = read_splits(folder / "images.h5", **run.plan.images_with_classes)[2].images
+    found = pd.read_parquet(folder / f"predictions/{variant}.seed{seed}.parquet")
+    for angle in sorted(set(found["angle_deg"]))[:2]:
+        expected = found.loc[found["angle_deg"] == angle, [f"p{k}" for k in range(10)]]
+        np.testing.assert_allclose(classifier(images, angle), expected, atol=1e-6)
+    broken = images[:2].astype(float)
+    broken[1, 0, 0, 0] = np.nan
+    both = classifier(broken)
+    np.testing.assert_allclose(both[0], classifier(broken[0]), atol=1e-6)
+    assert np.isnan(both[1]).all()
+    with pytest.raises(ShearbenchError, match=r"images: found the shape \(3,\)"):
+        classifier([1, 2, 3])
+    with pytest.raises(ShearbenchError, match=f"no trained classifier other; it has {variant}"):
+        run.classifier("other")
+    # The lines of the documentation.
+    (code,) = re.findall("```python\n(.*?)```", (ROOT / "docs/morphology.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(classified)
+    exec(code.replace("results/morphology", "results/morphology_tiny"), {})
 
 
 def test_nothing_is_made_again_and_a_new_recipe_trains_one_classifier(classified):

@@ -1,4 +1,4 @@
-"""A trained network as a function of arrays."""
+"""A trained network as a function of arrays: of shapes, or of classes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from shearbench.data.labelled_images import LabelledImages
 from shearbench.data.own_stamps import unit_psf
 from shearbench.errors import ShearbenchError
 from shearbench.measurement.own_stamps import geometry_of, measure_arrays, noise_range
+from shearbench.tasks.morphology.prediction import classify
+from shearbench.tasks.morphology.train import Classifier as ClassifierFile
+from shearbench.tasks.morphology.train import load_classifier as read_classifier
 from shearbench.tasks.shear.model_file import TrainedNetwork, load_model
 
 
@@ -143,3 +147,105 @@ def load_network(path: str | os.PathLike[str]) -> Network:
         The file cannot be read.
     """
     return Network(load_model(path))
+
+
+class Classifier:
+    """A trained classifier of images.
+
+    ``probabilities = classifier(images)``; see `load_classifier` and `FinishedRun.classifier`.
+
+    Parameters
+    ----------
+    model : shearbench.tasks.morphology.train.Classifier
+
+    Attributes
+    ----------
+    name : str
+        Name of the variant.
+    seed : int
+        Seed of the training.
+    classes : tuple of str
+        Names of the classes, in the order of the probabilities.
+    shape : (int, int, int)
+        Rows, columns and bands of an image.
+    about : dict
+        All that the model file says of the network.
+    module : torch.nn.Module
+        The network itself, in evaluation mode, on the CPU.
+    """
+
+    def __init__(self, model: ClassifierFile) -> None:
+        self._model = model
+        self.about, self.module = model.about, model.network
+        self.name: str = model.about["variant"]
+        self.seed: int = model.about["seed"]
+        self.classes: tuple[str, ...] = tuple(model.about["classes"])
+        self.shape: tuple[int, int, int] = (*model.about["shape"], model.about["bands"])
+
+    def __repr__(self) -> str:
+        rows, columns, bands = self.shape
+        return (
+            f"<Classifier {self.name}, seed {self.seed}: {len(self.classes)} classes, "
+            f"images of {rows} x {columns} pixels in {bands} bands>"
+        )
+
+    def __call__(self, images: ArrayLike, angle: float = 0.0, threads: int = 1) -> NDArray[np.float32]:
+        """Classify images, on a GPU if one is visible.
+
+        Parameters
+        ----------
+        images : array, shape (n, rows, columns, bands) or (rows, columns, bands)
+            In the type and the units of the images that the network was trained on, such as uint8.
+        angle : float
+            Turn each image counterclockwise by this angle before [degrees].
+        threads : int
+            Number of CPU threads.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, classes) or (classes,)
+            Probability of each class. NaN for an image that has NaN or infinite pixels.
+
+        Raises
+        ------
+        ShearbenchError
+            The images have the wrong shape.
+        """
+        images = np.asarray(images)
+        single = images.ndim == 3
+        every = images[None] if single else images
+        if every.ndim != 4 or every.shape[1:] != self.shape:
+            expected = ", ".join(map(str, self.shape))
+            raise ShearbenchError(
+                f"images: found the shape {images.shape}, expected (n, {expected}) or ({expected}), rows, "
+                f"columns and bands of the images that {self.name} was trained on"
+            )
+        found = np.full((len(every), len(self.classes)), np.nan, np.float32)
+        good = np.flatnonzero(np.isfinite(every).all((1, 2, 3)))
+        if len(good):
+            labels = np.zeros(len(good), np.int64)  # not used in the classification
+            found[good] = classify(
+                self._model, LabelledImages(every[good], labels, self.classes), (angle,), threads
+            )[0]
+        return found[0] if single else found
+
+
+def load_classifier(path: str | os.PathLike[str]) -> Classifier:
+    """Read a trained classifier: a model file of a run.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    ContractError
+        The file is damaged or is no classifier.
+    OSError
+        The file cannot be read.
+    """
+    return Classifier(read_classifier(path))

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from shearbench.api.networks import Network
+    from shearbench.api.networks import Classifier, Network
 
 _CHECKOUT = Path(__file__).parents[3]
+_CLASSIFIER = "models/{classifier}/seed{seed}/model.pt"
 
 
 class FinishedRun:
@@ -231,6 +232,47 @@ class FinishedRun:
         from shearbench.api.networks import load_network
 
         return load_network(self.path(self.plan.model_of(population, variant, seed)))
+
+    @property
+    def trained_classifiers(self) -> list[tuple[str, int]]:
+        """The trained classifiers by morphology of the run, as (variant, seed)."""
+        files = zip(self.plan.classifiers, self.plan.of_classifiers(_CLASSIFIER), strict=True)
+        return [which for which, planned in files if self.path(planned).is_file()]
+
+    def classifier(self, variant: str, seed: int | None = None) -> Classifier:
+        """Return a trained classifier by morphology, which is called with images.
+
+        Parameters
+        ----------
+        variant : str
+            Its name in the section ``morphology`` of the configuration, such as ``small-cnn``.
+        seed : int, optional
+            The seed of its training; by default the first.
+
+        Returns
+        -------
+        Classifier
+
+        Raises
+        ------
+        ShearbenchError
+            The run has no such classifier.
+        ContractError
+            The file of the classifier is damaged.
+        """
+        trained = self.trained_classifiers
+        seed = next((s for v, s in trained if v == variant), None) if seed is None else seed
+        if (variant, seed) not in trained:
+            known = ", ".join(f"{v} (seed {s})" for v, s in trained) or "none"
+            raise ShearbenchError(
+                f"{self.folder}: no trained classifier {variant}"
+                + ("" if seed is None else f" (seed {seed})")
+                + f"; it has {known}"
+            )
+        from shearbench.api.networks import load_classifier  # torch, as above
+
+        at = self.plan.classifiers.index((variant, seed))
+        return load_classifier(self.path(self.plan.of_classifiers(_CLASSIFIER)[at]))
 
 
 def load_run(folder: str | os.PathLike[str]) -> FinishedRun:

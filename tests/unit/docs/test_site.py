@@ -35,6 +35,7 @@ RUN_BY = {
     "README.md": "networks/test_zoo.py",
     "docs/extend.md": "here",
     "docs/frameworks.md": "frameworks/test_page.py",
+    "docs/morphology.md": "workflow/test_classification.py",
     "docs/own-data.md": "tools/test_measure.py",
     "docs/paper.md": "workflow/test_python_api.py",
     "docs/python.md": "workflow/test_python_api.py",

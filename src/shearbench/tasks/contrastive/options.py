@@ -23,6 +23,7 @@ class ContrastiveRecipe(Recipe):
         "curriculum",
         "realisations",
         "exponents",
+        "labels",
         "target_weights",
         "loss_scaling",
         "start_from",

@@ -35,6 +35,7 @@ class ClassRecipe(Recipe):
         "fresh_noise",
         "realisations",
         "exponents",
+        "labels",
         "target_weights",
         "loss_scaling",
         "start_from",
