@@ -236,8 +236,14 @@ class FinishedRun:
     @property
     def trained_classifiers(self) -> list[tuple[str, int]]:
         """The trained classifiers by morphology of the run, as (variant, seed)."""
-        files = zip(self.plan.classifiers, self.plan.of_classifiers(_CLASSIFIER), strict=True)
-        return [which for which, planned in files if self.path(planned).is_file()]
+        return list(self._classifiers())
+
+    def _classifiers(self) -> dict[tuple[str, int], Path]:
+        """Return the files of the trained classifiers."""
+        planned = map(self.path, self.plan.of_classifiers(_CLASSIFIER))
+        return {
+            which: path for which, path in zip(self.plan.classifiers, planned, strict=True) if path.is_file()
+        }
 
     def classifier(self, variant: str, seed: int | None = None) -> Classifier:
         """Return a trained classifier by morphology, which is called with images.
@@ -260,9 +266,9 @@ class FinishedRun:
         ContractError
             The file of the classifier is damaged.
         """
-        trained = self.trained_classifiers
-        seed = next((s for v, s in trained if v == variant), None) if seed is None else seed
-        if (variant, seed) not in trained:
+        trained = self._classifiers()
+        path = next((trained[v, s] for v, s in trained if v == variant and seed in (None, s)), None)
+        if path is None:
             known = ", ".join(f"{v} (seed {s})" for v, s in trained) or "none"
             raise ShearbenchError(
                 f"{self.folder}: no trained classifier {variant}"
@@ -271,8 +277,7 @@ class FinishedRun:
             )
         from shearbench.api.networks import load_classifier  # torch, as above
 
-        at = self.plan.classifiers.index((variant, seed))
-        return load_classifier(self.path(self.plan.of_classifiers(_CLASSIFIER)[at]))
+        return load_classifier(path)
 
 
 def load_run(folder: str | os.PathLike[str]) -> FinishedRun:

@@ -195,7 +195,7 @@ class Stored:
         The seed of each training.
     """
 
-    prior = None
+    prior: Prior | None = None
 
     def __init__(self, examples: Examples, count: int, seeds: Sequence[int]) -> None:
         self.examples, self.count, self.seeds = examples, count, seeds
@@ -300,7 +300,7 @@ class Rendered:
         self.parameters = self.truth = self.psf_shapes = torch.zeros(0)
         self.chosen = torch.zeros(0, dtype=torch.int64)
         self.sets = None if fixed is None else [self._table(seed, 0, fixed) for seed in seeds]
-        self.prior = None
+        self.prior: Prior | None = None
         if labels == "posterior":
             known = _columns(catalog, self.renderer.names).to(self.device)
             self.prior = Prior.of(known, tuple(map(self.renderer.names.index, targets)))
