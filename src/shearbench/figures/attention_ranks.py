@@ -75,7 +75,6 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
     left.set_xlim(-1.05, 1.05)
     left.set_xlabel("Spearman's rank correlation with the weights")
     list_values(left, [f"{value}, {place}" for value, place in rows], 40)
-    right.legend(handles=draw_costs(right, costs), loc="best", fontsize=6.5)
     entries = [
         Line2D([], [], color="0.3", label=label, **_look(kind, "0.3")) for kind, label in _KINDS.items()
     ]
@@ -83,6 +82,7 @@ def draw(ranks: pd.DataFrame, costs: pd.DataFrame, question: str, name: str) -> 
         Line2D([], [], color=color, linewidth=3, label=f"$\\sigma$ = {exact(noise)}")
         for noise, color in zip(levels, colors)
     ]
+    entries += draw_costs(right, costs)
     legend_below(figure, entries)
     figure_title(figure, name)
     return figure

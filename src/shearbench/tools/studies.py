@@ -31,7 +31,10 @@ TABLES = "measured/studies"
 COPIED = ("", "_shear", "_curves", "_cost", "_shifts", "_batches")
 """How the names of the tables that are copied end; those of layers are large, so only their figures are."""
 MACHINE = "machine.json"
-"""The file, beside the tables, that names the machine of the run. Its `note` is shown on the page."""
+"""The file, beside the tables, that names the machine of the run.
+
+Its `note` is shown on the page, and its `inside`, if the measurements inside networks are of another run.
+"""
 
 
 def page(folder: Path, studies: Mapping[str, Study]) -> str:
@@ -58,6 +61,7 @@ def page(folder: Path, studies: Mapping[str, Study]) -> str:
     parts = [_START, _image("studies", "The effect of each value of all studies on the RMSE", 900)]
     parts.append(" ".join(entries()["studies"].caption.split()) + "\n")
     parts.append(_overview(studies, outcomes, levels))
+    parts.append(f"{where['inside']}\n" if "inside" in where else "")
     for name, table in tables.items():
         parts.append(_section(studies[name], table, effects[effects["study"] == name], outcomes[name]))
         parts += [_biases(studies[name], folder), *_inside(name, folder)]
