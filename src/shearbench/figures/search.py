@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from shearbench.figures.axes import log_limits, positive
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below, legend_height
-from shearbench.figures.style import BLUE, DOUBLE, ORANGE, VERMILLION, styled
+from shearbench.figures.style import BLUE, DOUBLE, ORANGE, SINGLE, VERMILLION, styled
 
 ENTRY = Entry(
     category="8. Searches",
@@ -56,24 +56,26 @@ def draw(trials: pd.DataFrame, importances: pd.DataFrame) -> Figure:
         for n in [(shown["state"] == state).sum()]
     ]
     entries.append(Line2D([], [], color="black", linewidth=0.9, label="lowest so far"))
-    figure = Figure(figsize=(DOUBLE, 2.2 + legend_height(entries, DOUBLE)), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+    width = SINGLE if importances.empty else DOUBLE
+    figure = Figure(figsize=(width, 2.2 + legend_height(entries, width)), layout="constrained")
+    ratios = [1] if importances.empty else [3, 2]
+    left, *others = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
     for state in states:
         rows = shown[shown["state"] == state]
         look = {"linestyle": "none", "markersize": 4, **_LOOKS[state]}
         left.plot(rows["trial"], rows["validation_loss"], **look)
     complete = shown[shown["state"] == "complete"].sort_values("trial")
-    lowest = complete["validation_loss"].cummin()
-    left.step(complete["trial"], lowest, where="post", color="black", linewidth=0.9, zorder=1)
+    if len(complete):
+        lowest = complete["validation_loss"].cummin().tolist()
+        ends = [*complete["trial"], trials["trial"].max()]
+        left.step(ends, [*lowest, lowest[-1]], where="post", color="black", linewidth=0.9, zorder=1)
     if positive(shown["validation_loss"]).size:
         log_limits(left, "y", shown["validation_loss"], pad=0.1)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("trial")
     left.set_ylabel("validation loss")
-    if importances.empty:
-        right.set_axis_off()
-    else:
-        ordered = importances.sort_values("importance")
+    ordered = importances.sort_values("importance")
+    for right in others:
         right.barh(ordered["option"], ordered["importance"], color=BLUE, height=0.6)
         right.set_xlim(0, None)
         right.set_xlabel("importance")

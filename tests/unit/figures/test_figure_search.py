@@ -18,9 +18,15 @@ def test_trials_by_state_and_the_lowest_so_far(some):
     )
     importances = pd.DataFrame({"option": ["a", "b"], "importance": [0.8, 0.2]})
     figure = draw(trials, importances if some else importances[:0])
-    left, right = figure.axes
+    left, *others = figure.axes
     steps = max(left.lines, key=lambda line: line.get_drawstyle() == "steps-post")
-    assert steps.get_ydata().tolist() == [0.3, 0.1, 0.1]
+    assert steps.get_xdata().tolist() == [0, 2, 5, 5]
+    assert steps.get_ydata().tolist() == [0.3, 0.1, 0.1, 0.1]
     labels = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     assert labels == ["complete (3)", "pruned (1)", "lowest so far"]
-    assert len(right.patches) == (2 if some else 0)
+    assert [len(right.patches) for right in others] == ([2] if some else [])
+
+
+def test_a_search_without_a_complete_trial():
+    trials = pd.DataFrame({"trial": [0], "state": ["pruned"], "validation_loss": [0.3]})
+    draw(trials, pd.DataFrame({"option": [], "importance": []}))
