@@ -22,4 +22,6 @@ with logged(snakemake.log[0]):
             processes=snakemake.threads,
             stamps=snakemake.params.stamps,
         )
+        if snakemake.params.trained_on:
+            table.attrs["trained_on"] = snakemake.params.trained_on
         write_estimates(path, table, snakemake.wildcards.estimator, origin=origins[path])

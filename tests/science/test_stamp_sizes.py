@@ -13,7 +13,7 @@ PRESETS = estimator_presets()
 NAMES = [
     pytest.param(name, marks=pytest.mark.ngmix if preset["kind"].startswith("ngmix") else ())
     for name, preset in PRESETS.items()
-    if preset["kind"] != "metacal-network"  # which needs a trained network
+    if preset["kind"] not in ("metacal-network", "mc-dropout", "ensemble")  # which need trained networks
 ]
 
 

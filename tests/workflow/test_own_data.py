@@ -14,7 +14,13 @@ from shearbench.data.stamps import read_stamps
 from shearbench.files.tables import read_table
 
 SIGMA = 1e-3
-MEASURING = {"measure_observation", "observe", "catalogue_observation", "gather_observations"}
+MEASURING = {
+    "measure_observation",
+    "combine_observation",
+    "observe",
+    "catalogue_observation",
+    "gather_observations",
+}
 
 
 @pytest.fixture

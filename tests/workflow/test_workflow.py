@@ -24,6 +24,7 @@ FIGURES = (
     "accuracy efficiency networks training cost decomposition_exp_gauss truth_exp_gauss residuals_exp_gauss "
     "trends_exp_gauss shear_bias_exp_gauss shear_bias_bins_exp_gauss psf_leakage_exp_gauss "
     "selection_exp_gauss shear_trends_exp_gauss gallery_exp_gauss "
+    "reliability_exp_gauss error_against_error_exp_gauss ranks_exp_gauss "
     "inside_layers_exp_gauss inside_weights_exp_gauss inside_flow_exp_gauss inside_gradients_exp_gauss "
     "kernels_exp_gauss inside_features_exp_gauss_shearnet inside_features_exp_gauss_whitened "
     "inside_features_exp_gauss_refined"
@@ -35,6 +36,8 @@ METRICS = [
         "networks.txt",
         "network_layers.csv",
         "bayes_floor.csv",
+        "uncertainty.csv",
+        "uncertainty_curves.csv",
         "shear_bias_bins.csv",
         "psf_leakage.csv",
         "selection.csv",
@@ -66,7 +69,7 @@ def test_a_run_leaves_everything_a_paper_needs(finished):
 
 def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finished):
     accuracy = pd.read_csv(finished / "results/tiny/metrics/accuracy.csv")
-    names = {"mixture-exp", "mixture-gauss", "hsm-regauss", *NETWORKS}
+    names = {"mixture-exp", "mixture-gauss", "hsm-regauss", "ensemble", *NETWORKS}
     assert names <= set(accuracy.estimator) <= names | {"ngmix-exp", "ngmix-gauss"}
     assert set(accuracy.noise) == {1e-5, 1e-2}
     assert (accuracy.groupby("estimator").noise.nunique() == 2).all()
@@ -90,6 +93,14 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     ).all()
     exact = leakage[(leakage.estimator == "mixture-exp") & (leakage.calibration == "response")].iloc[0]
     assert max(abs(exact.alpha1), abs(exact.alpha2)) < 0.01
+    # The ensemble of two networks is between them, and its error has two parts.
+    errors = pd.read_csv(finished / "results/tiny/metrics/uncertainty.csv")
+    assert set(errors.estimator) == set(accuracy.estimator)
+    parts = errors[errors.estimator == "ensemble"]
+    assert (parts[["aleatoric", "epistemic"]] > 0).all(axis=None)
+    assert errors[errors.estimator == "shearnet"].epistemic.isna().all()
+    exact = errors[(errors.estimator == "mixture-exp") & (errors.noise == 1e-5)].iloc[0]
+    assert abs(exact.coverage68 - 0.6827) < 5 * exact.coverage68_err
     # Metacalibration around a network: of four galaxies, for ensembles only.
     wrapped = bias[(bias.estimator == "metacal-shearnet") & (bias.calibration != "simulated")]
     assert (wrapped.n_pairs + wrapped.n_failed == 4).all()

@@ -15,11 +15,14 @@ rule measure:
         f"{FOLDER}/logs/measure/{{population}}/{{noise}}/{{estimator}}.log",
     benchmark:
         f"{FOLDER}/benchmarks/measure/{{population}}/{{noise}}/{{estimator}}.tsv"
+    wildcard_constraints:
+        estimator=any_of(RUN.measuring),
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
         origins=origins,
         options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        trained_on=None,
         stamps=None,
         sigma=lambda w: RUN.sigma[w.noise],
         seed=CONFIG.seed,
@@ -46,6 +49,7 @@ use rule measure as measure_shear with:
     params:
         origins=origins,
         options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        trained_on=None,
         stamps=lambda w: RUN.stamps_measured("shear", w.estimator),
         sigma=lambda w: RUN.sigma[w.noise],
         seed=CONFIG.seed,
@@ -282,3 +286,26 @@ use rule predict as predict_study with:
         depends=lambda w: DIGESTS.predict_all(
             w.population, "test", [(w.variant, int(w.seed))]
         ),
+
+
+# The networks have measured the stamps, so that this is arithmetic on tables: one short job has all of them.
+rule combine:
+    input:
+        lambda w: RUN.beside(
+            RUN.combined_estimates(w.population, w.estimator), w.estimator
+        ),
+    output:
+        RUN.combined_estimates("{population}", "{estimator}"),
+    log:
+        f"{FOLDER}/logs/combine/{{population}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/combine/{{population}}/{{estimator}}.tsv"
+    wildcard_constraints:
+        estimator=any_of(RUN.combined),
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        depends=lambda w: DIGESTS.combine(w.population, w.estimator),
+    script:
+        "../../scripts/combine.py"

@@ -97,6 +97,37 @@ rule evaluate_residuals:
         "../../scripts/evaluate_residuals.py"
 
 
+rule evaluate_uncertainty:
+    input:
+        estimates=RUN.all_estimates("test"),
+        judged=RUN.all_judged_errors(),
+        catalogs=RUN.of_populations("catalogs/{population}/test.parquet"),
+        bounds=RUN.of_populations("bounds/{population}/test.parquet"),
+    output:
+        table=f"{FOLDER}/metrics/uncertainty.csv",
+        curves=f"{FOLDER}/metrics/uncertainty_curves.csv",
+    log:
+        f"{FOLDER}/logs/evaluate_uncertainty.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/evaluate_uncertainty.tsv"
+    conda:
+        ENVIRONMENT
+    params:
+        origins=origins,
+        labels=untracked(RUN.labels),
+        judged=untracked(RUN.judged),
+        judged_sigmas=[RUN.sigma[noise] for noise in RUN.noise["shear"]],
+        untrained=[
+            name
+            for name in RUN.estimators_on("test")
+            if name not in RUN.trained_estimators
+        ],
+        resamples=CONFIG.bootstrap,
+        depends=DIGESTS.evaluate_uncertainty(),
+    script:
+        "../../scripts/evaluate_uncertainty.py"
+
+
 # Times and peak memory come from the estimates and from the benchmark files of earlier jobs.
 rule evaluate_throughput:
     input:

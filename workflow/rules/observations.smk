@@ -32,6 +32,8 @@ rule measure_observation:
         f"{FOLDER}/logs/measure_observation/{{observation}}/{{measurer}}.log",
     benchmark:
         f"{FOLDER}/benchmarks/measure_observation/{{observation}}/{{measurer}}.tsv"
+    wildcard_constraints:
+        measurer=any_of(one for one in RUN.measurer_files if one not in RUN.combined),
     conda:
         lambda w: (
             NGMIX_ENVIRONMENT
@@ -53,6 +55,27 @@ rule measure_observation:
         ),
     script:
         "../../scripts/measure_observation.py"
+
+
+use rule combine as combine_observation with:
+    input:
+        lambda w: RUN.beside(
+            [f"{FOLDER}/observations/{w.observation}/estimates/{w.measurer}.parquet"],
+            w.measurer,
+        ),
+    output:
+        f"{FOLDER}/observations/{{observation}}/estimates/{{measurer}}.parquet",
+    log:
+        f"{FOLDER}/logs/combine_observation/{{observation}}/{{measurer}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/combine_observation/{{observation}}/{{measurer}}.tsv"
+    wildcard_constraints:
+        measurer=any_of(RUN.combined),
+    params:
+        origins=origins,
+        depends=lambda w: DIGESTS.measure_observation(
+            w.observation, RUN.measurer_files[w.measurer][0]
+        ),
 
 
 rule catalogue_observation:

@@ -5,6 +5,7 @@ METRIC_FILES = sorted(
         *RUN.tabulated.values(),
         *(path for figure in RUN.figures.values() for path in figure.sources),
         *rules.evaluate_shear_bias.output,
+        *rules.evaluate_uncertainty.output,
         *rules.summarise_networks.output,
         *(rules.gather_inside.output if RUN.examined else []),
     }

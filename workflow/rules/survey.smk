@@ -13,6 +13,8 @@ rule measure_model_errors:
         f"{FOLDER}/logs/measure_model_errors/{{population}}/{{noise}}/{{estimator}}.log",
     benchmark:
         f"{FOLDER}/benchmarks/measure_model_errors/{{population}}/{{noise}}/{{estimator}}.tsv"
+    wildcard_constraints:
+        estimator=any_of(RUN.measuring),
     conda:
         lambda w: NGMIX_ENVIRONMENT if needs_ngmix(w.estimator) else ENVIRONMENT
     params:
@@ -66,6 +68,24 @@ rule predict_model_errors:
         "../../scripts/predict_model_errors.py"
 
 
+use rule combine as combine_model_errors with:
+    input:
+        lambda w: RUN.beside(
+            RUN.misjudged_estimates(w.population, w.noise, w.estimator), w.estimator
+        ),
+    output:
+        RUN.misjudged_estimates("{population}", "{noise}", "{estimator}"),
+    log:
+        f"{FOLDER}/logs/combine_model_errors/{{population}}/{{noise}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/combine_model_errors/{{population}}/{{noise}}/{{estimator}}.tsv"
+    params:
+        origins=origins,
+        depends=lambda w: DIGESTS.measure_model_errors(
+            w.population, w.noise, w.estimator
+        ),
+
+
 rule evaluate_model_errors:
     input:
         estimates=RUN.all_estimates("shear", RUN.misjudged_noise),
@@ -116,6 +136,45 @@ use rule predict as judge with:
         depends=lambda w: DIGESTS.judge_all(
             w.trained, w.population, RUN.of_all_seeds(w.variant)
         ),
+
+
+# The errors that estimators with networks give there, for evaluate_uncertainty.
+use rule measure as measure_judged with:
+    input:
+        stamps=[RUN.stamps_of("test")],
+        network=lambda w: RUN.model_of(w.trained, *RUN.network_inside(w.estimator)),
+    output:
+        [
+            f"{FOLDER}/judged/{{trained}}/{{population}}/test/{{noise}}/{{estimator}}.parquet"
+        ],
+    log:
+        f"{FOLDER}/logs/measure_judged/{{trained}}/{{population}}/{{noise}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/measure_judged/{{trained}}/{{population}}/{{noise}}/{{estimator}}.tsv"
+    params:
+        origins=origins,
+        options=lambda w: untracked(RUN.measuring_options(w.estimator)),
+        trained_on=lambda w: w.trained,
+        stamps=None,
+        sigma=lambda w: RUN.sigma[w.noise],
+        seed=CONFIG.seed,
+        depends=lambda w: DIGESTS.judge_estimator(w.trained, w.population, w.estimator),
+
+
+use rule combine as combine_judged with:
+    input:
+        lambda w: RUN.beside(
+            RUN.judged_by(w.trained, w.population, w.estimator), w.estimator
+        ),
+    output:
+        RUN.judged_by("{trained}", "{population}", "{estimator}"),
+    log:
+        f"{FOLDER}/logs/combine_judged/{{trained}}/{{population}}/{{estimator}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/combine_judged/{{trained}}/{{population}}/{{estimator}}.tsv"
+    params:
+        origins=origins,
+        depends=lambda w: DIGESTS.judge_estimator(w.trained, w.population, w.estimator),
 
 
 rule evaluate_judged:

@@ -340,13 +340,7 @@ class Config(Options):
                 f"populations: at least one is needed; the presets are {sorted(POPULATION_PRESETS)}"
             )
         for name in self.estimators:
-            network = getattr(self.estimator(name), "network", None)
-            if network is not None and network not in self.variants:
-                known = sorted(self.variants)
-                raise ValueError(
-                    f"estimators.{name}.network: '{network}' is not a variant of this run"
-                    f"{nearest(network, known)}; its variants are {', '.join(known) or 'none'}"
-                )
+            self._check_networks_of(name)
         for name in self.diagnostics.variants or ():
             if name not in self.variants:
                 known = sorted(self.variants)
@@ -422,6 +416,27 @@ class Config(Options):
         if sum(jobs.values()) > MAX_JOBS:
             raise ValueError(_fewer_jobs(self, jobs))
         return self
+
+    def _check_networks_of(self, name: str) -> None:
+        """Refuse an estimator with a network that the run has not, or that does not suit it."""
+        estimator, known = self.estimator(name), sorted(self.variants)
+        for key in ("network", "networks"):
+            found = getattr(estimator, key, ())
+            for network in (found,) if isinstance(found, str) else found:
+                if network not in known:
+                    raise ValueError(
+                        f"estimators.{name}.{key}: '{network}' is not a variant of this run"
+                        f"{nearest(network, known)}; its variants are {', '.join(known) or 'none'}"
+                    )
+                if objection := estimator.objection(self.variants[network].make()):
+                    raise ValueError(f"estimators.{name}.{key}: found '{network}', but {objection}")
+        networks = getattr(estimator, "networks", None)
+        if networks is not None and len(networks) * len(self.seeds) < 2:
+            raise ValueError(
+                f"estimators.{name}.networks: found {len(networks)} networks, trained with {len(self.seeds)} "
+                "seeds each; an ensemble has two members or more: name further variants "
+                f"({', '.join(known) or 'there are none'}), or give more `seeds`"
+            )
 
     def _check_frameworks(self, section: Frameworks) -> None:
         """Refuse a training that is impossible, and a name that something else has."""

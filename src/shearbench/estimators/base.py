@@ -10,6 +10,7 @@ from shearbench.options import Label, Options
 
 if TYPE_CHECKING:
     from shearbench.data.stamps import StampBatch
+    from shearbench.networks.base import Architecture
 from shearbench.data.shapes import Shapes
 
 
@@ -40,6 +41,10 @@ class Estimator(Options):
 
     def unavailable(self) -> str | None:
         """Return why the estimator cannot run on this machine and how to get it, or None if it can."""
+        return None
+
+    def objection(self, architecture: Architecture) -> str | None:
+        """Return why the estimator cannot use a network of the run, or None if it can."""
         return None
 
     def modules(self) -> tuple[str, ...]:

@@ -36,12 +36,17 @@ class Metacal(Estimator):
         from shearbench.errors import nearest
         from shearbench.estimators import estimator_kinds, estimator_presets
 
-        presets = estimator_presets()
-        allowed = sorted(n for n, p in presets.items() if not estimator_kinds()[p["kind"]].ensemble_response)
+        shapes = {
+            kind
+            for kind, cls in estimator_kinds().items()
+            if not cls.ensemble_response and not {"network", "networks"} & set(cls.model_fields)
+        }
+        allowed = sorted(name for name, preset in estimator_presets().items() if preset["kind"] in shapes)
         if self.estimator not in allowed:
             raise ValueError(
                 f"estimator: found '{self.estimator}', expected a preset of an estimator that returns "
-                f"shapes{nearest(self.estimator, allowed)}: {', '.join(allowed)}"
+                f"shapes and has no network of the run{nearest(self.estimator, allowed)}: "
+                f"{', '.join(allowed)}"
             )
         try:
             self.inner()

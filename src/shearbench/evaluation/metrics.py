@@ -13,7 +13,7 @@ from shearbench.files.text import read_csv
 TEXT = frozenset(
     "population estimator label kind variant architecture calibration property study value stage name "
     "layer part shape added beside precision reference outcome when statistics network "
-    "told trained_on quantity column encoder method output state option".split()
+    "told trained_on quantity column encoder method output state option curve".split()
 )
 """Columns with text in all tables of metrics; the other columns contain numbers."""
 

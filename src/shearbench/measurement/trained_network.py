@@ -19,9 +19,17 @@ _BLOCK = 64  # stamps in each forward pass
 
 @dataclass(frozen=True)
 class NetworkMeasurer:
-    """A network that measures batches on the CPU, with one thread."""
+    """A network that measures batches on the CPU, with one thread.
+
+    Attributes
+    ----------
+    network : ShearNetwork
+    errors : bool
+        Whether the calibrated errors of the network are returned. They hold for white noise.
+    """
 
     network: ShearNetwork
+    errors: bool = False
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch.
@@ -29,10 +37,9 @@ class NetworkMeasurer:
         Returns
         -------
         Shapes
-            Errors are NaN: the network's errors hold for white noise, and that of sheared stamps is
-            correlated.
+            Errors are NaN without `errors`, as for sheared stamps, whose noise is correlated.
         """
-        answers = []
+        answers, errors = [], []
         with torch_settings(1, 0, torch.device("cpu")), torch.inference_mode():
             for start in range(0, len(batch), _BLOCK):
                 # The last block is filled up with copies of the last stamp: rounding depends on the size of a
@@ -41,10 +48,12 @@ class NetworkMeasurer:
                 images, psf = torch.from_numpy(part.images), torch.from_numpy(part.psf)
                 answer = self.network(images, psf, images.new_tensor(part.sigma))
                 answers.append(answer.shapes.double().numpy())
+                error = self.network.errors(answer, part.sigma) if self.errors else answer.shapes * torch.nan
+                errors.append(error.double().numpy())
         g1, g2 = np.concatenate(answers)[: len(batch)].T
-        nothing = np.full(len(batch), np.nan)
+        g1_err, g2_err = np.concatenate(errors)[: len(batch)].T
         flag = np.where(np.hypot(g1, g2) < 1, int(Flag.GOOD), int(Flag.OUT_OF_RANGE))
-        return Shapes(g1, g2, nothing, nothing.copy(), flag)
+        return Shapes(g1, g2, g1_err, g2_err, flag)
 
 
 @lru_cache(maxsize=1)

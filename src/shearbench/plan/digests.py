@@ -40,6 +40,8 @@ MADE_BY = {
     "psf_leakage.csv": "evaluate_psf_leakage",
     "model_errors.csv": "evaluate_model_errors",
     "judged.csv": "evaluate_judged",
+    "uncertainty.csv": "evaluate_uncertainty",
+    "uncertainty_curves.csv": "evaluate_uncertainty",
     "bayes_floor.csv": "evaluate_bayes_floor",
     "residuals.parquet": "evaluate_residuals",
     "trends.csv": "evaluate_residuals",
@@ -164,6 +166,9 @@ class Digests:
     def measure(self, population: str, split: str, noise: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator."""
         config, network = self.run.config, self.run.network_inside(estimator)
+        if members := self.run.members(estimator):
+            predicted = [self.predict(population, split, *member) for member in members]
+            return self._combined(predicted, self.run.sigma[noise])
         return digest(
             self.simulate_stamps(population, split),
             self.run.measuring_options(estimator),
@@ -173,6 +178,15 @@ class Digests:
             config.seed,
             self.code("measure", config.estimator(estimator).modules()),
         )
+
+    def _combined(self, members: Iterable[str], *which: Any) -> str:
+        """Return the digest of estimates of an ensemble, from those of its members and of which they are."""
+        return digest(list(members), which, self.code("combine"))
+
+    def combine(self, population: str, estimator: str) -> str:
+        """Return the digest of the estimates of an ensemble, of all splits and noise levels."""
+        wanted = [(split, noise) for split, noises in self.run.noise.items() for noise in noises]
+        return digest([self.measure(population, *one, estimator) for one in wanted])
 
     def measure_shear(self, population: str, noise: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator under opposite shears and shapes of the PSF."""
@@ -267,8 +281,24 @@ class Digests:
         )
 
     @_once
+    def judge_estimator(self, trained: str, population: str, estimator: str) -> str:
+        """Return the digest of the estimates of an estimator with networks that were trained elsewhere."""
+        run, network = self.run, self.run.network_inside(estimator)
+        if members := run.members(estimator):
+            return self._combined(self.judge(trained, population, "test", *member) for member in members)
+        return digest(
+            self.simulate_stamps(population, "test"),
+            run.measuring_options(estimator),
+            (self.train(trained, network[0]), network[1]) if network else None,
+            run.config.seed,
+            self.code("measure", run.config.estimator(estimator).modules()),
+        )
+
+    @_once
     def measure_model_errors(self, population: str, noise: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator that is told wrong PSFs and noise levels."""
+        if members := self.run.members(estimator):
+            return self._combined(self.predict_model_errors(population, *member) for member in members)
         return digest(
             self.measure(population, "shear", noise, estimator),
             self.run.stamps_misjudged(estimator),
@@ -373,6 +403,9 @@ class Digests:
             modules = self.run.variants[name].make().modules()
             return digest(own, self.train(population, name), seed, self.code("measure_observation", modules))
         network = self.run.network_inside(name)
+        if members := self.run.members(name):
+            column = {(of, number): column for column, (_, of, number) in self.run.measurers.items()}
+            return self._combined(self.measure_observation(observation, column[member]) for member in members)
         return digest(
             own,
             self.run.measuring_options(name),
@@ -461,6 +494,19 @@ class Digests:
             [self.predict_model_errors(*network) for network in run.models],
             run.config.bootstrap,
             self.code("evaluate_model_errors"),
+        )
+
+    @_once
+    def evaluate_uncertainty(self) -> str:
+        """Return the digest of how right the errors of all estimators are."""
+        run = self.run
+        networks = [network for variant in run.networks for network in run.of_all_seeds(variant)]
+        return digest(
+            self.estimates("test"),
+            [self.judge(*pair, "test", *network) for pair in run.judged for network in networks],
+            [self.judge_estimator(*pair, name) for pair in run.judged for name in run.trained_estimators],
+            run.config.bootstrap,
+            self.code("evaluate_uncertainty"),
         )
 
     def evaluate_residuals(self) -> str:
@@ -867,6 +913,11 @@ class Digests:
                     about: dict[str, Any] = {"trained": trained, "population": population, "split": split}
                     about |= {"noise": noise, "estimator": variant, "seed": int(seed)}
                     return Origin("judge", self.judge(trained, population, split, variant, int(seed)), about)
+                if known and split == "test" and stem in self.run.trained_estimators:
+                    about = {"trained": trained, "population": population, "split": split}
+                    about |= {"noise": noise, "estimator": stem}
+                    rule = "combine_judged" if self.run.members(stem) else "measure_judged"
+                    return Origin(rule, self.judge_estimator(trained, population, stem), about)
             case ["model_errors", population, noise, told, _] if suffix == "parquet":
                 if self._has(population) and noise in self.run.misjudged_noise and told in self.run.misjudged:
                     return self._origin_of_model_errors(population, noise, told, stem)
@@ -926,7 +977,8 @@ class Digests:
                     if name == f"{file}.parquet":
                         which = {"observation": observation, "estimator": file}
                         depends = self.measure_observation(observation, measurer)
-                        return Origin("measure_observation", depends, which)
+                        rule = "combine_observation" if file in self.run.combined else "measure_observation"
+                        return Origin(rule, depends, which)
             case ["observations", observation, _] if observation in self.run.observations:
                 if name in ("galaxies.parquet", "simulated.parquet"):
                     which = {"observation": observation, "content": stem}
@@ -986,7 +1038,9 @@ class Digests:
             parts |= {"seed", "noise"}
         if origin.rule in ("measure_shear", "predict_shear", "judge"):
             parts |= {"split"}
-        if origin.rule in ("measure_model_errors", "predict_model_errors"):
+        if origin.rule in ("combine", "combine_judged"):
+            parts |= {"split", "noise"}
+        if origin.rule in ("measure_model_errors", "predict_model_errors", "combine_model_errors"):
             parts |= {"told"}
         return json.dumps([origin.rule, {k: v for k, v in names.items() if k not in parts}])
 
@@ -1000,6 +1054,7 @@ class Digests:
         if name in self.run.config.estimators:
             depends = self.measure(population, split, noise, name)
             rule = "measure_shear" if split in PAIRED else "measure"
+            rule = "combine" if self.run.members(name) else rule
             return Origin(rule, depends, {**names, "estimator": name})
         if name in self.run.shearnet_checkpoints and split == "test":
             depends = self.measure_checkpoint(population, name)
@@ -1024,7 +1079,8 @@ class Digests:
         names: dict[str, Any] = {"population": population, "noise": noise, "told": told}
         if name in self.run.config.estimators:
             depends = self.measure_model_errors(population, noise, name)
-            return Origin("measure_model_errors", depends, {**names, "estimator": name})
+            rule = "combine_model_errors" if self.run.members(name) else "measure_model_errors"
+            return Origin(rule, depends, {**names, "estimator": name})
         variant, _, seed = name.rpartition(".seed")
         if not seed.isdecimal() or (population, variant, int(seed)) not in self.run.models:
             return None

@@ -587,6 +587,21 @@ class Run:
         variant = self.config.estimators[estimator].get("network")
         return (variant, self.config.seeds[0]) if variant else None
 
+    def members(self, estimator: str) -> list[tuple[str, int]]:
+        """Return the networks whose mean an estimator is, as (variant, seed); empty if it measures stamps."""
+        variants = self.config.estimators[estimator].get("networks", ())
+        return [network for variant in variants for network in self.of_all_seeds(variant)]
+
+    @cached_property
+    def combined(self) -> list[str]:
+        """The names of the ensembles, whose estimates are computed from those of networks."""
+        return [name for name in self.estimators if self.members(name)]
+
+    @cached_property
+    def measuring(self) -> list[str]:
+        """The names of the estimators that measure stamps."""
+        return [name for name in self.estimators if not self.members(name)]
+
     # Counts
 
     def galaxies(self, split: str) -> int:
@@ -726,6 +741,47 @@ class Run:
             for trained, population in self.judged
             for variant in self.networks
             for path in self.judged_estimates(trained, population, self.of_all_seeds(variant), split)
+        ]
+
+    def judged_by(self, trained: str, population: str, estimator: str) -> list[str]:
+        """Return the files of estimates of another population's test split by an estimator with networks."""
+        folder = f"{self.folder}/judged/{trained}/{population}/test"
+        return [f"{folder}/{noise}/{estimator}.parquet" for noise in self.noise["shear"]]
+
+    @cached_property
+    def trained_estimators(self) -> list[str]:
+        """The names of the estimators that use networks and measure single galaxies."""
+        names = self.estimators_on("test")
+        return [name for name in names if self.network_inside(name) or self.members(name)]
+
+    def all_judged_errors(self) -> list[str]:
+        """Return the files of another population's test split by networks and by estimators that use them."""
+        return [
+            *self.all_judged_estimates("test"),
+            *(
+                path
+                for pair in self.judged
+                for name in self.trained_estimators
+                for path in self.judged_by(*pair, name)
+            ),
+        ]
+
+    def combined_estimates(self, population: str, ensemble: str) -> list[str]:
+        """Return the files of estimates of an ensemble: all splits and noise levels."""
+        return [
+            path
+            for split, noises in self.noise.items()
+            for noise in noises
+            for path in self.estimates_of(population, split, noise, [ensemble], {})
+        ]
+
+    def beside(self, paths: Iterable[str], ensemble: str) -> list[str]:
+        """Return the files of an ensemble's members, for each of its own: they are in the same folder."""
+        members = self.members(ensemble)
+        return [
+            f"{path.rpartition('/')[0]}/{variant}.seed{seed}.parquet"
+            for path in paths
+            for variant, seed in members
         ]
 
     def misjudged_estimates(self, population: str, noise: str, name: str) -> list[str]:

@@ -27,6 +27,7 @@ from shearbench.figures.observations import draw
 from shearbench.figures.style import save
 from shearbench.files.tables import write_table
 from shearbench.files.text import write_csv
+from shearbench.measurement.ensemble import combined
 from shearbench.measurement.own_stamps import (
     geometry_of,
     measure_own,
@@ -169,12 +170,19 @@ def _by_run(stamps: OwnStamps, folder: Path, population: str | None, resize: boo
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}")
     measured = []
-    for column, (_, name, seed) in run.measurers.items():
+    # Ensembles come last: they need the estimates of their members.
+    for column, (_, name, seed) in sorted(run.measurers.items(), key=lambda item: item[1][1] in run.combined):
         if seed is not None:
             several = len(run.networks[name]) > 1
             measured.append(_by_network(stamps, models[name, seed], resize, several))
             continue
         network, options, geometry = run.network_inside(name), config.estimators[name], None
+        if members := run.members(name):
+            by_network = {(one.estimator, one.seed): one.table for one in measured}
+            table = combined([by_network[member] for member in members])
+            _said(run.labels[name], table)
+            measured.append(Measured(column, name, run.labels[name], options["kind"], -1, table))
+            continue
         if network:
             options = {**options, "network_file": str(paths[network])}
             geometry = geometry_of(models[network])

@@ -108,6 +108,8 @@ def _stages(run: Run) -> dict[str, list[tuple[str, str, int, int]]]:
         bounds.append(("cramer_rao", population, counts["test"], 0))
         for split, levels in run.noise.items():
             for estimator in run.estimators_on(split):
+                if run.members(estimator):
+                    continue  # its time is that of its members
                 n = min(run.stamps_measured(split, estimator) or counts[split], counts[split]) * len(levels)
                 fits.append((estimator, population, n, n * row))
     train, predict = [], []

@@ -37,6 +37,7 @@ from shearbench.figures import (
     cost,
     decomposition,
     efficiency,
+    error_against_error,
     gallery,
     gradient_flow,
     judged,
@@ -44,6 +45,8 @@ from shearbench.figures import (
     model_errors,
     position_codes,
     psf_leakage,
+    ranks,
+    reliability,
     residuals,
     selection,
     shear_bias,
@@ -302,6 +305,26 @@ def selection_rows() -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def uncertainty_curves(noise: tuple[float, ...] = NOISE) -> pd.DataFrame:
+    rows = []
+    for sigma, (name, label, kind, seed, floor, _) in itertools.product(noise, _rows(NETWORKS, 2)):
+        who = {"population": "exp_gauss", "trained_on": "exp_gauss", "out_of_distribution": 0, "noise": sigma}
+        who |= {"estimator": name, "label": label, "kind": kind, "seed": seed}
+        for calibration, k in itertools.product(("none", "scaled"), range(4)):
+            x, error = (k + 0.5) / 4, sigma * 2.0**k
+            true, wrong = np.hypot(error, floor), 4 * (k in (0, 3)) * (kind == "hsm")
+            rows += [
+                who
+                | {"calibration": calibration, "curve": curve, "bin": k, "x": at, "y": y, "y_err": 0.1 * y}
+                for curve, at, y in (
+                    ("coverage", x, x**2),
+                    ("error", error, true),
+                    ("rank", x, 1.0 + wrong),
+                )
+            ]
+    return pd.DataFrame(rows)
+
+
 def training_table(populations: tuple[str, ...] = ("exp_gauss",), epochs: int = 30) -> pd.DataFrame:
     rng = np.random.default_rng(2)
     rows = []
@@ -487,6 +510,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "psf_leakage": lambda: psf_leakage.draw(leakage_table(), "exp_gauss"),
     "model_errors": lambda: model_errors.draw(model_errors_table(), "exp_gauss"),
     "judged": lambda: judged.draw(judged_table()),
+    "reliability": lambda: reliability.draw(uncertainty_curves(), "exp_gauss"),
+    "error_against_error": lambda: error_against_error.draw(uncertainty_curves(), "exp_gauss"),
+    "ranks": lambda: ranks.draw(uncertainty_curves(), "exp_gauss"),
     "shear_trends": lambda: shear_trends.draw(trends_of_shear(), "exp_gauss"),
     "selection": lambda: selection.draw(selection_rows(), "exp_gauss"),
     "training": lambda: training.draw(training_table()),
@@ -576,6 +602,14 @@ def test_says_what_it_shows(name: str) -> None:
         "shear_trends": [*estimators, "signal-to-noise ratio", "half-light radius / PSF FWHM", "$m$"],
         "selection": [*estimators, "response of shapes $m$", "quantity that is cut", r"$\sigma$ = $10^{-3}$"],
         "judged": ["trained on", "judged on", "10 $m$ = "],
+        "reliability": [
+            *estimators,
+            "nominal fraction",
+            "fraction covered (scaled)",
+            r"$\sigma$ = $10^{-5}$",
+        ],
+        "error_against_error": [*estimators, "rms residual of $g$", "rms error given", r"$10^{-1}$"],
+        "ranks": [*estimators, "rank of the true $g$", "5.0", r"$\sigma$ = $10^{-2}$"],
         "training": [*NETWORKS, "loss", "stamps seen", "validation RMSE"],
         "gallery": ["stamp", "model", "residual", r"residual / $\sigma$", "S/N"],
         "cost": [*estimators, "time per stamp [s]", "RMSE / Cramér–Rao bound"],
@@ -607,7 +641,7 @@ def test_says_what_it_shows(name: str) -> None:
     for text in expected[name]:
         assert text in found, text
     bare = "truth residuals training gallery attention_maps position_codes step_cost activation_curves"
-    if name not in [*bare.split(), "judged"]:
+    if name not in [*bare.split(), "judged", "reliability"]:
         lengths = error_bars(figure)
         assert lengths
         assert all(length > 0 for length in lengths)
@@ -737,6 +771,10 @@ def test_bad_luck_is_drawn(case: str) -> None:
         psf_leakage.draw(bad(leakage_table()), "exp_gauss"),
         model_errors.draw(bad(model_errors_table()), "exp_gauss"),
         judged.draw(bad(judged_table())),
+        *(
+            one.draw(bad(uncertainty_curves((1e-5, 1e-2))), "exp_gauss")
+            for one in (reliability, error_against_error, ranks)
+        ),
         selection.draw(bad(selection_rows()), "exp_gauss"),
         shear_trends.draw(bad(trends_of_shear()), "exp_gauss"),
         training.draw(bad(training_table(epochs=2))),
@@ -976,6 +1014,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         ("leakage", leakage_table()),
         ("told", model_errors_table()),
         ("judged", judged_table()),
+        ("curves", uncertainty_curves((1e-5, 1e-2))),
         ("selected", selection_rows()),
         ("sheared", trends_of_shear()),
     ):
@@ -993,6 +1032,7 @@ def test_tables_without_a_result_are_drawn_as_they_are_read(rows: str, tmp_path:
         psf_leakage.draw(read["leakage"], "exp_gauss"),
         model_errors.draw(read["told"], "exp_gauss"),
         judged.draw(read["judged"]),
+        *(one.draw(read["curves"], "exp_gauss") for one in (reliability, error_against_error, ranks)),
         selection.draw(read["selected"], "exp_gauss"),
         shear_trends.draw(read["sheared"], "exp_gauss"),
         shear_bias_bins.draw(bins, "exp_gauss"),

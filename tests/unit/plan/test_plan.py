@@ -43,6 +43,7 @@ def all_digests(digests):
     run = digests.run
     singles = (
         "evaluate_accuracy evaluate_shear_bias evaluate_psf_leakage evaluate_residuals evaluate_throughput "
+        "evaluate_uncertainty "
         "evaluate_bayes_floor draw_gallery summarise_networks gather_inside summarise_studies figure_studies "
         "tables paper save_config manifest"
     ).split()
@@ -247,7 +248,9 @@ def test_a_figure_has_a_file_for_each_population_or_one():
 
 def test_figures_without_data_are_left_out():
     run = run_of({"bayes_floor": {"galaxies": 0}})
-    bare = run_of({"variants": dict.fromkeys(run.networks), "estimators": {"metacal-shearnet": None}})
+    bare = run_of(
+        {"variants": dict.fromkeys(run.networks), "estimators": {"metacal-shearnet": None, "ensemble": None}}
+    )
     assert not any("bayes_floor.csv" in path for one in run.figures.values() for path in one.sources)
     assert "networks" in run.figures
     assert "networks" not in bare.figures
@@ -358,8 +361,9 @@ def test_a_wider_variant_changes_that_variant_alone():
     results = changed({"variants": {"shearnet": {"training": {"epochs": 3}}}})
     assert {result for result in results if result[0] == "train"} == {("train", "exp_gauss", "shearnet")}
     assert {result[3] for result in results if result[0] == "predict"} == {"shearnet"}
-    # The estimator that measures with it changes with it, and no other does.
-    assert {result[4] for result in results if result[0] == "measure"} == {"metacal-shearnet"}
+    # The estimators that measure with it change with it, and no others do.
+    measured = {result[4] for result in results if result[0] == "measure"}
+    assert measured == {"metacal-shearnet", "ensemble"}
     assert rules_of(results).isdisjoint({"sample_catalog", "simulate_stamps", "cramer_rao"})
 
 
@@ -637,6 +641,62 @@ def test_networks_are_judged_on_other_populations_only_where_the_run_asks_for_it
     assert digests.metrics("judged.csv") == digests.evaluate_judged()
 
 
+JUDGED_WITH_DROPOUT = {
+    "populations": {"small": SMALL},
+    "judge_on": ["small"],
+    "seeds": [1, 2],
+    "model_errors": {"galaxies": 6},
+    "observations": {"mine": {"stamps": "my.h5", "networks_from": "small"}},
+    "variants": {"dropped": {"base": "pooled", "options": {"dropout": 0.1}}},
+    "estimators": {"ensemble": {"networks": ["shearnet", "whitened"]}, "mc-dropout": {"network": "dropped"}},
+}
+
+
+def test_an_ensemble_is_computed_from_the_files_of_its_members():
+    digests = digests_of(JUDGED_WITH_DROPOUT)
+    run = digests.run
+    members = [(variant, seed) for variant in ("shearnet", "whitened") for seed in (1, 2)]
+    assert (run.combined, run.members("ensemble")) == (["ensemble"], members)
+    assert set(run.measuring) == set(run.estimators) - {"ensemble"}
+    assert run.trained_estimators == ["ensemble", "mc-dropout"]
+    own = run.combined_estimates("small", "ensemble")
+    assert len(own) == sum(map(len, run.noise.values()))
+    assert set(own) <= {path for split in run.noise for path in run.all_estimates(split)}
+    elsewhere = run.judged_by("exp_gauss", "small", "ensemble")
+    told = run.misjudged_estimates("small", "1e-05", "ensemble")
+    mine = [path for path in run.observed_by("mine") if path.endswith("/ensemble.parquet")]
+    made = {
+        "combine": own,
+        "combine_judged": elsewhere,
+        "combine_model_errors": told,
+        "combine_observation": mine,
+    }
+    for rule, paths in made.items():
+        files = run.beside(paths, "ensemble")
+        assert len(files) == len(paths) * len(members) > 0
+        origins = [digests.origin(path) for path in paths]
+        assert {origin.rule for origin in origins} == {rule}
+        assert len({str(origin) for origin in origins}) == len(paths)
+        assert len({digests.job(origin) for origin in origins}) == 1
+        assert len({str(digests.origin(path)) for path in files}) == len(files)
+        rules = {digests.origin(path).rule for path in files}
+        assert rules <= {"predict", "predict_shear", "judge", "predict_model_errors", "measure_observation"}
+    assert digests.combine("small", "ensemble")
+    (path,) = run.judged_by("exp_gauss", "small", "mc-dropout")
+    assert digests.origin(path).rule == "measure_judged"
+    assert digests.origin(path.replace("mc-dropout", "hsm-regauss")) is None
+    assert {*elsewhere, path} < set(run.all_judged_errors())
+
+
+def test_an_ensemble_depends_on_its_members_alone():
+    after = changed({"variants": {"refined": {"training": {"epochs": 1}}}})
+    assert "evaluate_uncertainty" in rules_of(after)
+    of_ensemble = {result for result in TINY_DIGESTS if result[0] == "measure" and result[-1] == "ensemble"}
+    assert of_ensemble
+    assert not of_ensemble & after
+    assert of_ensemble <= changed({"variants": {"whitened": {"training": {"epochs": 1}}}})
+
+
 def test_wrong_psfs_and_noise_levels_are_told_only_where_the_run_asks_for_it():
     assert "model_errors" not in TINY_RUN.run.figures
     digests = digests_of({"model_errors": {"galaxies": 6}, "seeds": [1, 2]})
@@ -649,7 +709,7 @@ def test_wrong_psfs_and_noise_levels_are_told_only_where_the_run_asks_for_it():
     assert len(wrong) == 4 * len(plain)
     for number, path in enumerate(wrong):
         origin, right = digests.origin(path), digests.origin(plain[number // 4])
-        assert origin.rule in ("measure_model_errors", "predict_model_errors")
+        assert origin.rule.removesuffix("_model_errors") in ("measure", "predict", "combine")
         assert origin.names["told"] == list(run.misjudged)[number % 4]
         shared = {"population", "noise", "estimator", "seed"}
         assert {k: origin.names.get(k) for k in shared} == {k: right.names.get(k) for k in shared}
