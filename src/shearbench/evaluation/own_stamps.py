@@ -209,14 +209,17 @@ def catalogue(properties: pd.DataFrame, estimates: Mapping[str, pd.DataFrame]) -
     pandas.DataFrame
         The properties, then for each estimator ``<name>_g1``, ``_g2``, ``_g1_err``, ``_g2_err``, ``_flag``,
         ``_s2n`` (the estimator's own, or flux over error; NaN if it gives neither) and, of an estimator of
-        ensembles, its responses ``_R11`` to ``_R22``.
+        ensembles of galaxies, its responses ``_R11`` to ``_R22``; of a mean of several networks, the parts of
+        its errors, ``_g1_aleatoric`` to ``_g2_epistemic``.
     """
+    wanted = ["g1", "g2", "g1_err", "g2_err", "flag", "s2n", "R11", "R12", "R21", "R22"]
+    wanted += [f"{name}_{part}" for part in ("aleatoric", "epistemic") for name in ("g1", "g2")]
     columns: dict[str, Any] = {str(name): values for name, values in properties.items()}
     for name, table in estimates.items():
         own = table.copy(deep=False)
         if "s2n" not in own and {"flux", "flux_err"} <= set(own):
             own["s2n"] = own["flux"] / own["flux_err"]
-        for column in ("g1", "g2", "g1_err", "g2_err", "flag", "s2n", "R11", "R12", "R21", "R22"):
+        for column in wanted:
             if column in own:
                 columns[f"{name}_{column}"] = own[column].to_numpy()
             elif column == "s2n":

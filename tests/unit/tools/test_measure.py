@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from astropy.io import fits
@@ -14,12 +15,13 @@ from simulated import SCALE, SIDE, make_split, train
 
 from shearbench.config.plain_yaml import dump, read_file
 from shearbench.config.reading import DEFAULT, resolve
+from shearbench.data.own_stamps import OwnStamps
 from shearbench.data.stamps import write_index
 from shearbench.evaluation.shear_bias import SHEAR_BIAS
 from shearbench.files.tables import read_table
 from shearbench.files.text import write_csv, write_text
 from shearbench.options import merge
-from shearbench.tasks.shear.model_file import save_model
+from shearbench.tasks.shear.model_file import load, save_model
 from shearbench.tasks.shear.packed import pack, save_packed
 from shearbench.tools import measure
 
@@ -116,6 +118,26 @@ def test_the_example_is_measured_and_nothing_else_changes(place, tmp_path, capsy
     # The mean over pairs of galaxies with opposite shapes is the shear, 0.02, up to HSM's own bias.
     assert shear.loc["hsm-regauss", "g1"] == pytest.approx(0.02, abs=0.01)
     assert (tmp_path / "my.png").stat().st_size > 10000
+
+
+def test_an_ensemble_is_the_mean_of_its_members(place, tmp_path):
+    run = tmp_path / "small"
+    shutil.copytree(place / "results/small", run)
+    others = dict.fromkeys(["metacal-shearnet", "hsm-regauss", "hsm-ksb"])
+    changes = {"seeds": [1, 2], "estimators": {**others, "ensemble": {"networks": ["shearnet"]}}}
+    config = resolve(merge(merge(read_file(ROOT / DEFAULT), CHANGES), changes))
+    write_text(run / "config.yaml", dump(config.dump()))
+    models = run / "models/exp_gauss/shearnet"
+    content = load(models / "seed1/model.pt", "train") | {"seed": 2}
+    content["state"]["target_spread"] *= 1.2  # a network with larger answers
+    save_model(models / "seed2/model.pt", content)
+    _, table = measure.measure(OwnStamps(str(place / "my.h5")), run)
+    members = [table[f"shearnet_seed{seed}_g1"] for seed in (1, 2)]
+    np.testing.assert_allclose(members[1], 1.2 * members[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(table["ensemble_g1"], sum(members) / 2)
+    np.testing.assert_allclose(
+        table["ensemble_g1_epistemic"], abs(members[1] - members[0]) / np.sqrt(2), atol=1e-9
+    )
 
 
 def test_a_file_of_a_network_measures_without_the_run(place, tmp_path):
