@@ -107,6 +107,7 @@ def _counted(modules: Iterable[str]) -> list[str]:
     return [name for name in modules if name not in NO_RESULT]
 
 
+@cache
 def _find(name: str) -> Path | None:
     """Return the file of a module of this package, or None if there is none."""
     path = _SOURCE.parent.joinpath(*name.split("."))
@@ -164,8 +165,7 @@ def _parsed(path: Path) -> _Parsed:
     if key not in known:
         tree = ast.parse(source, filename=str(path))
         reader = _Reader(path)
-        tree = ast.fix_missing_locations(reader.visit(tree))
-        known[key] = [ast.unparse(tree), sorted(reader.imports), sorted(reader.used)]
+        known[key] = [ast.unparse(reader.visit(tree)), sorted(reader.imports), sorted(reader.used)]
     text, imports, used = known[key]
     return _Parsed(text, tuple((module, name, alias) for module, name, alias in imports), tuple(used))
 
@@ -323,14 +323,15 @@ def _mentioned(match: re.Match[str]) -> str:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all nodes in it, without the code for type checkers."""
+    """Yield all statements in a node, without the code for type checkers."""
     if isinstance(node, ast.If) and _for_type_checkers(node):
-        for statement in node.orelse:
-            yield from _statements(statement)
-        return
-    yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _statements(child)
+        inside: Iterable[ast.AST] = node.orelse
+    else:
+        yield node
+        inside = ast.iter_child_nodes(node)
+    for child in inside:
+        if not isinstance(child, ast.expr):  # which has no statement
+            yield from _statements(child)
 
 
 def _for_type_checkers(node: ast.If) -> bool:

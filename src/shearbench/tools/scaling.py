@@ -6,6 +6,7 @@ renews the tables of the page ``docs/scaling.md``.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import sys
@@ -78,13 +79,14 @@ def needs(config: Config, throughput: pd.DataFrame, studies: str = "config/studi
         and networks without a measured rate, whose time is not included.
     """
     rows = []
+    measured = functools.cache(functools.partial(rate, throughput))  # the seeds of a network have one
     for stage, tasks in _stages(Run(config, plan_studies(studies, config))).items():
         total = {"stamps": 0.0, "core_hours": 0.0, "gpu_hours": 0.0, "disk_gb": 0.0}
         unknown = set()
         for name, population, stamps, kept_bytes in tasks:
             measured_as = "measure" if stage == "predict" else stage
             network = stage in ("train", "predict")
-            per_second, on_gpu = rate(throughput, measured_as, name, population, network)
+            per_second, on_gpu = measured(measured_as, name, population, network)
             total["stamps"] += stamps
             total["disk_gb"] += kept_bytes / 1e9
             if math.isnan(per_second):
