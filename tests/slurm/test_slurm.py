@@ -19,12 +19,12 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from checkout import ROOT, copy_workflow
 from cluster import Cluster, missing, until
 from snakemake_executor_plugin_slurm import Executor
 
 pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
-ROOT = Path(__file__).parents[2]
 PROFILE = Path("workflow/profiles/slurm")
 EPOCHS = 400
 SEEDS = (1, 2, 3, 4)
@@ -86,8 +86,7 @@ def cluster(request):
 def folder(tmp_path_factory) -> Path:
     """Return a folder with the workflow for this cluster, its data, and trainings that can be slowed down."""
     folder = tmp_path_factory.mktemp("slurm")
-    for name in ("workflow", "scripts", "config", "envs", "src"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_workflow(folder)
     (folder / "tiny.yaml").write_text((Path(__file__).parent / "tiny.yaml").read_text())
     site = yaml.safe_load((folder / PROFILE / "site.yaml").read_text())
     site |= {"partition": "cpu", "gpu_partition": "gpu", "gpu_model": "standin", "trainings_per_job": 1}
@@ -372,7 +371,7 @@ PACKED = (5, 6, 7)
 
 
 @pytest.fixture(scope="module")
-def packed(folder, cluster) -> Ordeal:
+def packed(cluster, folder) -> Ordeal:
     """Train three seeds in one job, each on two GPUs.
 
     Preempt it in the first training, and kill the second when the first has ended.

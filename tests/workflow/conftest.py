@@ -6,55 +6,43 @@ import fcntl
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import preloaded
 import pytest
-
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("workflow", "scripts", "config", "envs", "src")
+from checkout import ROOT, copy_workflow
 
 
 def snakemake(
     folder: Path, *options: str, targets: Sequence[str] = (), check: bool = True, timeout: float = 1500
 ) -> str:
     """Run snakemake on the tiny configuration in a folder, and return all that it printed."""
-    done = subprocess.run(
-        command(*options, targets=targets), cwd=folder, capture_output=True, text=True, timeout=timeout
-    )
+    status, printed = preloaded.run(folder, *arguments(*options, targets=targets), timeout=timeout)
     if check:
-        assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    return done.stdout + done.stderr
+        assert status == 0, printed[-8000:]
+    return printed
 
 
-def command(*options: str, targets: Sequence[str] = ()) -> list[str]:
-    """Return the command line of snakemake on the tiny configuration."""
-    start = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+def arguments(*options: str, targets: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of snakemake for the tiny configuration."""
     # Options that take several values end at the next one, and at `--`.
-    return [*start, "--configfile", "config/tiny.yaml", "--", *targets]
+    return ["--cores", "2", *options, "--configfile", "config/tiny.yaml", "--", *targets]
 
 
 def planned(folder: Path, targets: Sequence[str] = ()) -> dict[str, int]:
     """Return how many jobs of each rule a dry run plans; empty if nothing is to be done."""
-    output = snakemake(folder, "--dry-run", targets=targets)
+    return jobs_in(snakemake(folder, "--dry-run", targets=targets))
+
+
+def jobs_in(output: str) -> dict[str, int]:
+    """Return how many jobs of each rule are planned in what a dry run printed."""
     table = re.search(r"^Job stats:\njob +count\n-+ +-+\n(.*?)\n\n", output, re.DOTALL | re.MULTILINE)
     if table is None:
         assert "Nothing to be done" in output, output[-4000:]
         return {}
     counts = dict(line.split() for line in table[1].splitlines())
     return {rule: int(count) for rule, count in counts.items() if rule not in ("total", "all")}
-
-
-def copy_workflow(folder: Path) -> None:
-    """Copy what a run needs into a folder, so that tests may change it.
-
-    Numba's compiled code is copied too, which takes a minute to make.
-    """
-    for name in FOLDERS:
-        ignore = shutil.ignore_patterns("*.pyc", "*.egg-info")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
 
 
 @pytest.fixture(scope="session")

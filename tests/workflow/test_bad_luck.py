@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import command, copy_workflow, planned, snakemake
+from checkout import copy_workflow
+from conftest import arguments, planned, snakemake
 
 from shearbench.figures.catalogue import entries
 
@@ -42,7 +44,7 @@ def assert_same_answers(one, other):
 
 def start(folder, *options, targets=()):
     return subprocess.Popen(
-        command(*options, targets=targets),
+        [sys.executable, "-m", "snakemake", *arguments(*options, targets=targets)],
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

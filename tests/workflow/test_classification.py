@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
+import preloaded
 import pytest
 import yaml
-from conftest import ROOT, copy_workflow
+from checkout import ROOT, copy_workflow
 
 import shearbench as sb
 from shearbench.data.labelled_images import read_splits
@@ -24,12 +23,11 @@ FIGURES = [name for name, entry in entries().items() if entry.each == "morpholog
 
 def snakemake(folder: Path, *options: str, target: str = "morphology", check: bool = True) -> str:
     """Run snakemake on the tiny configuration of the classification, and return all that it printed."""
-    start = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
-    command = [*start, "--configfile", "config/morphology_tiny.yaml", "--", target]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1500)
+    arguments = ["--cores", "2", *options, "--configfile", "config/morphology_tiny.yaml", "--", target]
+    status, printed = preloaded.run(folder, *arguments)
     if check:
-        assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    return done.stdout + done.stderr
+        assert status == 0, printed[-8000:]
+    return printed
 
 
 def configure(folder: Path, **changes: object) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-from conftest import copy_workflow
+import preloaded
+from checkout import copy_workflow
 
 from shearbench.config.reading import load
 
@@ -15,9 +13,7 @@ TARGET = "results/tiny/config.yaml"
 
 def snakemake(folder, *options):
     """Run snakemake in a folder, and return its exit status and its output."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *options]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout + done.stderr
+    return preloaded.run(folder, "--cores", "1", *options)
 
 
 def test_files_and_arguments_are_read_in_one_way_by_planning_and_by_jobs(tmp_path):

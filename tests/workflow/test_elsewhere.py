@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import preloaded
 import pytest
-from conftest import copy_workflow
+from checkout import copy_workflow
 
 IMPORTER = """
 configfile: {checkout!r} + "/config/config.yaml"
@@ -42,18 +43,12 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def run_in(folder, checkout, *arguments):
-    """Run snakemake with the checkout's interpreter in a folder, and return exit status and output."""
-    python = checkout / ".venv" / Path(sys.executable).relative_to(sys.prefix)
-    start = [str(python), "-m", "snakemake", "--cores", "1"]
-    done = subprocess.run([*start, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_jobs_run_in_a_folder_with_a_space_a_quote_and_a_dollar_sign(checkout):
     target = "results/tiny/config.yaml"
-    status, words = run_in(checkout, checkout, "--configfile", "config/tiny.yaml", "--", target)
-    assert status == 0, words[-4000:]
+    python = checkout / ".venv" / Path(sys.executable).relative_to(sys.prefix)
+    command = [python, "-m", "snakemake", "--cores", "1", "--configfile", "config/tiny.yaml", "--", target]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert (checkout / target).is_file()
 
 
@@ -61,7 +56,7 @@ def test_braces_in_the_path_are_refused_with_the_reason(checkout):
     moved = checkout.with_name("a{b}")
     moved.mkdir()
     copy_workflow(moved)
-    status, words = run_in(moved, checkout, "--dry-run")
+    status, words = preloaded.run(moved, "--dry-run")
     assert status != 0
     assert "braces" in words
     assert "Traceback" not in words
@@ -71,12 +66,13 @@ def test_braces_in_the_path_are_refused_with_the_reason(checkout):
 def test_another_workflow_uses_it_as_a_module(checkout, tmp_path, prefix):
     text = IMPORTER.format(checkout=str(checkout), prefix=prefix, prefixed=f" as {prefix}*" if prefix else "")
     (tmp_path / "Snakefile").write_text(text)
-    status, words = run_in(tmp_path, checkout, "--dry-run")
+    status, words = preloaded.run(tmp_path, "--dry-run")
     assert status == 0, words[-4000:]
     assert re.search(rf"^{prefix}manifest +1$", words, re.MULTILINE)
     if prefix:
         # Its scripts are found, and so are the studies.
-        status, words = run_in(tmp_path, checkout, "results/tiny/config.yaml", f"{prefix}save_config")
+        targets = ["results/tiny/config.yaml", f"{prefix}save_config"]
+        status, words = preloaded.run(tmp_path, "--cores", "1", *targets)
         assert status == 0, words[-4000:]
         assert (tmp_path / "results/tiny/config.yaml").is_file()
         assert (tmp_path / "results/tiny/.lock").is_file()
@@ -85,6 +81,6 @@ def test_another_workflow_uses_it_as_a_module(checkout, tmp_path, prefix):
 def test_a_folder_without_a_configuration_gets_that_of_the_checkout(checkout, tmp_path):
     start = ["-n", "--quiet", "rules", "-s", str(checkout / "workflow/Snakefile")]
     target = "results/quick/config.yaml"
-    status, words = run_in(tmp_path, checkout, *start, "--", target)
+    status, words = preloaded.run(tmp_path, *start, "--", target)
     assert status == 0, words[-4000:]
     assert f"{checkout}/config/config.yaml" in words

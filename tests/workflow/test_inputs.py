@@ -7,7 +7,8 @@ import shutil
 import galsim
 import numpy as np
 import yaml
-from conftest import ROOT, copy_workflow, planned, snakemake
+from checkout import ROOT, copy_workflow
+from conftest import planned, snakemake
 
 DATA = ROOT / "tests/data/galsim"
 

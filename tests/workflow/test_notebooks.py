@@ -7,7 +7,7 @@ import runpy
 import shutil
 
 import pytest
-from conftest import ROOT
+from checkout import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.py"))
 

@@ -7,22 +7,11 @@ import resource
 import subprocess
 import sys
 
+import preloaded
 import pytest
-from conftest import copy_workflow
+from checkout import copy_workflow
 
-
-def plan_for_slurm(folder, *options):
-    """Return the output of a dry run with the SLURM profile."""
-    profile = ["--workflow-profile", "workflow/profiles/slurm"]
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--dry-run", *profile, *options],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return done.stdout + done.stderr
+PLAN = ["--dry-run", "--workflow-profile", "workflow/profiles/slurm", "--configfile"]
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +19,12 @@ def plan(tmp_path_factory):
     """Return what a dry run of the largest configuration prints, and the seconds of computing it took."""
     folder = tmp_path_factory.mktemp("plan")
     copy_workflow(folder)
+    command = [sys.executable, "-m", "snakemake", *PLAN, "config/large.yaml"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    printed = plan_for_slurm(folder, "--configfile", "config/large.yaml")
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    printed = done.stdout + done.stderr
+    assert done.returncode == 0, printed[-4000:]
     return printed, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
@@ -58,10 +50,12 @@ def test_its_jobs_are_hundreds_and_fewer_in_slurm(plan):
 def test_a_training_on_several_gpus_asks_for_them_and_for_the_memory_of_their_processes(tmp_path):
     copy_workflow(tmp_path)
     site = tmp_path / "workflow/profiles/slurm/site.yaml"
-    options = ["--configfile", "config/tiny.yaml"]
-    one = resources(plan_for_slurm(tmp_path, *options), "train")
+    status, printed = preloaded.run(tmp_path, *PLAN, "config/tiny.yaml")
+    assert status == 0, printed[-4000:]
+    one = resources(printed, "train")
     site.write_text(site.read_text().replace("gpus_per_training: 1", "gpus_per_training: 2"))
-    printed = plan_for_slurm(tmp_path, *options)
+    status, printed = preloaded.run(tmp_path, *PLAN, "config/tiny.yaml")
+    assert status == 0, printed[-4000:]
     two = resources(printed, "train")
     assert (one["gpu"], two["gpu"], two["nodes"]) == ("1", "2", "1")
     assert int(two["mem_mb"]) == 2 * int(one["mem_mb"])

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import yaml
-from conftest import planned, snakemake
+from conftest import jobs_in, planned, snakemake
 from moving import move_modules
 
 JUDGED = {
@@ -105,7 +105,8 @@ def test_new_seeds_may_train_together_which_trains_nothing_again(run):
 
 def test_a_wider_variant_trains_that_variant_alone(run):
     change_config(run, lambda config: config.update(variants={"shearnet": {"options": {"width": 12}}}))
-    jobs = planned(run)
+    reasons = snakemake(run, "--dry-run")
+    jobs = jobs_in(reasons)
     assert jobs["train"] == 1
     assert jobs["predict"] == 1
     assert jobs["predict_shear"] == 1
@@ -114,7 +115,6 @@ def test_a_wider_variant_trains_that_variant_alone(run):
     assert "measure" not in jobs
     assert not {"simulate_stamps", "sample_catalog", "cramer_rao"} & set(jobs)
     assert JUDGED <= set(jobs)
-    reasons = snakemake(run, "--dry-run")
     assert re.findall(r"rule train:\n(?:.*\n)*?    wildcards: .*variant=(\w+)", reasons) == ["shearnet"]
     # A reason is short, and that of the configuration names the section that changed.
     found = re.findall(r"    reason: (.*)", reasons)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 import yaml
-from conftest import copy_workflow, planned, snakemake
+from checkout import copy_workflow
+from conftest import planned, snakemake
 
 SMALL = {
     "galaxies": {"train": 64, "validation": 16, "test": 8, "shear": 2, "leakage": 2},

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import copy_workflow, planned, snakemake
+from checkout import copy_workflow
+from conftest import planned, snakemake
 
 from shearbench.figures.catalogue import entries
 
@@ -147,8 +148,9 @@ def test_jobs_on_gpus_are_no_more_than_there_are(run, monkeypatch):
     assert re.search(r"Provided resources: gpu=\D*2", snakemake(run, "--force", targets=[target]))
     given = snakemake(run, "--force", "--resources", "gpu=8", targets=[target])
     assert re.search(r"Provided resources: gpu=\D*8", given)
-    assert "gpu=1" in snakemake(run, "--dry-run", "--forcerun", "train")
-    both = snakemake(run, "--dry-run", "--forcerun", "train", "--set-resources", "train:gpu=2")
+    model = ["results/tiny/models/exp_gauss/shearnet/seed1/model.pt"]
+    assert "gpu=1" in snakemake(run, "--dry-run", "--force", targets=model)
+    both = snakemake(run, "--dry-run", "--force", "--set-resources", "train:gpu=2", targets=model)
     assert re.search(r"resources: (?=.*gpu=2\b)(?=.*mem_mb=16\d\d\d\b)", both)
 
 

@@ -10,7 +10,7 @@ from moving import move_modules
 from shearbench.jobs import provenance
 from shearbench.jobs.provenance import code_digest, digest
 
-CACHED = ("contents", "own_text", "parsed", "parser", "known")
+CACHED = ("find", "contents", "own_text", "parsed", "parser", "known")
 
 
 @pytest.fixture
