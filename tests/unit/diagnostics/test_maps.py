@@ -221,7 +221,8 @@ def test_figures_are_drawn(made, layers, models, splits, tmp_path):
     }
     for name, figure in figures.items():
         assert figure.get_figwidth() == pytest.approx(style.DOUBLE)
-        style.save(figure, tmp_path / "a.pdf", tmp_path / f"{name}.png")
+        with style.context():
+            figure.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     titles = [axis.get_title(loc="left") for axis in figures["layers"].axes[::2]]
     assert [title.partition(":")[0] for title in titles] == list(NETWORKS)

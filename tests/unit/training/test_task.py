@@ -123,7 +123,14 @@ def test_it_trains_is_killed_resumes_and_is_loaded(tmp_path):
     assert all(torch.equal(value, whole["state"][name]) for name, value in network.state_dict().items())
 
 
-@pytest.mark.parametrize("job", [{"together": 2}, {"gpus": 2}], ids=["together", "two processes"])
+@pytest.mark.parametrize(
+    "job",
+    [
+        pytest.param({"together": 2}, id="together"),
+        # Slow, because the other two tasks are trained by two processes in each run of the tests.
+        pytest.param({"gpus": 2}, id="two processes", marks=pytest.mark.slow),
+    ],
+)
 def test_it_trains_together_and_in_several_processes(tmp_path, monkeypatch, job):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     whole, _ = train(FluxTask(), Job(seed=1))
