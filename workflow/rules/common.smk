@@ -303,6 +303,15 @@ def all_searches_that_fit(_):
     return []
 
 
+def with_optuna(_):
+    """Say how to install the package of searches if it is missing; an input function, without inputs."""
+    if HERE and importlib.util.find_spec("optuna") is None:
+        raise WorkflowError(
+            "searches need the package optuna, which is not installed here: pip install -r requirements.lock"
+        )
+    return []
+
+
 onstart:
     # Held while this process lives; a kill releases it, which Snakemake's own lock files do not survive.
     try:

@@ -95,6 +95,7 @@ rule searches:
     input:
         [path for search in SEARCHES for path in RUN.search_results(search)],
         all_searches_that_fit,
+        with_optuna,
 
 
 for search in SEARCHES:
@@ -104,6 +105,7 @@ for search in SEARCHES:
             f"search_{search}"
         input:
             RUN.search_results(search),
+            with_optuna,
 
 
 for search in filter(is_name, RUN.searches.wrong):

@@ -292,8 +292,8 @@ class Config(Options):
         1,
         ge=1,
         le=1000,
-        description="number of jobs that share the trials of a search (files in `config/searches/`). More "
-        "than 1 is for a cluster, or for as many GPUs",
+        description="number of jobs that share the trials of a search (files in `config/searches/`); each "
+        "uses one core or GPU, of one machine or of a cluster",
     )
     tracking: Tracker = Field(
         "none",
