@@ -248,9 +248,13 @@ def _of_the_branch_meant(error: ValidationError) -> list[dict[str, Any]]:
         branches = [at for at, part in enumerate(location) if at and _BRANCH.fullmatch(str(part))]
         plain = tuple(part for at, part in enumerate(location) if at not in branches)
         place = location[: branches[0]] if branches else number
-        by_place.setdefault(place, []).append({**found, "loc": plain})
+        branch = str(location[branches[0]]) if branches else ""
+        by_place.setdefault(place, []).append({**found, "loc": plain, "branch": branch})
     chosen = []
     for findings in by_place.values():
+        # A number that may be whole or not is reported twice.
+        if any(found["branch"].endswith("float") for found in findings):
+            findings = [found for found in findings if not found["branch"].endswith("int")]
         # For a number that is too large, pydantic also reports that it is not a list: drop that error.
         meant = [found for found in findings if not found["type"].endswith(("_type", "_parsing"))]
         chosen += meant or findings

@@ -18,7 +18,8 @@ from shearbench.training.variants import Variant, resolve_variant
 
 _KEY = r"^(options|training)(\.[A-Za-z_]\w*)+$"
 Key = Annotated[str, Field(pattern=_KEY, max_length=200)]
-Number = int | float
+Number = Annotated[int, Field(ge=-(10**15), le=10**15)] | Annotated[float, Field(ge=-1e30, le=1e30)]
+Step = Annotated[int, Field(ge=1, le=10**15)] | Annotated[float, Field(gt=0, le=1e30)]
 Values = Mapping[str, Any]
 """The value of each key of the space, such as ``{"training.learning_rate": 2e-3}``."""
 
@@ -31,7 +32,7 @@ class Dimension(Options):
         None, description="Highest value. If `low`, `high` and `step` are whole numbers, so are the values."
     )
     log: bool = Field(False, description="Whether the range is searched evenly in the logarithm.")
-    step: Annotated[Number, Field(gt=0)] | None = Field(
+    step: Step | None = Field(
         None, description="Distance of the values of a range; null: 1 for whole numbers, else any value."
     )
     values: tuple[Any, ...] | None = Field(

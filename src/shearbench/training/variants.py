@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Searched(Options):
     """The search that has found the options of a variant; labels in tables and figures state it."""
 
-    trials: int = Field(ge=1, description="Number of trials, those that were pruned included.")
+    trials: int = Field(ge=1, le=10**6, description="Number of trials, those that were pruned included.")
     core_minutes: float = Field(
-        ge=0, description="Training time of all trials, times the CPU cores of a training [minutes]."
+        ge=0, le=1e9, description="Training time of all trials, times the CPU cores of a training [minutes]."
     )
 
     @property

@@ -20,6 +20,7 @@ from shearbench.options import validated
 from shearbench.studies import Study
 from shearbench.tools import docs
 from shearbench.training.recipe import Recipe
+from shearbench.training.search import Search
 from shearbench.training.variants import resolve_variant
 
 ROOT = Path(__file__).parents[3]
@@ -198,8 +199,8 @@ def test_studies_are_checked_too(tmp_path):
 
 
 def test_every_number_has_a_lowest_and_a_highest_value():
-    """Of the configuration, every estimator, every architecture and a study."""
-    classes = [Config, Study, *estimator_kinds().values(), *architecture_kinds().values()]
+    """Of the configuration, every estimator, every architecture, a study and a search."""
+    classes = [Config, Study, Search, *estimator_kinds().values(), *architecture_kinds().values()]
     for cls in classes:
         schema = cls.model_json_schema()
         for name, section in {cls.__name__: schema, **schema.get("$defs", {})}.items():

@@ -142,6 +142,8 @@ def test_the_recipe_is_a_variant_that_can_be_pasted(config, tmp_path):
         (RATE_KEY, {"low": 2, "high": 1}, "low: found 2, expected less than high, which is 1"),
         (RATE_KEY, {"low": 0, "high": 1}, f"space.{RATE_KEY}: found 0, expected at least 1e-12"),
         (RATE_KEY, {"low": 0, "high": 1, "log": True}, "log: a range in the logarithm has a low above zero"),
+        (RATE_KEY, {"low": "small", "high": 1}, f"space.{RATE_KEY}.low: found 'small', expected a valid"),
+        (RATE_KEY, {"low": 0, "high": 1, "step": 0}, f"space.{RATE_KEY}.step: found 0, expected"),
         (RATE_KEY, {"low": 1e-3}, "low: a range needs low and high"),
         (RATE_KEY, {"low": 1e-3, "hihg": 1}, "hihg: there is no such key (did you mean 'high'?)"),
         (RATE_KEY, {"low": 1e-3, "values": [1, 2]}, "values: a list of choices has no range"),
