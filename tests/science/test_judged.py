@@ -86,6 +86,14 @@ def test_the_network_trained_on_the_population_is_beside_it_and_labelled_so():
     assert list(judged_table([row])) == JUDGED
 
 
+def test_the_label_of_a_network_is_that_of_its_shear_bias():
+    own, estimates = (table(TEST, shapes(TEST, error=0.01), on) for on in (None, "simulation"))
+    named = biases(0.8, 0.0).assign(label="toy (searched: 40 trials)")
+    found = judged(estimates, table(SHEAR, shapes(SHEAR)), own, TEST, SHEAR, BOUNDS, named, resamples=20)
+    home = at_home(own, TEST, BOUNDS, named, resamples=20)
+    assert found["label"] == home["label"] == "toy (searched: 40 trials)"
+
+
 def test_a_network_measures_another_population_only_where_that_is_asked_for(tmp_path):
     stamps, _ = make_split(tmp_path, "test", 4, "sersic_moffat", side=48, scale=0.2)
     model = network("whitened", stamps)

@@ -70,7 +70,8 @@ def judged(
         Tables have different galaxies.
     """
     trained_on = str(estimates.attrs["trained_on"])
-    found = accuracy(estimates, catalog, bounds, resamples=resamples, seed=seed)
+    label = _label(biases, estimates)
+    found = accuracy(estimates, catalog, bounds, label=label, resamples=resamples, seed=seed)
     row = {name: value for name, value in found.items() if name in JUDGED}
     row |= {"trained_on": trained_on, "out_of_distribution": 1}
     squares = [_squares(table, catalog) for table in (estimates, own)]
@@ -105,7 +106,8 @@ def at_home(
     m and c are those of ``metrics/shear_bias.csv`` after calibration, ``over_own`` is 1 and
     ``out_of_distribution`` 0; parameters are those of `judged`.
     """
-    found = accuracy(own, catalog, bounds, resamples=resamples, seed=seed)
+    label = _label(biases, own)
+    found = accuracy(own, catalog, bounds, label=label, resamples=resamples, seed=seed)
     row = {name: value for name, value in found.items() if name in JUDGED}
     row |= {"trained_on": row["population"], "out_of_distribution": 0, "over_own": 1.0, "over_own_err": 0.0}
     calibrated = _row_of(biases, row, "response")
@@ -130,3 +132,9 @@ def _row_of(biases: pd.DataFrame, who: Mapping[str, Any], calibration: str) -> d
     for name in ("population", "noise", "estimator", "seed"):
         chosen = chosen[chosen[name] == who[name]]
     return {str(name): value for name, value in chosen.iloc[0].items()} if len(chosen) else {}
+
+
+def _label(biases: pd.DataFrame, estimates: pd.DataFrame) -> str | None:
+    """Return the label of a network in the table of shear bias, or None if it is not in the table."""
+    labels = biases.loc[biases["estimator"] == estimates.attrs["estimator"], "label"]
+    return str(labels.iloc[0]) if len(labels) else None
