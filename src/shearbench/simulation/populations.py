@@ -359,11 +359,6 @@ class Population(Options):
         return None
 
     @property
-    def white(self) -> bool:
-        """Whether the noise is white and no pixel is masked."""
-        return self.masks == Masks() and not self.noise.correlation_pixels
-
-    @property
     def has_density(self) -> bool:
         """Whether the distribution of the stamps is known, so that the Bayes floor can be computed."""
         plain = (self.masks, self.noise) == (Masks(), Noise()) and not self.neighbours.fraction

@@ -113,7 +113,7 @@ class Recipe(Options):
         "`posterior`: the true parameters, each shifted to the mean of their posterior distribution given "
         "the noise of the stamp, computed as if the stamp were linear in them. The network learns the same "
         "answer from labels with less scatter, which lowers the floor. It needs `data: rendered`, white "
-        "noise without masks, no augmentation and one realisation. Rendering takes about 3 times as long.",
+        "noise, no augmentation and one realisation. Rendering takes about 3 times as long.",
     )
     target_weights: dict[str, Weight] = Field(
         {},

@@ -145,11 +145,8 @@ def _objections(
             f"training.data: 'rendered' needs galaxies with a formula, but {population.unrenderable}; use "
             "'stored'"
         )
-    if recipe.labels == "posterior" and not population.white:
-        yield (
-            "training.labels: 'posterior' needs white noise and no masked pixels, and this population has "
-            "correlated noise or masks; use truth"
-        )
+    if recipe.labels == "posterior" and population.noise.correlation_pixels:
+        yield "training.labels: 'posterior' needs white noise, and this population's is correlated; use truth"
     if recipe.loss == "nll" and architecture.head != "gaussian":
         yield "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"
     if recipe.loss != "nll" and architecture.head == "gaussian":

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from shearbench.data.observing import Observing
 from shearbench.errors import ConfigError
 from shearbench.simulation.catalog import sample_catalog
 from shearbench.simulation.galsim_stamps import draw_stamps
@@ -98,10 +99,24 @@ def test_labels_that_cannot_be_shifted_are_refused(changes, words):
     assert all(word in str(error.value) for word in ["labels", *words])
 
 
-@pytest.mark.parametrize("options", [{"noise": {"correlation_pixels": 0.5}}, {"masks": {"columns": 1}}])
-def test_pixels_that_are_not_white_are_refused(options):
+def test_correlated_noise_is_refused():
     chosen = resolve_variant("a", {"base": "whitened", "training": POSTERIOR}, Recipe())
     plain = PRESETS["exp_gauss"]
     assert architecture_for("variants.a", chosen, Population(**plain), (48, 48), 1000)
+    assert architecture_for("variants.a", chosen, Population(**plain, masks={"columns": 1}), (48, 48), 1000)
+    correlated = Population(**plain, noise={"correlation_pixels": 0.5})
     with pytest.raises(ConfigError, match=r"variants\.a: training\.labels"):
-        architecture_for("variants.a", chosen, Population(**plain, **options), (48, 48), 1000)
+        architecture_for("variants.a", chosen, correlated, (48, 48), 1000)
+
+
+def test_masked_pixels_shift_no_label():
+    recipe, source, part = Recipe(**POSTERIOR, noise=1e-3), rendered("posterior"), slice(0, 50)
+    truth = source.take(part).truth
+    labels = {}
+    for fraction in (0.0, 0.3, 1.0):
+        masks = Observing(masked_fraction=fraction)
+        drawn = draw_batch(source, part, recipe, TARGETS, [1], 3, torch.Generator(), observing=masks)
+        labels[fraction] = drawn[3]
+    assert torch.equal(labels[1.0], truth)
+    assert not torch.isin(labels[0.3], labels[0.0]).any()
+    assert not torch.isin(labels[0.3], truth).any()

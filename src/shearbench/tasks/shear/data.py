@@ -453,13 +453,14 @@ def draw_batch(
     images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
     psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
     own = noise[:, workers.share].flatten(0, 2)
+    masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
     if source.prior is not None and taken.parameters is not None and taken.derivatives is not None:
-        # Neither augmented nor with several realisations, see `Recipe.labels`.
-        shift = posterior_shift(taken.parameters, taken.derivatives, source.prior, own, sigma)
-        parameters = parameters + shift
+        # Neither augmented nor with several realisations, see `Recipe.labels`. A masked pixel says nothing.
+        derivatives = taken.derivatives
+        derivatives = derivatives if masked is None else derivatives.masked_fill(masked[:, None], 0.0)
+        parameters = parameters + posterior_shift(taken.parameters, derivatives, source.prior, own, sigma)
     if observing is None:
         return images + sigma[:, None, None] * own, psf, sigma, parameters
-    masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
     return observed(images, sigma[:, None, None], own, observing, masked), psf, sigma, parameters
 
 
