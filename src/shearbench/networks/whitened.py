@@ -29,7 +29,10 @@ class Whitened(Architecture):
             "training": {
                 "data": "rendered",
                 "augmentation": [],
+                "labels": "best",
+                "loss": "huber",
                 "optimiser": "soap",
+                "learning_rate": 4e-3,
                 "batch_size": 512,
                 "epochs": 30,
             },

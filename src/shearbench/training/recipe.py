@@ -107,13 +107,14 @@ class Recipe(Options):
         "between them the exponent is linear in the logarithm of the level. [1, 1] is `mae`, [2, 2] is "
         "`mse`.",
     )
-    labels: Literal["truth", "posterior"] = Field(
+    labels: Literal["truth", "posterior", "best"] = Field(
         "truth",
         description="The values that the network is trained to answer. `truth`: the true parameters. "
         "`posterior`: the true parameters, each shifted to the mean of their posterior distribution given "
         "the noise of the stamp, computed as if the stamp were linear in them. The network learns the same "
         "answer from labels with less scatter, which lowers the floor. It needs `data: rendered`, white "
-        "noise, no augmentation and one realisation. Rendering takes about 3 times as long.",
+        "noise, no augmentation and one realisation. Rendering takes about 3 times as long. `best`: "
+        "`posterior` if the training has what it needs, else `truth`.",
     )
     target_weights: dict[str, Weight] = Field(
         {},
@@ -215,17 +216,9 @@ class Recipe(Options):
             raise ValueError(
                 f"realisations: {self.realisations} does not divide batch_size, which is {self.batch_size}"
             )
-        if self.labels == "posterior":
-            for name, found, allowed in (
-                ("data", self.data, "rendered"),
-                ("augmentation", list(self.augmentation), []),
-                ("realisations", self.realisations, 1),
-            ):
-                if found != allowed:
-                    raise ValueError(
-                        f"labels: 'posterior' shifts labels by the noise of a rendered stamp; set {name} to "
-                        f"{allowed} (found {found}), or labels to truth"
-                    )
+        unmet = self.unmet
+        if self.labels == "posterior" and unmet is not None:
+            raise ValueError(f"labels: 'posterior' needs {unmet}; or set labels to truth")
         if self.loss == "msb" and self.realisations == 1:
             raise ValueError(
                 "loss: msb is a mean over the noise realisations of a galaxy; set realisations to 2 or more"
@@ -257,6 +250,18 @@ class Recipe(Options):
                 f"'{self.schedule}'; leave final_rate out"
             )
         return self
+
+    @property
+    def unmet(self) -> str | None:
+        """What the labels `posterior` need and this recipe has not, or None."""
+        for name, found, needed in (
+            ("data", self.data, "rendered"),
+            ("augmentation", list(self.augmentation), []),
+            ("realisations", self.realisations, 1),
+        ):
+            if found != needed:
+                return f"{name}: {needed}, and {name} is {found}"
+        return None
 
     def objection(self, stamps: int) -> str | None:
         """Return why a training on this number of galaxies is impossible, or None if it is possible."""

@@ -11,6 +11,7 @@ from shearbench.simulation.galsim_stamps import draw_stamps
 from shearbench.simulation.populations import PRESETS, Population
 from shearbench.tasks.shear.data import Rendered, draw_batch
 from shearbench.tasks.shear.labels import Prior, posterior_shift
+from shearbench.tasks.shear.train import ShearTask
 from shearbench.training.recipe import Recipe
 from shearbench.training.variants import architecture_for, resolve_variant
 
@@ -63,11 +64,11 @@ def test_labels_have_less_scatter_about_the_same_answer():
     assert ((answers[0] - answers[1]).square().mean(0).sqrt() < 2 * error).all()
 
 
-def rendered(labels):
+def rendered(shifted):
     population = Population(**PRESETS["exp_gauss"])
     catalog = sample_catalog(population, "exp_gauss", "train", 200, 5, SCALE)
     psf = torch.from_numpy(next(draw_stamps(catalog.iloc[:2], population, (SIDE, SIDE), SCALE))[1])
-    source = Rendered(population, "exp_gauss", catalog, psf, SCALE, TARGETS, 200, [1], labels=labels)
+    source = Rendered(population, "exp_gauss", catalog, psf, SCALE, TARGETS, 200, [1], shifted=shifted)
     source.start(0)
     return source
 
@@ -76,10 +77,10 @@ def rendered(labels):
 def test_shifts_have_the_size_of_the_smallest_possible_error(sigma):
     recipe = Recipe(**POSTERIOR, noise=sigma)
     batches = {}
-    for labels in ("truth", "posterior"):
-        source = rendered(labels)
-        batches[labels] = draw_batch(source, slice(0, 200), recipe, TARGETS, [1], 3, torch.Generator())
-    (images, _, _, truth), (same, _, _, shifted) = batches["truth"], batches["posterior"]
+    for shifted in (False, True):
+        source = rendered(shifted)
+        batches[shifted] = draw_batch(source, slice(0, 200), recipe, TARGETS, [1], 3, torch.Generator())
+    (images, _, _, truth), (same, _, _, shifted) = batches[False], batches[True]
     torch.testing.assert_close(images, same, rtol=0, atol=2e-6)
     taken = source.take(slice(0, 200))
     information = taken.derivatives.flatten(2).double() @ taken.derivatives.flatten(2).double().mT
@@ -110,7 +111,7 @@ def test_correlated_noise_is_refused():
 
 
 def test_masked_pixels_shift_no_label():
-    recipe, source, part = Recipe(**POSTERIOR, noise=1e-3), rendered("posterior"), slice(0, 50)
+    recipe, source, part = Recipe(**POSTERIOR, noise=1e-3), rendered(True), slice(0, 50)
     truth = source.take(part).truth
     labels = {}
     for fraction in (0.0, 0.3, 1.0):
@@ -120,3 +121,20 @@ def test_masked_pixels_shift_no_label():
     assert torch.equal(labels[1.0], truth)
     assert not torch.isin(labels[0.3], labels[0.0]).any()
     assert not torch.isin(labels[0.3], truth).any()
+
+
+@pytest.mark.parametrize(
+    ("training", "population", "shifted"),
+    [
+        ({"data": "rendered", "augmentation": []}, {}, True),
+        ({"data": "rendered", "augmentation": []}, {"noise": {"correlation_pixels": 0.5}}, False),
+        ({"data": "stored", "augmentation": []}, {}, False),
+        ({"data": "rendered", "augmentation": ["d4"]}, {}, False),
+        ({"data": "rendered", "augmentation": [], "labels": "truth"}, {}, False),
+    ],
+)
+def test_the_best_labels_are_shifted_where_this_is_possible(training, population, shifted):
+    chosen = resolve_variant("a", {"base": "whitened", "training": {"labels": "best", **training}}, Recipe())
+    kind = Population(**{**PRESETS["exp_gauss"], **population})
+    architecture = architecture_for("variants.a", chosen, kind, (48, 48), 1000)
+    assert ShearTask(None, chosen, architecture, kind, "a").shifted == shifted

@@ -57,7 +57,7 @@ class Taken(NamedTuple):
     truth : Tensor, shape (n, T)
         The true targets.
     parameters : Tensor, shape (n, P), optional
-        All parameters of the galaxies, if the labels of the recipe depend on the noise.
+        All parameters of the galaxies, if labels are shifted by the noise.
     derivatives : Tensor, shape (n, P, ny, nx), optional
         Derivatives of the images with respect to these.
     """
@@ -75,7 +75,7 @@ class Source(Protocol):
     Attributes
     ----------
     prior : Prior, optional
-        Distribution of the parameters, if the labels of the recipe depend on the noise.
+        Distribution of the parameters, if labels are shifted by the noise.
     """
 
     prior: Prior | None
@@ -247,8 +247,8 @@ class Rendered:
     fixed : int, optional
         Number of galaxies of a fixed set, which are shown in another random order in each epoch. By default
         each epoch has new galaxies.
-    labels : {"truth", "posterior"}
-        See `Recipe.labels`.
+    shifted : bool
+        Whether the labels are shifted by the noise, see `Recipe.labels`.
 
     Raises
     ------
@@ -267,7 +267,7 @@ class Rendered:
         count: int,
         seeds: Sequence[int],
         fixed: int | None = None,
-        labels: str = "truth",
+        shifted: bool = False,
     ) -> None:
         if population.unrenderable:
             raise ConfigError(
@@ -301,7 +301,7 @@ class Rendered:
         self.chosen = torch.zeros(0, dtype=torch.int64)
         self.sets = None if fixed is None else [self._table(seed, 0, fixed) for seed in seeds]
         self.prior: Prior | None = None
-        if labels == "posterior":
+        if shifted:
             known = _columns(catalog, self.renderer.names).to(self.device)
             self.prior = Prior.of(known, tuple(map(self.renderer.names.index, targets)))
 
@@ -411,7 +411,7 @@ def draw_batch(
     sigma : Tensor, shape (n,)
         Standard deviation of the noise [flux per pixel].
     parameters : Tensor, shape (n, T)
-        The labels: the true targets, shifted by the noise if `Recipe.labels` says so.
+        The labels: the true targets, shifted by the noise if the source has a prior.
     """
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
@@ -455,7 +455,7 @@ def draw_batch(
     own = noise[:, workers.share].flatten(0, 2)
     masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
     if source.prior is not None and taken.parameters is not None and taken.derivatives is not None:
-        # Neither augmented nor with several realisations, see `Recipe.labels`. A masked pixel says nothing.
+        # Neither augmented nor with several realisations, see `Recipe.unmet`. A masked pixel says nothing.
         derivatives = taken.derivatives
         derivatives = derivatives if masked is None else derivatives.masked_fill(masked[:, None], 0.0)
         parameters = parameters + posterior_shift(taken.parameters, derivatives, source.prior, own, sigma)

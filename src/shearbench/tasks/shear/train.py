@@ -127,6 +127,12 @@ class ShearTask:
         return self.variant.training
 
     @property
+    def shifted(self) -> bool:
+        """Whether the labels are shifted by the noise, see `Recipe.labels`."""
+        possible = self.recipe.unmet is None and not self.population.noise.correlation_pixels
+        return self.recipe.labels == "posterior" or (self.recipe.labels == "best" and possible)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The variant, as plain values."""
         return {"variant": self.variant.model_dump(mode="json")}
@@ -186,7 +192,7 @@ class ShearTask:
                 count,
                 seeds,
                 recipe.galaxies,
-                recipe.labels,
+                self.shifted,
             )
         scale = splits.train.pixel_scale
         return ShearObjective(networks, source, count, validation, recipe, seeds, workers, scale)
