@@ -31,6 +31,7 @@ class Whitened(Architecture):
                 "augmentation": [],
                 "labels": "best",
                 "loss": "huber",
+                "noise_margin": 2.5,
                 "optimiser": "soap",
                 "learning_rate": 4e-3,
                 "batch_size": 512,

@@ -46,6 +46,14 @@ class Recipe(Options):
         "a range [lowest, highest] from which each stamp takes a value, uniform in the logarithm. The value "
         "is an input of the network.",
     )
+    noise_margin: float = Field(
+        1.0,
+        ge=1,
+        le=100,
+        description="Factor by which the noise of training stamps extends below the lowest value of `noise`, if "
+        "that is a range, because a network is less accurate at the end of the range that it was trained on. "
+        "The network is validated and used within `noise`.",
+    )
     validation_noise: Annotated[list[Sigma], Field(min_length=1)] | None = Field(
         None,
         description="Noise levels of the validation, at which the errors are calibrated too [flux per "
@@ -290,12 +298,18 @@ class Recipe(Options):
 
     @property
     def noise_range(self) -> tuple[float, float]:
-        """Lowest and highest noise level of the training stamps [flux per pixel]."""
+        """Lowest and highest noise level that the network is for [flux per pixel]."""
         return self.noise if isinstance(self.noise, tuple) else (self.noise, self.noise)
+
+    @property
+    def drawn_range(self) -> tuple[float, float]:
+        """`noise_range` with its margin: the levels of the training stamps [flux per pixel]."""
+        low, high = self.noise_range
+        return (low / self.noise_margin if low < high else low), high
 
     def noise_range_at(self, progress: float) -> tuple[float, float]:
         """Return the lowest and highest noise level of the steps at a fraction of the training (0 to 1)."""
-        low, high = self.noise_range
+        low, high = self.drawn_range
         share = min(1.0, progress / _CURRICULUM)
         if self.curriculum == "easy_to_hard":
             high = low * (high / low) ** share

@@ -19,6 +19,7 @@ class ContrastiveRecipe(Recipe):
     without: ClassVar[tuple[str, ...]] = (
         "data",
         "galaxies",
+        "noise_margin",
         "validation_noise",
         "curriculum",
         "realisations",

@@ -29,6 +29,7 @@ class ClassRecipe(Recipe):
     without: ClassVar[tuple[str, ...]] = (
         "data",
         "noise",
+        "noise_margin",
         "validation_noise",
         "validation_stamps",
         "curriculum",

@@ -443,7 +443,7 @@ def draw_batch(
     images, psf, parameters, *_ = augment(stamps, recipe.augmentation, numbers, counts)
     if drawing is not workers:
         images, parameters = images[:, workers.share], parameters[:, workers.share]
-    low, high = noise_range or recipe.noise_range
+    low, high = noise_range or recipe.drawn_range
     sigma = low * (high / low) ** level[:, workers.share]
     if realisations > 1:
         images, sigma, parameters = (

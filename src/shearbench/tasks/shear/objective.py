@@ -210,12 +210,12 @@ class ShearObjective:
         at = network.targets.index("g1")
         residual = answer.standard - truth
         shape = (answer.shapes - parameters[:, at : at + 2]) / network.shape_spread
-        low, high = self.recipe.noise_range
-        place = (sigma / low).log() / max(math.log(high / low), 1e-9)
+        place = _place(sigma, self.recipe.drawn_range)
         bins = torch.arange(_LEVEL_BINS, device=self.device)
         member = ((place * _LEVEL_BINS).long().clamp(0, _LEVEL_BINS - 1)[:, None] == bins).float()
         first, last = self.recipe.exponents
-        exponent = (first + (last - first) * place.clamp(0, 1))[:, None]
+        along = _place(sigma, self.recipe.noise_range).clamp(0, 1)
+        exponent = (first + (last - first) * along)[:, None]
         # From here on, the first dimension numbers the networks.
         residual, shape, member, exponent = (
             q.unflatten(0, (len(self.networks), -1)) for q in (residual, shape, member, exponent)
@@ -320,6 +320,12 @@ class ShearObjective:
     def restore(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Continue with the running mean square errors of all networks, as `state` returned them."""
         self.mean_square = torch.stack([state["mean_square"] for state in states])
+
+
+def _place(sigma: Tensor, ends: tuple[float, float]) -> Tensor:
+    """Return the places of noise levels between two levels: 0 at the lowest, 1 at the highest."""
+    low, high = ends
+    return (sigma / low).log() / max(math.log(high / low), 1e-9)
 
 
 def _negative_log_likelihood(residual: Tensor, precision: Tensor) -> Tensor:
