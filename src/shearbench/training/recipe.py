@@ -50,9 +50,9 @@ class Recipe(Options):
         1.0,
         ge=1,
         le=100,
-        description="Factor by which the noise of training stamps extends below the lowest value of `noise`, if "
-        "that is a range, because a network is less accurate at the end of the range that it was trained on. "
-        "The network is validated and used within `noise`.",
+        description="Factor by which the noise of training stamps extends below the lowest value of `noise`, "
+        "if that is a range, because a network is less accurate at the end of the range that it was trained "
+        "on. The network is validated and used within `noise`.",
     )
     validation_noise: Annotated[list[Sigma], Field(min_length=1)] | None = Field(
         None,

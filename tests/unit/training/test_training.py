@@ -922,6 +922,20 @@ def test_a_psf_for_each_galaxy_is_a_channel(tmp_path):
 # -- Rendered training data -----------------------------------------------------------------------
 
 
+def test_stamps_have_less_noise_than_the_lowest_level_by_the_margin():
+    examples = Examples(torch.zeros(256, 8, 8), torch.zeros(8, 8), torch.ones(256, 2))
+    source = Stored(examples, 256, [1])
+    source.start(0)
+
+    def lowest(**options):
+        recipe = Recipe(**options, noise_margin=10)
+        assert recipe.validation_levels == Recipe(**options).validation_levels
+        return draw_batch(source, slice(0, 256), recipe, SHAPES, [1], 5, torch.Generator())[2].min().item()
+
+    assert 1e-5 <= lowest(noise=(1e-4, 1e-2)) < 5e-5
+    assert lowest(noise=1e-3) == pytest.approx(1e-3)
+
+
 def rendered(population, name, count=24, seed=1, targets=("flux", "x", "y", "hlr", "g1", "g2"), side=SIDE):
     chosen = Population(**PRESETS[name]) if population is None else population
     catalog = sample_catalog(chosen, name, "train", 200, 5, SCALE)
