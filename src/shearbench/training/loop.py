@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shearbench.training.arithmetic import arithmetic, in_float64, multiplication
 from shearbench.training.checkpoint import Checkpoint
-from shearbench.training.optimisers import make_optimisers, rate_at
+from shearbench.training.optimisers import make_optimisers, rate_at, take_step
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
 from shearbench.training.task import Objective
@@ -237,7 +237,7 @@ class Training:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.step()
+            take_step(optimiser)
             optimiser.zero_grad()
         self.step += 1
         if recipe.ema:

@@ -6,6 +6,7 @@ number of dimensions that precede those of a weight, and each network takes the 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,13 @@ _STEPS = 5
 
 _DROPS = (0.5, 0.75)  # fractions of the steps after which the schedule `step` divides the learning rate by 10
 _CYCLE_RISE = 0.3  # fraction of the steps in which the learning rate of the schedule `one_cycle` rises
+
+
+# When these functions are first called, torch imports its compiler, which takes two CPU seconds, to keep it
+# away from them. Here they are marked as if that were done: the compiler never sees an optimiser.
+for _name in ("add_param_group", "load_state_dict", "state_dict", "zero_grad"):
+    _plain = inspect.unwrap(getattr(torch.optim.Optimizer, _name))
+    setattr(_plain, "__dynamo_disable", _plain)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
@@ -250,6 +258,12 @@ def make_optimisers(
         return [Soap(matrices, rate, decay, stacked=stacked), adamw([])]
     outer = [weight for weight in matrices if all(weight is not one for one in inner)]
     return [Muon(inner, rate, decay, stacked=stacked), adamw(outer)]
+
+
+def take_step(optimiser: torch.optim.Optimizer) -> None:
+    """Take a step, as ``optimiser.step()`` does; the wrappers of that import torch's compiler."""
+    with torch.no_grad():
+        inspect.unwrap(type(optimiser).step)(optimiser)
 
 
 def rate_at(step: int, steps: int, recipe: Recipe) -> float:

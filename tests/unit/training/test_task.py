@@ -153,3 +153,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     content, _ = train(FluxTask(), Job(seed=1, checkpoint=folder / "state.pt"))
     checkpoint.save(folder / "model.pt", content)
+    assert "torch._dynamo" not in sys.modules, "torch's compiler takes two seconds to import"

@@ -1,3 +1,4 @@
+import copy
 import io
 import math
 import os
@@ -30,7 +31,7 @@ from shearbench.tasks.shear.prediction import predict
 from shearbench.tasks.shear.train import ShearTask
 from shearbench.training import loop
 from shearbench.training.checkpoint import save
-from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at
+from shearbench.training.optimisers import Muon, Soap, make_optimisers, orthogonalise, rate_at, take_step
 from shearbench.training.progress import ProgressLine
 from shearbench.training.recipe import Recipe
 from shearbench.training.termination import Terminated, termination
@@ -779,6 +780,24 @@ def test_muon_steps_are_torchs_but_for_its_rounding_and_its_limits():
     assert 1e-4 < difference < 0.03
     with pytest.raises(ValueError, match="2D"):
         torch.optim.Muon([torch.nn.Parameter(torch.zeros(16, 4, 3, 3))])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "soap", "muon"])
+def test_a_step_is_that_of_the_optimiser(name):
+    start = variant().make().build(1, (SIDE, SIDE), 2)
+    ends = []
+    for step in (take_step, lambda optimiser: optimiser.step()):
+        module = copy.deepcopy(start)
+        optimisers = make_optimisers(module, Recipe(optimiser=name))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            for weight in module.parameters():
+                weight.grad = torch.randn(weight.shape, generator=generator)
+            for optimiser in optimisers:
+                step(optimiser)
+        ends.append(list(module.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(*ends))
+    assert not any(torch.equal(one, other) for one, other in zip(ends[0], start.parameters()))
 
 
 def test_every_weight_has_one_optimiser():
