@@ -177,8 +177,8 @@ def test_figures_are_redrawn_from_the_metrics_alone(finished, tmp_path):
     copy_workflow(tmp_path)
     kept = tmp_path / "results/tiny"
     shutil.copytree(finished / "results/tiny/metrics", kept / "metrics", copy_function=shutil.copyfile)
-    # One of the run, one of a population, one of a network, and one with arrays.
-    names = ["accuracy", "residuals_exp_gauss", "inside_features_exp_gauss_shearnet", "gallery_exp_gauss"]
+    # One of the run, one of a network, and one of a population, with arrays.
+    names = ["accuracy", "inside_features_exp_gauss_shearnet", "gallery_exp_gauss"]
     rules = [f"figure_{name}" for name in entries()]
     targets = [f"results/tiny/figures/{name}.png" for name in names]
     snakemake(tmp_path, "--forceall", "--allowed-rules", *rules, targets=targets)
