@@ -30,7 +30,6 @@ seeds. Estimators without errors are left out.""",
     each="population",
 )
 
-_COLUMNS = 4
 _LARGEST = 1.0  # no shape is farther from the truth than about this
 _MARKERS = "os^Dv<>pP*X"
 
@@ -58,10 +57,11 @@ def draw(curves: pd.DataFrame, population: str) -> Figure:
         Line2D([], [], linestyle="none", marker=marker, color=color, label=rf"$\sigma$ = {exact(level)}")
         for level, color, marker in zip(levels, colors, _markers(len(levels)))
     ]
-    rows = max(-(-len(names) // _COLUMNS), 1)
+    columns = min((4, 5), key=lambda count: -len(names) % count)  # the fewest places are empty
+    rows = max(-(-len(names) // columns), 1)
     size = (DOUBLE, 0.5 + 1.75 * rows + legend_height(entries, DOUBLE))
     figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True)
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     found = positive(table[["x", "y"]])
     limits = (found.min() / 2, found.max() * 1.5) if found.size else (1e-4, 1.0)
     for axis in axes.flat[max(len(names), 1) :]:
@@ -76,7 +76,7 @@ def draw(curves: pd.DataFrame, population: str) -> Figure:
             axis.errorbar(points["x"], points["y"], bars, **how)
         note(axis, wrapped(str(rows_of["label"].iloc[0]), 24), "upper left")
         # The panel below may be empty.
-        axis.tick_params(labelbottom=i + _COLUMNS >= len(names))
+        axis.tick_params(labelbottom=i + columns >= len(names))
     log_limits(axes[0, 0], "x", limits, pad=0)
     log_limits(axes[0, 0], "y", limits, pad=0)
     for side in (axes[0, 0].xaxis, axes[0, 0].yaxis):
@@ -84,7 +84,7 @@ def draw(curves: pd.DataFrame, population: str) -> Figure:
         side.set_minor_locator(NullLocator())
     for row in axes:
         row[0].set_ylabel("rms residual of $g$")
-    for i in range(max(len(names) - _COLUMNS, 0), max(len(names), 1)):
+    for i in range(max(len(names) - columns, 0), max(len(names), 1)):
         axes.flat[i].set_xlabel("rms error given")
     if not names:
         note(axes[0, 0], "no errors", "upper left")

@@ -39,6 +39,8 @@ def mean_curves(
     rows = curves[(curves["population"] == population) & (curves["curve"] == curve)]
     rows = rows[(rows["out_of_distribution"] == 0) & rows["calibration"].isin(calibrations)]
     keys = ["estimator", "label", "kind", "noise", "calibration", "bin"]
+    if not rows.duplicated(keys).any():  # one seed: nothing to average
+        return rows[[*keys, "x", "y", "y_err"]]
     return combine_seeds(rows, keys, {"y": "y_err"}, ["x"])
 
 
