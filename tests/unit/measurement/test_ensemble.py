@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from shearbench.config.reading import resolve
+from shearbench.config.plain_yaml import read_file
+from shearbench.config.reading import DEFAULT, resolve
 from shearbench.data.estimates import estimates_table, read_estimates, write_estimates
 from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampBatch
@@ -17,7 +22,10 @@ from shearbench.measurement.ensemble import combine, combined
 from shearbench.measurement.mc_dropout import measure_thinned, thinned
 from shearbench.measurement.trained_network import NetworkMeasurer
 from shearbench.networks import architecture_kinds
+from shearbench.options import merge
 from shearbench.tasks.shear.network import ShearNetwork
+
+ROOT = Path(__file__).parents[3]
 
 
 def shapes(g1, error, flag=0):
@@ -116,6 +124,14 @@ def test_an_ensemble_of_seeds_or_of_variants_is_possible():
     resolve({**RUN, "estimators": {"ensemble": {"networks": ["pooled", "shearnet"]}}})
     variants = {"p": {"base": "pooled", "options": {"dropout": 0.2}}}
     resolve({**RUN, "variants": variants, "estimators": {"mc-dropout": {"network": "p"}}})
+
+
+def test_the_configurations_of_the_page_are_possible():
+    page = (ROOT / "docs/uncertainty.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    configs = [resolve(merge(read_file(ROOT / DEFAULT), yaml.safe_load(block))) for block in blocks]
+    assert all("ensemble" in config.estimators for config in configs)
+    assert configs[-1].judge_on
 
 
 @pytest.fixture(scope="module")
