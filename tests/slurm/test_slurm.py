@@ -83,7 +83,7 @@ def cluster(request):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(cluster, tmp_path_factory) -> Path:
     """Return a folder with the workflow for this cluster, its data, and trainings that can be slowed down."""
     folder = tmp_path_factory.mktemp("slurm")
     copy_workflow(folder)
@@ -371,7 +371,7 @@ PACKED = (5, 6, 7)
 
 
 @pytest.fixture(scope="module")
-def packed(cluster, folder) -> Ordeal:
+def packed(folder, cluster) -> Ordeal:
     """Train three seeds in one job, each on two GPUs.
 
     Preempt it in the first training, and kill the second when the first has ended.
