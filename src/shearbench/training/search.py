@@ -73,11 +73,11 @@ class Dimension(Options):
 
     @property
     def choices(self) -> dict[str | int | float | bool | None, Any]:
-        """The choices by what stands for them in the record of a trial: themselves, or their JSON text."""
+        """The choices, by their labels in the record of a trial."""
         return {self.label(one): one for one in self.values or ()}
 
     def label(self, value: Any) -> Any:
-        """Return what stands for a value in the record of a trial."""
+        """Return the label of a value in the record of a trial: itself, or the JSON text of a list."""
         plain = value is None or isinstance(value, (str, int, float)) or self.values is None
         return value if plain else json.dumps(value)
 
@@ -128,9 +128,9 @@ class Search(Options):
         5,
         ge=1,
         le=10**5,
-        description="A trial ends early if, after a quarter of its epochs or later, its validation loss is "
-        "worse than the median of the complete trials at the same epoch. It begins when this number of "
-        "trials is complete. null: no trial ends early.",
+        description="A trial ends early if, after a quarter of its epochs or later, its lowest validation "
+        "loss so far is above the median loss of the complete trials at this epoch. No trial ends early "
+        "before this number of trials is complete. null: no trial ends early.",
     )
     seed: Seed = Field(1, description="Seed of the trainings and of the choice of the values.")
 

@@ -293,7 +293,9 @@ def trials_table(study: optuna.Study, search: Search) -> pd.DataFrame:
     for trial in study.get_trials():
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
             continue
-        losses = [trial.value] if trial.value is not None else list(trial.intermediate_values.values())
+        # Optuna's value of a trial that ended early is its last loss.
+        complete = trial.state == TrialState.COMPLETE
+        losses = [trial.value] if complete else list(trial.intermediate_values.values())
         rows.append(
             {
                 "trial": trial.number,

@@ -284,6 +284,16 @@ def test_the_first_trial_is_the_base_and_bad_trials_end_early(tmp_path):
     assert longer[:12].equals(table)
 
 
+def test_the_loss_of_a_trial_that_ended_early_is_its_lowest(tmp_path):
+    def evaluate(variant, job):
+        losses = enumerate([0.5, 0.2, 0.9], 1)
+        job.watch([{"epoch": epoch, "seconds": 1.0, "validation_loss": loss} for epoch, loss in losses])
+        return math.nan
+
+    table = run(search_of(trials=1), tmp_path / "a.journal", evaluate)
+    assert table[["state", "validation_loss"]].to_numpy().tolist() == [["diverged", 0.2]]
+
+
 def test_without_pruning_all_trials_are_complete(tmp_path):
     table = run(search_of(trials=8, prune_after=None), tmp_path / "a.journal", Trainer())
     assert set(table["state"]) == {"complete"}
