@@ -57,7 +57,7 @@ class Stated:
     calibrates : ndarray of bool, shape (n,)
         Every second galaxy of the catalog: the errors are scaled with these and judged on the others.
     n, n_failed : int
-        Number of galaxies, and of those that are flagged. A galaxy without an error is in neither.
+        Number of all galaxies, and of those that are flagged.
     """
 
     who: dict[str, Any]
@@ -170,11 +170,11 @@ def uncertainty(
         probability. ``sharpness``: root mean square of the errors. ``z_mean, z_std``: mean and standard
         deviation of residual / error; ``z_width``: the 68.27% quantile of its absolute value, which outliers
         do not change. ``ece``: expected calibration error, the mean over `LEVELS` of the difference between
-        the fraction covered and the nominal one, without sign; ``ece_expected``: that of a perfect estimator
-        with as many galaxies. ``aleatoric``, ``epistemic``: root mean square of the two parts of the error.
-        ``auc``: the probability that a galaxy of this population has a larger error than one of `home` (0.5:
-        they cannot be told apart); ``auc_epistemic``: the same for the epistemic part. Components count as
-        one sample, and galaxies are resampled. Numbers that do not exist are NaN.
+        the fraction covered and the nominal one, without sign; ``ece_expected``: its mean for right errors of
+        as many galaxies with independent components. ``aleatoric``, ``epistemic``: root mean square of the
+        two parts of the error. ``auc``: the probability that a galaxy of this population has a larger error
+        than one of `home` (0.5: they cannot be told apart); ``auc_epistemic``: the same for the epistemic
+        part. Components count as one sample, and galaxies are resampled. Numbers that do not exist are NaN.
     curves : list of dict
         The columns `CURVES`. ``curve`` = *coverage*: fraction covered (y) against the nominal one (x).
         *error*: rms residual (y) against rms error (x) of galaxies in bins of their error, equal in number.
@@ -225,7 +225,7 @@ def _summary(stated: Stated, resamples: int, seed: int) -> dict[str, float]:
         f"{name}_err": one for name, one in zip(_BOOTSTRAPPED, error.tolist())
     }
     nominal = np.column_stack([_within(z, level) for level in LEVELS])
-    noise = _error_of_mean(nominal)
+    noise = np.sqrt(LEVELS * (1 - LEVELS) / z.size)  # standard errors of the fractions, if errors are right
     return row | {
         "z_width": float(np.quantile(np.abs(z), ONE_SIGMA)),
         "ece": float(np.abs(nominal.mean(axis=0) - LEVELS).mean()),

@@ -28,15 +28,16 @@ def combine(members: Sequence[Shapes]) -> Shapes:
     Shapes
         The square of the error is the mean square of the members' errors, plus the variance of their shapes
         (the unbiased one, also for two members). The roots of both are the extra columns ``g1_aleatoric``
-        (from the noise of the pixels) and ``g1_epistemic`` (from the training), and the same of g2;
+        (from the noise of the pixels) and ``g1_epistemic`` (from the training of one member), and the same
+        of g2;
         ``members`` is the number of members in the mean. A stamp that fewer than two members measured has the
         flags of the others.
 
     Notes
     -----
     Law of total variance, as in Lakshminarayanan, Pritzel & Blundell 2017, NeurIPS 30. The errors of networks
-    are calibrated with validation galaxies, so they contain the error of their own training too: the sum is
-    an upper limit.
+    are calibrated with validation galaxies, so they contain the error of their own training too, and the mean
+    of M independent members has 1/M of the variance between them: the sum is an upper limit.
     """
     good = np.stack([one.flag == 0 for one in members])
     count = good.sum(axis=0)

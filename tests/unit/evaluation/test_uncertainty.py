@@ -74,6 +74,8 @@ def test_errors_that_are_too_small_are_found_and_scaled():
     assert none["z_std"] == pytest.approx(3, rel=0.05)
     assert none["coverage68"] == pytest.approx(0.26, abs=0.03)  # within a third of a standard deviation
     assert none["ece"] > 0.2
+    of_right_errors = np.sqrt(2 / np.pi * LEVELS * (1 - LEVELS) / (2 * N)).mean()
+    assert none["ece_expected"] == pytest.approx(of_right_errors)
     assert scaled["scale"] == pytest.approx(3, rel=0.06)
     assert scaled["coverage68"] == pytest.approx(0.6827, abs=5 * scaled["coverage68_err"])
     assert scaled["sharpness"] == pytest.approx(scaled["scale"] * none["sharpness"], rel=0.05)
