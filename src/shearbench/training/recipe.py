@@ -119,10 +119,10 @@ class Recipe(Options):
         "truth",
         description="The values that the network is trained to answer. `truth`: the true parameters. "
         "`posterior`: the true parameters, each shifted to the mean of their posterior distribution given "
-        "the noise of the stamp, computed as if the stamp were linear in them. The network learns the same "
-        "answer from labels with less scatter, which lowers the floor. It needs `data: rendered`, white "
-        "noise, no augmentation and one realisation. Rendering takes about 3 times as long. `best`: "
-        "`posterior` if the training has what it needs, else `truth`.",
+        "the noise of the stamp, computed as if the stamp were linear in them. These labels have less "
+        "scatter, which lowers the floor, and the network learns the same answer, up to terms of second "
+        "order in the noise. It needs `data: rendered`, white noise, no augmentation and one realisation. "
+        "Rendering takes about 3 times as long. `best`: `posterior` if these needs are met, else `truth`.",
     )
     target_weights: dict[str, Weight] = Field(
         {},
@@ -226,7 +226,7 @@ class Recipe(Options):
             )
         unmet = self.unmet
         if self.labels == "posterior" and unmet is not None:
-            raise ValueError(f"labels: 'posterior' needs {unmet}; or set labels to truth")
+            raise ValueError(f"labels: 'posterior' needs {unmet}; change that, or set labels to truth")
         if self.loss == "msb" and self.realisations == 1:
             raise ValueError(
                 "loss: msb is a mean over the noise realisations of a galaxy; set realisations to 2 or more"
@@ -261,14 +261,14 @@ class Recipe(Options):
 
     @property
     def unmet(self) -> str | None:
-        """What the labels `posterior` need and this recipe has not, or None."""
+        """An option that the labels `posterior` need otherwise, with the value needed and found, or None."""
         for name, found, needed in (
             ("data", self.data, "rendered"),
             ("augmentation", list(self.augmentation), []),
             ("realisations", self.realisations, 1),
         ):
             if found != needed:
-                return f"{name}: {needed}, and {name} is {found}"
+                return f"{name}: {needed}, but found {found}"
         return None
 
     def objection(self, stamps: int) -> str | None:
