@@ -16,7 +16,7 @@ from shearbench.figures.legends import legend_below, legend_height
 from shearbench.figures.style import BLUE, DOUBLE, ORANGE, SINGLE, VERMILLION, styled
 
 ENTRY = Entry(
-    category="8. Searches",
+    category="C. Searches",
     caption="""\
 **The trials of a search.** Left: validation loss of each trial (the geometric mean over the noise levels of
 the RMSE of g, over the standard deviation of the true g), of the best epoch; of trials that ended early, the
