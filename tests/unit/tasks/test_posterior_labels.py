@@ -26,7 +26,7 @@ def linear(count, sigma=2.0, seed=0):
     spread = torch.tensor([1.0, 2.0, 3.0])
     derivatives = torch.randn(1, 3, 6, 6, generator=generator).expand(count, -1, -1, -1)
     parameters = torch.randn(count, 3, generator=generator) * spread + 1
-    prior = Prior(torch.ones(3).double(), spread.double().square(), (0, 1, 2))
+    prior = Prior(torch.ones(3).double(), spread.double().square(), torch.arange(3))
     noise = torch.randn(count, 6, 6, generator=generator)
     return parameters, derivatives, prior, noise, torch.full((count,), sigma)
 

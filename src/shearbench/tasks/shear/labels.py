@@ -14,13 +14,13 @@ class Prior(NamedTuple):
     Attributes
     ----------
     mean, variance : Tensor of float64, shape (P,)
-    targets : tuple of int
+    targets : Tensor of int64, shape (T,)
         Places of the targets among the parameters.
     """
 
     mean: Tensor
     variance: Tensor
-    targets: tuple[int, ...]
+    targets: Tensor
 
     @classmethod
     def of(cls, parameters: Tensor, targets: tuple[int, ...]) -> Prior:
@@ -30,7 +30,8 @@ class Prior(NamedTuple):
         """
         values = parameters.double()
         least = 1e-12 * (1 + values.square().mean(0))
-        return cls(values.mean(0), values.var(0).clamp_min(least), targets)
+        places = torch.tensor(targets, device=parameters.device)
+        return cls(values.mean(0), values.var(0).clamp_min(least), places)
 
 
 def posterior_shift(
@@ -70,8 +71,8 @@ def posterior_shift(
     force = (flat @ noise.flatten(1)[:, :, None])[:, :, 0].double() * weight
     deviation = (parameters.double() - prior.mean) / spread
     precision = information + torch.eye(len(spread), dtype=torch.float64, device=sigma.device)
-    covariance = torch.linalg.inv(precision)
+    covariance = torch.linalg.inv_ex(precision)[0]  # `inv` would make the CPU wait for a GPU
     shift = (covariance @ (force - deviation)[:, :, None])[:, :, 0]
-    at = list(prior.targets)
-    known = 1 - covariance.diagonal(dim1=1, dim2=2)[:, at].mean(1, keepdim=True)
-    return (shift * spread * known)[:, at].to(parameters.dtype)
+    left = covariance.diagonal(dim1=1, dim2=2).index_select(1, prior.targets)
+    known = 1 - left.mean(1, keepdim=True)
+    return ((shift * spread).index_select(1, prior.targets) * known).to(parameters.dtype)
