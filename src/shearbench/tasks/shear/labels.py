@@ -42,10 +42,11 @@ def posterior_shift(
     With the derivatives D of a stamp, white noise sigma n, and a normal prior of mean m and covariance V, the
     posterior mean of parameters p is, where the stamp is linear in them,
     p + (D' D / sigma^2 + V^-1)^-1 (D' n / sigma - V^-1 (p - m)). Given the stamp, the expectation of this
-    shift is zero. A network that is trained on shifted labels therefore learns the same function as with true
-    ones, from labels with less scatter: the shift is a control variate of the gradient. It is multiplied by
-    the fraction of the prior variance of the parameters that the stamp removes, mean of the targets, because
-    stamps are not linear over the whole prior.
+    shift is then zero. A network that is trained on shifted labels therefore learns the same function as with
+    true ones, from labels with less scatter: the shift is a control variate of the gradient. Where stamps are
+    not linear or the prior is not normal, the expectation is of second order in sigma at low noise, and the
+    shift of first order. The shift is multiplied by the fraction of the prior variance of the targets that
+    the stamp removes, because stamps are not linear over the whole prior.
 
     Parameters
     ----------
