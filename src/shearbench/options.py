@@ -7,13 +7,15 @@ the options that differ from it.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
+import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -128,7 +130,7 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
     Raises
     ------
     ConfigError
-        Two classes have the same kind.
+        A module cannot be imported, or two classes have the same kind.
     """
     paths = tuple(importlib.import_module(package).__path__)
     return dict(_discovered(package, subclass_of, paths))  # type: ignore[arg-type]  # a class has a hash
@@ -139,7 +141,7 @@ def _discovered(package: str, subclass_of: type[Any], paths: tuple[str, ...]) ->
     # Remembered, because a plan asks for the architectures of each value of all studies.
     found: dict[str, type[Any]] = {}
     for info in sorted(pkgutil.iter_modules(paths), key=lambda m: m.name):
-        module = importlib.import_module(f"{package}.{info.name}")
+        module = _imported(f"{package}.{info.name}")
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, subclass_of) and "kind" in vars(value):
                 kind = vars(value)["kind"]
@@ -148,6 +150,21 @@ def _discovered(package: str, subclass_of: type[Any], paths: tuple[str, ...]) ->
                         f"{_file(other)} and {_file(value)}: both have the kind '{kind}'; change it in one"
                     )
     return found
+
+
+def _imported(name: str) -> ModuleType:
+    """Import a module, which a user may have just written: say the line of an error without a traceback."""
+    spec = importlib.util.find_spec(name)
+    file = spec.origin if spec else None
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines, error = [error.lineno], SyntaxError(error.msg)
+        at = f", line {lines[-1]}" if lines else ""
+        raise ConfigError(f"{file}{at}: {type(error).__name__}: {error}") from error
 
 
 def _file(cls: type) -> str:

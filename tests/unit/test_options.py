@@ -99,6 +99,25 @@ def test_an_estimator_without_presets_has_the_name_of_its_kind(added):
     assert make_estimator(estimator_presets()["derived"]).method == "regauss"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import math\nwidth =\n", "line 2: SyntaxError: invalid syntax"),
+        ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
+        (
+            "from shearbench.networks.base import Architecture\n\n\nclass Mine(Architecture):\n    width = 3\n",
+            "line 4: PydanticUserError",
+        ),
+    ],
+    ids=["syntax", "import", "option without a type"],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_its_line(added, text, said):
+    file = added(shearbench.networks, "mine", text)
+    with pytest.raises(ConfigError) as error:
+        variant_presets()
+    assert str(error.value).startswith(f"{file}, {said}")
+
+
 def test_every_kind_is_a_name():
     assert estimator_kinds().keys() <= estimator_presets().keys()
     assert architecture_kinds().keys() <= variant_presets().keys()
