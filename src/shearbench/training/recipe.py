@@ -280,7 +280,10 @@ class Recipe(Options):
             )
         shown = self.shown(stamps)
         if shown < self.batch_size:
-            return f"training.batch_size: {self.batch_size} is more than the {shown} stamps of an epoch"
+            return (
+                f"training.batch_size: {self.batch_size} is more than the {shown} stamps of an epoch; "
+                "give at most as many"
+            )
         return None
 
     def shown(self, stamps: int) -> int:

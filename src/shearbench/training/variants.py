@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from shearbench.errors import ConfigError, nearest
 from shearbench.jobs.provenance import digest
@@ -96,6 +96,19 @@ class VariantEntry(Options):
         description="Budget of the search that has found these options, {trials, core_minutes}: tables and "
         "figures show it with the name. null: they were not searched.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_its_place(cls, entry: Any) -> Any:
+        """Say where an option belongs that is given beside `options` and `training`, not inside."""
+        for key in entry if isinstance(entry, Mapping) else ():
+            if key in cls.model_fields:
+                continue
+            owners = {"training": [Recipe], "options": architecture_kinds().values()}
+            for section, classes in owners.items():
+                if any(key in owner.model_fields for owner in classes):
+                    raise ValueError(f"{key}: belongs inside `{section}`, as in '{section}: {{{key}: ...}}'")
+        return entry
 
 
 def architecture_for(
@@ -265,8 +278,8 @@ def resolve_network(
     if base not in known:
         names = sorted(known)
         raise ConfigError(
-            f"{key}: there is no network '{base}'{nearest(base, names)}. Allowed: {', '.join(names)}. "
-            f"A new name needs a base: '{name}: {{base: {names[0]}, options: {{...}}}}'"
+            f"{key}: there is no network '{base}'{nearest(base, names)}. Allowed: {', '.join(names)}"
+            + (f". A new name needs a base: '{name}: {{base: {names[0]}, options: {{...}}}}'" * (key == at))
         )
     preset = known[base]
     cls = architecture_kinds()[preset["architecture"]]

@@ -76,6 +76,8 @@ def test_the_resolved_config_resolves_to_itself(tmp_path):
             ["variants.pooled.options.widht", "did you mean 'width'?"],
         ),
         ({"variants/pooled/training": {"epoch": 3}}, ["variants.pooled.training.epoch", "'epochs'"]),
+        ({"variants/pooled/width": 3}, ["variants.pooled.width", "inside `options`"]),
+        ({"variants/pooled/epochs": 3}, ["variants.pooled.epochs", "inside `training`"]),
         (
             {"variants/pooled/options": {"downsampling": "maxx"}},
             ["downsampling", "'maxx'", "did you mean 'max'?"],
