@@ -160,11 +160,11 @@ def _imported(name: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == file]
+        lines, reason = [frame.lineno for frame in frames if frame.filename == file], str(error)
         if isinstance(error, SyntaxError) and error.filename == file:
-            lines, error = [error.lineno], SyntaxError(error.msg)
+            lines, reason = [error.lineno], error.msg
         at = f", line {lines[-1]}" if lines else ""
-        raise ConfigError(f"{file}{at}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{file}{at}: {type(error).__name__}: {reason}") from error
 
 
 def _file(cls: type) -> str:

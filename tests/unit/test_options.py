@@ -105,8 +105,8 @@ def test_an_estimator_without_presets_has_the_name_of_its_kind(added):
         ("import math\nwidth =\n", "line 2: SyntaxError: invalid syntax"),
         ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named 'no_such_package'"),
         (
-            "from shearbench.networks.base import Architecture\n\n\nclass Mine(Architecture):\n    width = 3\n",
-            "line 4: PydanticUserError",
+            "from shearbench.networks.base import Architecture\n\nclass Mine(Architecture):\n    width = 3\n",
+            "line 3: PydanticUserError",
         ),
     ],
     ids=["syntax", "import", "option without a type"],

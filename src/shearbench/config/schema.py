@@ -322,8 +322,8 @@ class Config(Options):
         stray = set(self.shear_test.noise_levels) - set(self.noise_levels)
         if stray:
             raise ValueError(
-                f"shear_test.noise_levels: {sorted(stray)} is not in noise_levels {sorted(self.noise_levels)}; "
-                "give shear_test.noise_levels some of these"
+                f"shear_test.noise_levels: {sorted(stray)} is not in noise_levels {sorted(self.noise_levels)}"
+                "; give shear_test.noise_levels some of these"
             )
         measured = set(self.shear_test.noise_levels)
         if stray := set(self.model_errors.noise_levels or ()) - measured:
