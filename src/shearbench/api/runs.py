@@ -111,18 +111,19 @@ class FinishedRun:
     def figures(self) -> dict[str, list[str]]:
         """The figures that can be drawn from the tables of this run.
 
-        For each, the populations, networks (``<population>_<variant>``), observations or studies that it can
-        be drawn for; empty if one figure shows the whole run.
+        For each, the populations, networks (``<population>_<variant>``), observations, studies or searches
+        that it can be drawn for; empty if one figure shows the whole run.
         """
         found: dict[str, list[str]] = {}
+        many = {"study": self._studies(), "search": self._searches()}
         for name, entry in self.plan.entries.items():
-            if entry.each == "study":
-                found[name] = [study for study in self._studies() if self._has(entry, study)]
+            if entry.each in many:
+                found[name] = [case for case in many[entry.each] if self._has(entry, case)]
             elif self._has(entry):
                 planned = self.plan.figures.get(name)
                 found[name] = planned.populations if planned else []
         return {
-            name: cases for name, cases in found.items() if cases or self.plan.entries[name].each != "study"
+            name: cases for name, cases in found.items() if cases or self.plan.entries[name].each not in many
         }
 
     def figure(self, name: str, of: str | None = None) -> Figure:
@@ -160,6 +161,8 @@ class FinishedRun:
             )
         entry = self.plan.entries[name]
         extra = [of] if cases else []
+        if entry.each == "search":
+            extra = []
         if entry.each == "study":
             extra = [self._question(str(of)), of]
         draw = importlib.import_module(f"shearbench.figures.{name}").draw
@@ -168,7 +171,7 @@ class FinishedRun:
     def _sources(self, entry: Entry, of: str | None = None) -> list[Path]:
         metrics = self.folder / "metrics"
         optional = [name for name in entry.reads_if_made if (metrics / name).is_file()]
-        return [metrics / name.format(study=of) for name in (*entry.reads, *optional)]
+        return [metrics / name.format(study=of, search=of) for name in (*entry.reads, *optional)]
 
     def _has(self, entry: Entry, of: str | None = None) -> bool:
         return all(path.is_file() for path in self._sources(entry, of))
@@ -180,6 +183,9 @@ class FinishedRun:
     def _studies(self) -> list[str]:
         ends = "_verdict.txt"
         return sorted(p.name.removesuffix(ends) for p in self.folder.glob(f"metrics/studies/[!.]*{ends}"))
+
+    def _searches(self) -> list[str]:
+        return sorted(path.parent.name for path in self.folder.glob("metrics/searches/*/trials.csv"))
 
     def _question(self, study: str) -> str:
         for folder in (self.folder, _CHECKOUT / "config", Path("config")):
