@@ -294,8 +294,9 @@ def trials_table(study: optuna.Study, search: Search) -> pd.DataFrame:
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
             continue
         # Optuna's value of a trial that ended early is its last loss.
-        complete = trial.state == TrialState.COMPLETE
-        losses = [trial.value] if complete else list(trial.intermediate_values.values())
+        losses = list(trial.intermediate_values.values())
+        if trial.state == TrialState.COMPLETE and trial.value is not None:
+            losses = [trial.value]
         rows.append(
             {
                 "trial": trial.number,

@@ -104,7 +104,8 @@ class VariantEntry(Options):
         for key in entry if isinstance(entry, Mapping) else ():
             if key in cls.model_fields:
                 continue
-            owners = {"training": [Recipe], "options": architecture_kinds().values()}
+            kinds: list[type[Options]] = list(architecture_kinds().values())
+            owners: dict[str, list[type[Options]]] = {"training": [Recipe], "options": kinds}
             for section, classes in owners.items():
                 if any(key in owner.model_fields for owner in classes):
                     raise ValueError(f"{key}: belongs inside `{section}`, as in '{section}: {{{key}: ...}}'")
