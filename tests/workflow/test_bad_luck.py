@@ -170,9 +170,10 @@ def test_a_model_of_another_variant_is_refused(run):
 
 def test_files_of_another_level_estimator_or_run_are_refused(run):
     estimates = run / "results/tiny/estimates/exp_gauss"
+    # Of the network that is in no ensemble, whose job would be the only one to say it.
     for one, other in (
-        ("test/0.01/shearnet", "test/1e-05/shearnet"),
-        ("shear/1e-05/whitened", "shear/1e-05/refined"),
+        ("test/0.01/refined", "test/1e-05/refined"),
+        ("shear/1e-05/refined", "shear/1e-05/whitened"),
     ):
         shutil.copyfile(estimates / f"{other}.seed1.parquet", estimates / f"{one}.seed1.parquet")
     table = run / "results/tiny/metrics/trends.csv"
@@ -182,8 +183,8 @@ def test_files_of_another_level_estimator_or_run_are_refused(run):
     wanted.append("results/tiny/figures/trends_exp_gauss.pdf")
     output = snakemake(run, "--keep-going", "--force", targets=wanted, check=False)
     for said in (
-        "test/0.01/shearnet.seed1.parquet: noise: found '1e-05', expected '0.01'. Run rule 'predict' again",
-        "whitened.seed1.parquet: estimator: found 'refined', expected 'whitened'. "
+        "test/0.01/refined.seed1.parquet: noise: found '1e-05', expected '0.01'. Run rule 'predict' again",
+        "refined.seed1.parquet: estimator: found 'whitened', expected 'refined'. "
         "Run rule 'predict_shear' again",
         "trends.csv: checksum: found content that changed, expected the content that was written. "
         "Run rule 'evaluate_residuals' again",
