@@ -108,9 +108,12 @@ def _spline(t: NDArray[np.floating[Any]], values: NDArray[np.floating[Any]]) -> 
 
 
 def _locate(t: Tensor, step: float, intervals: int) -> tuple[Tensor, Tensor]:
-    """Return the interval that contains each t, and the fraction of it; the last point if t is too large."""
+    """Return the interval that contains each t, and the fraction of it; the last point if t is too large.
+
+    NaN stays NaN: a training that diverges says so, and does not end with an error of the index.
+    """
     scaled = (t / step).clamp(max=intervals - 1e-3)
-    whole = scaled.detach().floor()
+    whole = scaled.detach().floor().nan_to_num_(0.0, neginf=0.0)
     return whole.int(), scaled - whole
 
 

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 
 from shearbench.networks.base import Architecture
 from shearbench.networks.terms import Depth
-from shearbench.networks.whitened import Whitened
 from shearbench.options import Options
 
 if TYPE_CHECKING:
@@ -45,7 +44,16 @@ class Refined(Architecture):
 
     kind: ClassVar[str] = "refined"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "refined": {"training": Whitened.presets["whitened"]["training"]}  # as of its first network
+        # True labels, without those options of `whitened` that lower a floor which the forward model removes.
+        "refined": {
+            "training": {
+                "data": "rendered",
+                "augmentation": [],
+                "optimiser": "soap",
+                "batch_size": 512,
+                "epochs": 30,
+            }
+        }
     }
 
     first: First = Field(
