@@ -144,6 +144,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def faults_of(path: str | os.PathLike[str], error: ConfigError) -> str:
+    """Return the faults of a file, one line for each, each with the name of the file."""
+    lines = str(error).split("\n")
+    return "\n".join(line if line.startswith(str(path)) else f"{path}: {line}" for line in lines)
+
+
 def read_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the content of a YAML file, which must be a mapping.
 

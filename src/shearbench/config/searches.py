@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from shearbench.config.plain_yaml import read_file
+from shearbench.config.plain_yaml import faults_of, read_file
 from shearbench.config.reading import check_variants
 from shearbench.config.schema import Config
 from shearbench.errors import ConfigError, nearest
@@ -45,10 +45,7 @@ def plan_searches(folder: str | os.PathLike[str], config: Config) -> Searches:
             search = read_search(path)
             base = search_base(search, config)
         except ConfigError as error:
-            lines = str(error).split("\n")
-            plan.wrong[path.stem] = "\n".join(
-                line if line.startswith(str(path)) else f"{path}: {line}" for line in lines
-            )
+            plan.wrong[path.stem] = faults_of(path, error)
         else:
             plan.known[path.stem], plan.bases[path.stem] = search, base
     return plan

@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
-from shearbench.config.plain_yaml import read_file
+from shearbench.config.plain_yaml import faults_of, read_file
 from shearbench.config.reading import check_variants
 from shearbench.config.schema import MAX_JOBS, Config, planned_jobs
 from shearbench.errors import ConfigError, nearest
@@ -71,10 +71,7 @@ def plan_studies(folder: str | os.PathLike[str], config: Config) -> Studies:
                     f"{MAX_JOBS} jobs; use fewer seeds or values"
                 )
         except ConfigError as error:
-            lines = (
-                line if line.startswith(str(path)) else f"{path}: {line}" for line in str(error).split("\n")
-            )
-            plan.wrong[name] = "\n".join(lines)
+            plan.wrong[name] = faults_of(path, error)
     for one, other in combinations(sorted(plan.known), 2):
         ends = ("", "_accuracy", "_attention_cost", "_shear", *(f"_{kind}" for kind in INSIDE_KINDS))
         files = [f"{one}{suffix}".casefold() for suffix in ends]
