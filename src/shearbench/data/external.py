@@ -18,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ LEAST_FWHM = 2.2
 """Pixels of a PSF image; `narrow_psf` says what a lower one means."""
 COSMOS_PIXEL = 0.03
 """Arcsec; of the HST images that GalSim's Sersic fits were made to."""
+PIFF_MISSING = "`piff` needs the package piff, which is not installed here: pip install piff"
 LEAST_GALAXIES = 4
 """Of a catalogue in a population's range: one for each split."""
 _MOST_PIXELS = 10**6  # of PSF images that are looked at while planning: a second
@@ -61,8 +63,9 @@ def external_files(name: str, population: Population) -> list[str]:
     Raises
     ------
     ConfigError
-        A file cannot be read, the PSF file has no images, a PSFEx model cannot be used, or the catalogue of
-        real galaxies is no FITS table with the columns that name its images.
+        A file cannot be read, the PSF file has no images, a PSFEx model cannot be used, the package piff is
+        not installed and needed, or the catalogue of real galaxies is no FITS table with the columns that
+        name its images.
     """
     at = f"populations.{name}"
     files = []
@@ -76,6 +79,10 @@ def external_files(name: str, population: Population) -> list[str]:
         _readable(key, path)
         psfex_range(key, path, population.psf.psfex_margin_pixels)
         files.append((key, path))
+    for path in population.psf.piff_files:
+        files.append((f"{at}.psf.piff_files", path))
+    if population.psf.piff_files and find_spec("piff") is None:
+        raise ConfigError(f"{at}.psf.profile: {PIFF_MISSING}")
     if population.catalogue_file is not None:
         key = f"{at}.catalogue_file"
         files.append((key, population.catalogue_file))

@@ -22,6 +22,7 @@ _PSFS = {
     "optical": "that of a telescope without atmosphere",
     "image": "one of the images of a file",
     "psfex": "a model made by PSFEx",
+    "piff": "a model made by Piff",
 }
 
 
@@ -58,7 +59,7 @@ def _population(name: str, options: Mapping[str, Any]) -> str:
         parts.append(f"and fluxes {_between(options['flux'])}")
     text = " ".join(parts)
     psf = options["psf"]
-    width = "" if psf["profile"] in ("optical", "image", "psfex") else _fwhm(psf)
+    width = "" if psf["profile"] in ("optical", "image", "psfex", "piff") else _fwhm(psf)
     return f"{text}; the PSF is {_PSFS[psf['profile']]}{width}."
 
 

@@ -199,6 +199,8 @@ def _sample_block(
         columns["psf_index"] = rng.integers(0, len(psf_images(population.psf.image_file)), n)
     elif population.psf.profile == "psfex":
         columns.update(_psfex_columns(population.psf, rng, n))
+    elif population.psf.profile == "piff":
+        columns.update(_piff_columns(population.psf, rng, n))
     if any(population.psf.shape_mean):
         columns["psf_g1"] += population.psf.shape_mean[0]
         columns["psf_g2"] += population.psf.shape_mean[1]
@@ -247,6 +249,22 @@ def _psfex_columns(psf: Psf, rng: np.random.Generator, n: int) -> dict[str, Any]
     low, high = ranges[index].transpose(2, 1, 0)
     x, y = low + (high - low) * rng.random((2, n))
     return {"psf_index": index, "psf_x": x, "psf_y": y}
+
+
+def _piff_columns(psf: Psf, rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Draw a Piff model, one of its chips and a position on it [pixels] for each galaxy."""
+    from shearbench.simulation.piff_models import chip_ranges
+
+    index, which, place = rng.integers(0, len(psf.piff_files), n), rng.random(n), rng.random((n, 2))
+    chip = np.empty(n, np.int64)
+    for number, path in enumerate(psf.piff_files):
+        ranges = chip_ranges(path)
+        mine = index == number
+        chosen = (len(ranges) * which[mine]).astype(int)
+        chip[mine] = np.array(list(ranges))[chosen]
+        low, high = np.array(list(ranges.values()))[chosen].transpose(2, 0, 1)
+        place[mine] = low + (high - low) * place[mine]
+    return {"psf_index": index, "psf_chip": chip, "psf_x": place[:, 0], "psf_y": place[:, 1]}
 
 
 def _catalogue_columns(

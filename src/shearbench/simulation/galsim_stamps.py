@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from shearbench.data.external import check_images, gaussian_fwhm, narrow_psf
 from shearbench.errors import ConfigError
+from shearbench.simulation.piff_models import piff_psf
 from shearbench.simulation.populations import Optical, Population, Psf
 
 log = logging.getLogger(__name__)
@@ -33,9 +34,9 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
     Parameters
     ----------
     row : namedtuple or similar
-        With ``psf_fwhm, psf_g1, psf_g2``; for images and PSFEx models ``psf_index`` and, in the split
-        ``leakage``, ``psf_shear1, psf_shear2``, the shear of the image; for PSFEx models ``psf_x, psf_y``,
-        the position on the detector [pixels].
+        With ``psf_fwhm, psf_g1, psf_g2``; for images and models of files ``psf_index`` and, in the split
+        ``leakage``, ``psf_shear1, psf_shear2``, the shear of the image; for models ``psf_x, psf_y``, the
+        position on the detector [pixels], and for those of Piff ``psf_chip``.
     psf : Psf
         The population's PSF.
 
@@ -49,6 +50,10 @@ def psf_object(row: Any, psf: Psf) -> galsim.GSObject:
             images = psf_images(str(psf.image_file))
             image = galsim.Image(images[int(row.psf_index)], scale=psf.image_pixel_scale_arcsec)
             seen = galsim.InterpolatedImage(image, flux=1.0, x_interpolant=_BAND_LIMITED)
+        elif psf.profile == "piff":
+            file = psf.piff_files[int(row.psf_index)]
+            where = (int(row.psf_chip), row.psf_x, row.psf_y)
+            seen = piff_psf(file, psf.image_pixel_scale_arcsec, *where)
         else:
             file = psf.psfex_files[int(row.psf_index)]
             seen = _psfex_psf(file, psf.image_pixel_scale_arcsec, row.psf_x, row.psf_y)
@@ -191,6 +196,7 @@ def draw_stamps(
     one_psf = population.psf.constant and "psf_shear1" not in rows
     constant: galsim.GSObject | None = None
     shared: NDArray[np.float32] | None = None
+    last: galsim.GSObject | None = None
     for start in range(0, len(rows), block):
         part = rows.iloc[start : start + block]
         images = np.zeros((len(part), ny, nx), np.float32)
@@ -210,7 +216,11 @@ def draw_stamps(
                 shared = np.zeros(shape, np.float32)
                 _draw_psf(psf, population.psf, shared, pixel_scale)
             if psfs is not None:
-                _draw_psf(psf, population.psf, psfs[index], pixel_scale)
+                if index and psf == last:  # all stamps of a galaxy of the split `shear` have the same PSF
+                    psfs[index] = psfs[index - 1]
+                else:
+                    _draw_psf(psf, population.psf, psfs[index], pixel_scale)
+                last = psf
             scene = galsim.Convolve(scene_object(row, population), psf)
             _draw(scene, images[index], pixel_scale, method)
         yield images, shared if psfs is None else psfs  # type: ignore[misc]
@@ -281,12 +291,12 @@ def _draw_psf(psf: galsim.GSObject, options: Psf, image: NDArray[np.float32], pi
     A profile is drawn to 1e-7 of its flux; by default, GalSim's error for a Moffat profile is 1e-5. Images of
     galaxies need no such accuracy, because they have less power at high frequencies.
 
-    A telescope or a PSFEx model may have power beyond the Nyquist frequency of the pixels, which would be
+    A telescope or a PSFEx or Piff model may have power beyond the Nyquist frequency of the pixels, which would be
     aliased: an estimator that takes the image for samples of a band-limited function finds a wrong PSF (for
     one of SuperBIT, at 2.5 pixels of FWHM, errors of 1.5e-3 in g). This power is removed first, so that the
     image's transform is that of the PSF at all frequencies below.
     """
-    if options.profile not in ("optical", "psfex"):
+    if options.profile not in ("optical", "psfex", "piff"):
         precise = psf.withGSParams(maxk_threshold=1e-5)
         _draw(precise, image, pixel_scale, drawing_method(options))
         return

@@ -81,15 +81,15 @@ class Optical(Options):
 class Psf(Options):
     """The point-spread function, without the pixel."""
 
-    profile: Literal["gaussian", "moffat", "kolmogorov", "optical", "image", "psfex"] = Field(
+    profile: Literal["gaussian", "moffat", "kolmogorov", "optical", "image", "psfex", "piff"] = Field(
         "gaussian",
         description="its form; `optical` is that of a telescope, `image` is read from a FITS file, and "
-        "`psfex` from models made by PSFEx",
+        "`psfex` and `piff` from models made by PSFEx and by Piff",
     )
     fwhm_arcsec: Range = Field(
         (0.6, 0.6),
-        description="full width at half maximum, a number or a range [arcsec]. For `optical`, `image` and "
-        "`psfex`, it is only used to judge the size of stamps: give about their width",
+        description="full width at half maximum, a number or a range [arcsec]. For `optical`, `image`, "
+        "`psfex` and `piff`, it is only used to judge the size of stamps: give about their width",
     )
     moffat_beta: float = Field(
         2.5,
@@ -102,12 +102,12 @@ class Psf(Options):
         ge=0,
         lt=0.2,
         description="standard deviation of each component of the PSF's own shape g, per galaxy; not used "
-        "for `image` and `psfex`, whose PSFs have shapes of their own",
+        "for `image`, `psfex` and `piff`, whose PSFs have shapes of their own",
     )
     shape_mean: tuple[Annotated[float, Field(ge=-0.2, le=0.2)], Annotated[float, Field(ge=-0.2, le=0.2)]] = (
         Field(
             (0.0, 0.0),
-            description="mean of the PSF's own shape, g1 and g2; not used for `image` and `psfex` either",
+            description="mean of the PSF's own shape, g1 and g2; not used for those three either",
         )
     )
     optical: Optical = Optical()
@@ -121,7 +121,7 @@ class Psf(Options):
         0.2,
         ge=1e-3,
         le=10,
-        description="pixel scale of these images, or of the detector of the PSFEx models [arcsec]",
+        description="pixel scale of these images, or of the detector of the PSFEx or Piff models [arcsec]",
     )
     psfex_files: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
         (),
@@ -131,6 +131,11 @@ class Psf(Options):
     psfex_margin_pixels: float = Field(
         0.0, ge=0, le=1e6, description="positions are this far from the ends of that range [pixels]"
     )
+    piff_files: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = Field(
+        (),
+        description="files of models made by Piff (`.piff`), which the package piff reads. Each galaxy takes "
+        "one at random, one of its chips, and a random position within the range of the chip's stars",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Psf:
@@ -139,6 +144,8 @@ class Psf(Options):
             raise ValueError("image_file: must be given with `profile: image`, and with no other profile")
         if (self.profile == "psfex") != (self.psfex_files != ()):
             raise ValueError("psfex_files: must be given with `profile: psfex`, and with no other profile")
+        if (self.profile == "piff") != (self.piff_files != ()):
+            raise ValueError("piff_files: must be given with `profile: piff`, and with no other profile")
         return self
 
     @property
@@ -149,7 +156,7 @@ class Psf(Options):
     @property
     def holds_pixel(self) -> bool:
         """Whether the convolution with the pixel is a part of the PSF, so that it is not convolved again."""
-        return self.profile in ("image", "psfex")
+        return self.profile in ("image", "psfex", "piff")
 
     @property
     def constant(self) -> bool:
