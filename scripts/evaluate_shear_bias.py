@@ -5,6 +5,7 @@ from pathlib import Path
 from shearbench.data.catalogs import read_catalog
 from shearbench.data.estimates import read_estimates
 from shearbench.data.stamps import read_stamps
+from shearbench.evaluation.pair_scatter import pair_scatter, pair_scatter_table
 from shearbench.evaluation.selection import selection, selection_table
 from shearbench.evaluation.shape_noise import shape_noise, shape_noise_table
 from shearbench.evaluation.shear_bias import shear_bias, shear_bias_table
@@ -26,12 +27,15 @@ with logged(snakemake.log[0]):
         for stamps in (read_stamps(path, origins[path]) for path in snakemake.input.stamps)
     }
     # By the folder, which is that of a population and a noise level.
-    references = {
-        Path(path).parent: read_estimates(path, origins[path])
-        for path in snakemake.input.estimates
-        if Path(path).stem == params.reference
-    }
-    rows, bins, trends, selected, noises = [], [], [], [], []
+    references, fits = (
+        {
+            Path(path).parent: read_estimates(path, origins[path])
+            for path in snakemake.input.estimates
+            if Path(path).stem == name
+        }
+        for name in (params.reference, params.fit)
+    )
+    rows, bins, trends, selected, noises, scatters = [], [], [], [], [], []
     for path in snakemake.input.estimates:
         estimates = read_estimates(path, origins[path])
         # Some slow estimators measure the first galaxies only.
@@ -48,8 +52,11 @@ with logged(snakemake.log[0]):
         selected += selection(estimates, catalog, **how)
         if Path(path).parent in references:
             noises.append(shape_noise(estimates, references[Path(path).parent], catalog, **how))
+        if Path(path).parent in fits:
+            scatters.append(pair_scatter(estimates, fits[Path(path).parent], catalog, **how))
     write_csv(written.table, shear_bias_table(rows), origins[written.table])
     write_csv(written.bins, shear_bias_bins_table(bins), origins[written.bins])
     write_csv(written.trends, shear_trends_table(trends), origins[written.trends])
     write_csv(written.selection, selection_table(selected), origins[written.selection])
     write_csv(written.shape_noise, shape_noise_table(noises), origins[written.shape_noise])
+    write_csv(written.pair_scatter, pair_scatter_table(scatters), origins[written.pair_scatter])

@@ -35,6 +35,7 @@ rule evaluate_shear_bias:
         trends=f"{FOLDER}/metrics/shear_trends.csv",
         selection=f"{FOLDER}/metrics/selection.csv",
         shape_noise=f"{FOLDER}/metrics/shape_noise.csv",
+        pair_scatter=f"{FOLDER}/metrics/pair_scatter.csv",
     log:
         f"{FOLDER}/logs/evaluate_shear_bias.log",
     benchmark:
@@ -45,6 +46,7 @@ rule evaluate_shear_bias:
         origins=origins,
         labels=untracked(RUN.labels),
         reference=RUN.reference,
+        fit=RUN.fit,
         resamples=CONFIG.bootstrap,
         depends=DIGESTS.evaluate_shear_bias(),
     script:

@@ -211,14 +211,25 @@ def noise_columns(pairs: Pairs) -> NDArray[np.float64]:
     ndarray, shape (base, 8)
         Each for both components.
     """
+    squares = [_unsheared(values**2) for values in (pairs.estimate, pairs.truth)]
+    return np.column_stack([*squares, response_columns(pairs)])
+
+
+def response_columns(pairs: Pairs) -> NDArray[np.float64]:
+    """Return the responses to shear of the estimates, as measured for calibration, and of the true shapes.
+
+    Returns
+    -------
+    ndarray, shape (base, 4)
+        Each for both components.
+    """
     if pairs.response is None:
         shapes = (pairs.estimate.mean(axis=1), pairs.truth.mean(axis=1))
         response, expected = (response_to_shear(values, pairs.shear) for values in shapes)
     else:
         response = np.diagonal(pairs.response.mean(axis=1), axis1=-2, axis2=-1)
         expected = np.ones_like(response)
-    squares = [_unsheared(values**2) for values in (pairs.estimate, pairs.truth)]
-    return np.column_stack([*squares, response, expected])
+    return np.column_stack([response, expected])
 
 
 def noise_variance(means: Means) -> Means:

@@ -37,6 +37,7 @@ MADE_BY = {
     "shear_trends.csv": "evaluate_shear_bias",
     "selection.csv": "evaluate_shear_bias",
     "shape_noise.csv": "evaluate_shear_bias",
+    "pair_scatter.csv": "evaluate_shear_bias",
     "psf_leakage.csv": "evaluate_psf_leakage",
     "model_errors.csv": "evaluate_model_errors",
     "judged.csv": "evaluate_judged",

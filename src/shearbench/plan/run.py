@@ -317,6 +317,15 @@ class Run:
         return next((name for name in self.estimators if self.kind_of(name) == "anacal"), None)
 
     @cached_property
+    def fit(self) -> str | None:
+        """The estimator whose scatter over pairs all others are compared with: the first ngmix fit, or none.
+
+        Without ngmix, it is the first built-in fit.
+        """
+        named = {self.kind_of(name): name for name in reversed(self.estimators)}
+        return named.get("ngmix", named.get("mixture"))
+
+    @cached_property
     def judged(self) -> list[tuple[str, str]]:
         """The populations that networks are trained on, each with another one that they are judged on."""
         return [(one, other) for other in self.config.judge_on for one in self.populations if one != other]
