@@ -217,6 +217,46 @@ def test_a_network_for_one_psf_measures_the_leakage_split_and_no_other_varying_p
         predict(model, varying, 1e-5, seed=1)
 
 
+GIVEN = {
+    "fork": ("fork", {"width": 2}),
+    "branch": ("orbit", {"widths": [2, 2], "tokens": 8}),
+    "homogenised": ("orbit", {"widths": [2, 2], "tokens": 8, "psf": "homogenised"}),
+    "psf-branch": ("psf-branch", {"width": 2}),
+    "whitened": ("whitened", {"components": 16, "psf_components": 8}),
+}
+
+
+@pytest.fixture(scope="module")
+def few_stamps(tmp_path_factory):
+    return make_split(tmp_path_factory.mktemp("few"), "leakage", 2, side=24, scale=0.4)[0]
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_network_that_is_given_the_psf_gets_that_of_each_stamp(few_stamps, name):
+    split, (kind, options) = few_stamps, GIVEN[name]
+    images, psf = (torch.from_numpy(part) for part in split.noiseless())
+    torch.manual_seed(1)
+    architecture = architecture_kinds()[kind](**options)
+    homogenised = options.get("psf") == "homogenised"
+    made = ShearNetwork(architecture, split.shape, split.pixel_scale, not homogenised)
+    made.fit_scaling(images, psf, torch.rand(len(images), len(architecture.targets)))
+    made.calibrate([1e-5], [torch.ones(20, 2)], [torch.arange(1.0, 21.0)])
+    about = {"population": split.population, "shape": split.shape, "pixel_scale": split.pixel_scale}
+    about |= {"per_galaxy_psf": not homogenised, "diverged": False}
+    found, _ = predict(TrainedNetwork(made.eval(), about), split, 1e-5, seed=1, batch=10)
+    batch = next(split.batches(1e-5, 1, len(split)))
+    with torch.inference_mode():
+        # Member 0 and 1 of a galaxy have PSFs of opposite shapes: rows of `shift` are those of the other.
+        for shift in (0, 2):
+            told = torch.from_numpy(np.roll(batch.psf, shift, axis=0))
+            answer = made(torch.from_numpy(batch.images), told, torch.tensor(1e-5)).shapes.numpy()
+            differ = np.abs(answer - np.column_stack([found.g1, found.g2])).max(axis=1)
+            if shift == 0:
+                np.testing.assert_allclose(differ, 0, atol=1e-4 * np.abs(answer).max())
+            else:
+                assert np.median(differ) > 1e-3 * np.abs(answer).max()
+
+
 def test_a_psf_image_is_sheared(tmp_path):
     psf = np.zeros((33, 33), np.float32)
     galsim.Gaussian(fwhm=0.9).shear(g1=0.02, g2=0.01).drawImage(galsim.Image(psf, scale=SCALE))
