@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,8 +24,8 @@ ENTRY = Entry(
 panels) at each noise level σ (column), for the population that it was trained on (vertical) and the one
 that it measures (horizontal). Framed: both are the same. All other cells are out of distribution: the
 network has not seen such galaxies or PSFs. Below each ratio: multiplicative bias m, mean of both
-components, after calibration by the response on the population of the training. Means over training
-seeds; errors are in the table.""",
+components, after calibration by the response on the population of the training; where it is below twice
+its error, that limit. Means over training seeds; errors are in the table.""",
     reads=("judged.csv",),
 )
 
@@ -49,7 +53,7 @@ def draw(judged: pd.DataFrame) -> Figure:
     judges = [str(name) for name in table["population"].drop_duplicates()]
     trained = list(dict.fromkeys([*judges, *table["trained_on"]]))
     rows, columns = max(len(names), 1), max(len(levels), 1)
-    height = 0.5 + rows * (0.35 + 0.42 * len(trained))
+    height = 0.9 + rows * (0.35 + 0.42 * len(trained))
     figure = Figure(figsize=(DOUBLE, height), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     ratios = positive(table["rmse_over_crb"])
@@ -62,9 +66,8 @@ def draw(judged: pd.DataFrame) -> Figure:
             for cell in part.to_dict("records"):
                 i, j = trained.index(str(cell["trained_on"])), judges.index(str(cell["population"]))
                 image[i, j] = ratio = float(cell["rmse_over_crb"])
-                m = (cell["m1"] + cell["m2"]) / 2
                 text = "no result" if not np.isfinite(ratio) else f"{ratio:.3g}"
-                text += f"\n$m$ = {m:.1g}" if np.isfinite(m) else ""
+                text += _bias(cell)
                 dark = np.isfinite(ratio) and norm(max(ratio, low)) > 0.5
                 axis.text(j, i, text, ha="center", va="center", fontsize=6, color="w" if dark else "k")
                 if i == j:
@@ -77,7 +80,17 @@ def draw(judged: pd.DataFrame) -> Figure:
         line[0].set_ylabel("trained on")
     for axis in axes[-1]:
         axis.set_xlabel("judged on")
+    bar = figure.colorbar(ScalarMappable(norm, "Blues"), ax=axes, location="bottom", fraction=0.03, aspect=60)
+    bar.set_label("RMSE / Cramér–Rao bound")
     figure.suptitle(
         "framed: the same population; all others: out of distribution", fontsize=8.5, x=0.01, ha="left"
     )
     return figure
+
+
+def _bias(cell: Mapping[Any, Any]) -> str:
+    """Return m of both components as a line of a cell, or the limit of an m that is not detected."""
+    m, limit = (cell["m1"] + cell["m2"]) / 2, float(np.hypot(cell["m1_err"], cell["m2_err"]))
+    if not np.isfinite(m):
+        return ""
+    return f"\n$|m|$ < {limit:.1g}" if abs(m) < limit else f"\n$m$ = {m:.1g}"

@@ -283,7 +283,10 @@ def judged_table() -> pd.DataFrame:
         for population in ("exp_gauss", "sersic")
         for trained in ("exp_gauss", "sersic", "faint")
     ]
-    return pd.concat(parts, ignore_index=True).assign(rmse_over_crb_err=0.1, n=100, out_of_distribution=1)
+    table = pd.concat(parts, ignore_index=True).assign(rmse_over_crb_err=0.1, n=100, out_of_distribution=1)
+    # An m that is detected in one cell, and of no sign in all others.
+    detected = (table["trained_on"] == "faint") & (table["population"] == "sersic")
+    return table.assign(m1=np.where(detected, 0.03, 1e-4), m1_err=1e-3, m2=0.0, m2_err=0.0)
 
 
 def trends_of_shear() -> pd.DataFrame:
@@ -601,7 +604,7 @@ def test_says_what_it_shows(name: str) -> None:
         ],
         "shear_trends": [*estimators, "signal-to-noise ratio", "half-light radius / PSF FWHM", "$m$"],
         "selection": [*estimators, "response of shapes $m$", "quantity that is cut", r"$\sigma$ = $10^{-3}$"],
-        "judged": ["trained on", "judged on", "10 $m$ = "],
+        "judged": ["trained on", "judged on", "10 $|m|$ < 0.001", "10 $m$ = 0.01"],
         "reliability": [
             *estimators,
             "nominal fraction",
