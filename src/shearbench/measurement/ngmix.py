@@ -175,6 +175,7 @@ class GalaxyFitter:
         self.rng = np.random.RandomState(0)
         self.prior_centroid, self.prior_shape = prior_centroid, prior_shape
         self.has_prior = prior
+        self._last: tuple[NDArray[np.float32], ngmix.Observation] | None = None
 
     def psf(self, image: NDArray[np.float32]) -> ngmix.Observation:
         """Return ngmix's observation of a PSF image, with a mixture fitted to it unless the model is spergel.
@@ -191,9 +192,13 @@ class GalaxyFitter:
         ngmix.gexceptions.BootPSFFailure
             No mixture could be fitted.
         """
+        # The stamps of a galaxy under opposite shears have the same PSF, one after the other.
+        if self._last is not None and np.array_equal(image, self._last[0]):
+            return self._last[1]
         observation = self._observation(image, _PSF_NOISE)
         if self.model != "spergel":
             fit_psf(observation, self.psf_model)
+        self._last = image.copy(), observation
         return observation
 
     def observation(
