@@ -99,8 +99,8 @@ def pair_scatter_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _columns(pairs: Pairs) -> NDArray[np.float64]:
     """Return means and squares of the paired shear of each base galaxy, and the responses: (base, 8)."""
-    # Rotations with noise of both signs are neighbours.
-    signs = pairs.estimate.reshape(len(pairs.estimate), -1, 2, 4, 2)  # [base, rotation, sign, member, component]
+    # [base, rotation, sign of the noise, member, component]
+    signs = pairs.estimate.reshape(len(pairs.estimate), -1, 2, 4, 2)
     shear = np.stack(
         [
             (signs[:, :, [0, 1], plus, k] - signs[:, :, [1, 0], minus, k]) / 2
