@@ -292,9 +292,9 @@ def _draw_psf(psf: galsim.GSObject, options: Psf, image: NDArray[np.float32], pi
     galaxies need no such accuracy, because they have less power at high frequencies.
 
     A telescope or a model (PSFEx, Piff) may have power beyond the Nyquist frequency of the pixels, which
-    would be aliased: an estimator that takes the image for samples of a band-limited function finds a wrong PSF (for
-    one of SuperBIT, at 2.5 pixels of FWHM, errors of 1.5e-3 in g). This power is removed first, so that the
-    image's transform is that of the PSF at all frequencies below.
+    would be aliased: an estimator that takes the image for samples of a band-limited function finds a wrong
+    PSF (for one of SuperBIT, at 2.5 pixels of FWHM, errors of 1.5e-3 in g). This power is removed first, so
+    that the image's transform is that of the PSF at all frequencies below.
     """
     if options.profile not in ("optical", "psfex", "piff"):
         precise = psf.withGSParams(maxk_threshold=1e-5)
