@@ -135,6 +135,15 @@ def _uniform(rng: Rng, low: float, high: float) -> float:
     return float(rng.uniform(low, high))
 
 
+def _sersic(index: float, radius: float, cut: float) -> galsim.GSObject:
+    """Return a profile that ends at `cut` half-light radii.
+
+    GalSim computes one table for all profiles with the same index and cut, in a few milliseconds; so the index
+    is rounded to tenths.
+    """
+    return galsim.Sersic(round(index, 1), half_light_radius=radius, trunc=cut * radius)
+
+
 def _of_image(values: Floats) -> galsim.GSObject:
     """Return the profile of an image with `_FINE` pixels per pixel, of unit flux."""
     image = galsim.Image(values.astype(np.float32), scale=1 / _FINE)
@@ -158,7 +167,7 @@ def _taper(r: Floats, size: int) -> Floats:
 def _face_on(rng: Rng, unit: float, size: int) -> list[Component]:
     h = unit * _uniform(rng, 4.0, 6.0)
     disc = galsim.InclinedExponential(math.acos(_uniform(rng, 0.8, 1.0)) * galsim.radians, scale_radius=h)
-    bulge = galsim.Sersic(2.0, half_light_radius=h * _uniform(rng, 0.25, 0.4), trunc=4 * h)
+    bulge = _sersic(2.0, h * _uniform(rng, 0.25, 0.4), 12)
     share = _uniform(rng, 0.08, 0.25)
     return [Component(disc, 1 - share, _DISC), Component(bulge, share, _RED)]
 
@@ -167,7 +176,7 @@ def _smooth(low: float, high: float) -> Callable[[Rng, float, int], list[Compone
     def make(rng: Rng, unit: float, size: int) -> list[Component]:
         ratio = _uniform(rng, low, high)
         radius = unit * _uniform(rng, 3.0, 5.5)
-        profile = galsim.Sersic(_uniform(rng, 2.5, 4.5), half_light_radius=radius, trunc=5 * radius)
+        profile = _sersic(_uniform(rng, 2.5, 4.5), radius, 5)
         return [Component(profile.shear(q=ratio, beta=0 * galsim.degrees), 1.0, _RED)]
 
     return make
@@ -185,7 +194,7 @@ def _edge_on(bulge: str) -> Callable[[Rng, float, int], list[Component]]:
         share, ratio = _uniform(rng, 0.35, 0.55), _uniform(rng, 0.75, 0.95)
         if bulge == "rounded":
             radius = unit * _uniform(rng, 2.6, 3.6)
-            profile = galsim.Sersic(1.5, half_light_radius=radius, trunc=6 * radius)
+            profile = _sersic(1.5, radius, 6)
             profile = profile.shear(q=ratio, beta=0 * galsim.degrees)
         else:
             x, y = _grid(size)
@@ -215,7 +224,7 @@ def _spiral(winding: str) -> Callable[[Rng, float, int], list[Component]]:
         onset = 1 / (1 + np.exp(-(r - inner) / (0.4 * unit)))
         spiral = _of_image(ridge * clumps * onset * np.exp(-r / (1.3 * h)) * _taper(r, size))
         disc = galsim.InclinedExponential(math.acos(ratio) * galsim.radians, scale_radius=h)
-        bulge = galsim.Sersic(2.0, half_light_radius=h * _uniform(rng, 0.2, 0.35), trunc=4 * h)
+        bulge = _sersic(2.0, h * _uniform(rng, 0.2, 0.35), 12)
         in_bulge, in_arms = _uniform(rng, 0.08, 0.2), _uniform(rng, 0.35, 0.5)
         return [
             Component(disc, 1 - in_bulge - in_arms, _DISC),

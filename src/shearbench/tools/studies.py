@@ -34,6 +34,7 @@ MACHINE = "machine.json"
 """The file, beside the tables, that names the machine of the run.
 
 Its `note` is shown on the page, and its `inside`, if the measurements inside networks are of another run.
+`elsewhere` names the machine of each study that was run on another one.
 """
 
 
@@ -64,6 +65,8 @@ def page(folder: Path, studies: Mapping[str, Study]) -> str:
     parts.append(f"{where['inside']}\n" if "inside" in where else "")
     for name, table in tables.items():
         parts.append(_section(studies[name], table, effects[effects["study"] == name], outcomes[name]))
+        if name in where.get("elsewhere", {}):
+            parts.append(f"Run by itself: {where['elsewhere'][name]}.\n")
         parts += [_biases(studies[name], folder), *_inside(name, folder)]
     parts.append(_budget(tables, where))
     missing = [f"`{name}`" for name in studies if name not in tables]
@@ -184,6 +187,8 @@ def _said(row: Mapping[object, object]) -> str:
 
 
 def _budget(tables: Mapping[str, pd.DataFrame], where: Mapping[str, object]) -> str:
+    others = where.get("elsewhere", {})
+    assert isinstance(others, Mapping)
     lines = [
         "## What it cost\n",
         f"Time of the trainings, each on one core{_gpus(where)} of this machine: {where['cpu']}, "
@@ -195,12 +200,14 @@ def _budget(tables: Mapping[str, pd.DataFrame], where: Mapping[str, object]) -> 
     every = []
     for name, table in tables.items():
         own = table.drop_duplicates("variant")
-        every.append(own)
+        if name not in others:
+            every.append(own)
         minutes = (own["train_seconds"] * own["n_trained"]).sum() / 60
-        lines.append(f"| {name} | {len(own)} | {own['n_trained'].max()} | {minutes:.1f} |")
+        place = f" ({others[name]})" if name in others else ""
+        lines.append(f"| {name}{place} | {len(own)} | {own['n_trained'].max()} | {minutes:.1f} |")
     once = pd.concat(every).drop_duplicates(["population", "variant"])
     minutes = (once["train_seconds"] * once["n_trained"]).sum() / 60
-    lines.append(f"| all | {len(once)} | | {minutes:.1f} |")
+    lines.append(f"| {'all of this machine' if others else 'all'} | {len(once)} | | {minutes:.1f} |")
     return "\n".join(lines) + "\n\nRedo all with `make studies CONFIG=config/studies.yaml`.\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from shearbench.evaluation.study import study_table
 from shearbench.evaluation.study_shear import study_shear_table
 from shearbench.studies import Study
 from shearbench.tools import studies
-from shearbench.tools.studies import TABLES, all_studies, main, page
+from shearbench.tools.studies import MACHINE, TABLES, all_studies, main, page
 
 ROOT = Path(__file__).parents[3]
 
@@ -86,6 +87,14 @@ def test_the_page_has_question_belief_source_outcome_and_cost(tmp_path, monkeypa
     # Without a run, the same page from the same tables.
     main(str(tmp_path))
     assert (tmp_path / "studies.md").read_text() == text
+    # A study of another machine is named, and its time is not added to that of this one.
+    where = json.loads((tmp_path / TABLES / MACHINE).read_text())
+    (tmp_path / TABLES / MACHINE).write_text(json.dumps(where | {"elsewhere": {"other": "two cores"}}))
+    main(str(tmp_path))
+    text = (tmp_path / "studies.md").read_text()
+    assert "| other (two cores) | 4 | 3 |" in text
+    assert text.count("Run by itself: two cores.") == 1
+    assert "| all of this machine | 4 | | 12.0 |" in text
 
 
 def test_the_page_has_biases_and_measurements_inside_where_a_study_asks_for_them(tmp_path, monkeypatch):

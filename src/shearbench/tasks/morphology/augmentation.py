@@ -48,7 +48,7 @@ def augment(images: Tensor, truth: Tensor, names: Sequence[str], numbers: Tensor
 
 def turned(images: Tensor, angle: Tensor) -> Tensor:
     """Turn images [n, bands, ny, ny] counterclockwise by angles [n] of 0 to 2 pi."""
-    return rotated(images, angle[:, None].expand(images.shape[:2]))
+    return rotated(images, angle[:, None])
 
 
 def _d4(images: Tensor, truth: Tensor, numbers: Tensor) -> Pair:
