@@ -10,8 +10,6 @@ from shearbench.networks.base import Architecture
 from shearbench.networks.terms import LEVELS, Activation, Depth, Width
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from shearbench.networks.modules.bodies import ComponentBody, ImageBody
 
 
@@ -89,20 +87,11 @@ class Whitened(Architecture):
         self, shape: tuple[int, int], per_galaxy_psf: bool, targets: tuple[str, ...], outputs: int
     ) -> ImageBody | ComponentBody:
         """Build the network and its principal components; see `Architecture.body`."""
-        from torch import nn
-
-        from shearbench.networks.modules import convolution
         from shearbench.networks.modules.bodies import PSF_SHARES, ComponentBody, Components
+        from shearbench.networks.modules.heads import residual_layers
 
         galaxy = Components(shape, self.components)
         psf = Components(shape, self.psf_components, PSF_SHARES) if per_galaxy_psf else None
         inputs = galaxy.total + (psf.total if psf else 0) + LEVELS
-        steps: list[nn.Module] = [nn.Linear(inputs, self.width)]
-        for _ in range(self.blocks):
-            first, last = (nn.Linear(self.width, self.width) for _ in range(2))
-            nn.init.zeros_(last.weight)
-            steps.append(
-                convolution.Skip(nn.Sequential(first, convolution.activation(self.activation), last))
-            )
-        steps.append(nn.Linear(self.width, outputs))
-        return ComponentBody(nn.Sequential(*steps), galaxy, psf, targets, self.oriented, self.whitening)
+        network = residual_layers(inputs, self.width, self.blocks, outputs, self.activation)
+        return ComponentBody(network, galaxy, psf, targets, self.oriented, self.whitening)

@@ -138,8 +138,7 @@ def _uniform(rng: Rng, low: float, high: float) -> float:
 def _sersic(index: float, radius: float, cut: float) -> galsim.GSObject:
     """Return a profile that ends at `cut` half-light radii.
 
-    GalSim computes one table for all profiles with the same index and cut, in a few milliseconds; so the index
-    is rounded to tenths.
+    The index is rounded to tenths, because GalSim computes a table for each pair of index and cut.
     """
     return galsim.Sersic(round(index, 1), half_light_radius=radius, trunc=cut * radius)
 

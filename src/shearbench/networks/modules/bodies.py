@@ -312,12 +312,23 @@ class ComponentBody(nn.Module):
         square = square.pow(self.whitening) * square.mean().pow(1 - self.whitening)
         found = found * (square + stamps.noise.square()[:, None]).rsqrt()
         signs = self.galaxy.orientation(found) if self.standard else torch.ones_like(found[:, :3])
-        inputs = [self.galaxy.oriented(found, signs)]
-        if self.psf is not None:
-            coefficients = self.psf(stamps.psf - self.psf.mean)
-            inputs.append(self.psf.oriented(coefficients / self.psf.spread, signs))
-        answer = self.network(torch.cat([*inputs, stamps.level], 1))
+        inputs = [self.galaxy.oriented(found, signs), *self.beside(stamps, signs)]
+        answer = self.network(torch.cat(inputs, 1))
         return dihedral.turned_back(answer, signs.unbind(1), self.targets)
+
+    def beside(self, stamps: Normalised, signs: Tensor) -> list[Tensor]:
+        """Return the input beside the galaxy: components of the PSF, if there are any, and the noise level.
+
+        Parameters
+        ----------
+        stamps : Normalised
+        signs : Tensor, shape (n, 3)
+            See `Components.oriented`.
+        """
+        if self.psf is None:
+            return [stamps.level]
+        coefficients = self.psf(stamps.psf - self.psf.mean)
+        return [self.psf.oriented(coefficients / self.psf.spread, signs), stamps.level]
 
 
 def symmetric(image: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from shearbench.networks.modules.convolution import activation
+from shearbench.networks.modules.convolution import Skip, activation
 from shearbench.networks.terms import LEVELS, Activation, Pooling
 
 
@@ -146,3 +146,26 @@ def dense_layers(
         steps += [nn.Linear(count, units), activation(act), *([nn.Dropout(dropout)] if dropout else [])]
         count = units
     return nn.Sequential(*steps, nn.Linear(count, outputs))
+
+
+def residual_layers(count: int, width: int, blocks: int, outputs: int, act: Activation) -> nn.Sequential:
+    """Return a dense layer, residual blocks of two dense layers each, and a dense layer.
+
+    The last layer of each block is zero at first, so that the blocks pass their input on.
+
+    Parameters
+    ----------
+    count : int
+        Number of inputs.
+    width : int
+        Units of each layer but the last.
+    blocks, outputs : int
+    act : str
+        Name of the activation.
+    """
+    steps: list[nn.Module] = [nn.Linear(count, width)]
+    for _ in range(blocks):
+        first, last = (nn.Linear(width, width) for _ in range(2))
+        nn.init.zeros_(last.weight)
+        steps.append(Skip(nn.Sequential(first, activation(act), last)))
+    return nn.Sequential(*steps, nn.Linear(width, outputs))
