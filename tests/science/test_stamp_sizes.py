@@ -13,7 +13,8 @@ PRESETS = estimator_presets()
 NAMES = [
     pytest.param(name, marks=pytest.mark.ngmix if preset["kind"].startswith("ngmix") else ())
     for name, preset in PRESETS.items()
-    if preset["kind"] not in ("metacal-network", "mc-dropout", "ensemble")  # which need trained networks
+    if preset["kind"]
+    not in ("metacal-network", "mc-dropout", "ensemble", "calibrated")  # which need trained networks
 ]
 
 

@@ -4,11 +4,7 @@
 rule measure:
     input:
         stamps=[RUN.stamps_of("test")],
-        network=lambda w: (
-            RUN.model_of(w.population, *RUN.network_inside(w.estimator))
-            if RUN.network_inside(w.estimator)
-            else []
-        ),
+        network=lambda w: RUN.network_file(w.population, w.estimator),
     output:
         [f"{FOLDER}/estimates/{{population}}/test/{{noise}}/{{estimator}}.parquet"],
     log:
@@ -124,6 +120,40 @@ rule train:
         depends=lambda w: DIGESTS.train(w.population, w.variant),
     script:
         "../../scripts/train.py"
+
+
+# A committee of small networks that corrects a trained one. It draws galaxies of its own.
+rule calibrate:
+    input:
+        network=lambda w: RUN.model_of(
+            w.population, RUN.network_inside(w.estimator)[0], int(w.seed)
+        ),
+    output:
+        model=f"{FOLDER}/calibrations/models/{{population}}/{{estimator}}/seed{{seed}}/model.pt",
+        history=f"{FOLDER}/calibrations/models/{{population}}/{{estimator}}/seed{{seed}}/history.csv",
+    log:
+        f"{FOLDER}/logs/calibrate/{{population}}/{{estimator}}/seed{{seed}}.log",
+    benchmark:
+        f"{FOLDER}/benchmarks/calibrate/{{population}}/{{estimator}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        estimator=any_of(RUN.calibrated),
+    priority: 10
+    conda:
+        ENVIRONMENT
+    resources:
+        gpu=1,
+        mem_mb=lambda w, attempt: attempt * 8000,
+    params:
+        origins=origins,
+        population=lambda w: untracked(RUN.population(w.population)),
+        network=lambda w: RUN.network_inside(w.estimator)[0],
+        options=lambda w: untracked(RUN.calibration_options(w.estimator)),
+        run_seed=CONFIG.seed,
+        # Not an output, because Snakemake deletes outputs before every attempt.
+        checkpoint=f"{FOLDER}/calibrations/checkpoints/{{population}}/{{estimator}}/seed{{seed}}.pt",
+        depends=lambda w: DIGESTS.calibrate(w.population, w.estimator),
+    script:
+        "../../scripts/calibrate.py"
 
 
 # The networks of studies, several in a job: where a training takes seconds, so does the start of a job.

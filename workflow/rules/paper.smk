@@ -88,6 +88,7 @@ rule manifest:
         RUN.all_estimates("test"),
         [RUN.all_estimates(split) for split in PAIRED],
         [RUN.model_of(p, v, s) for p, v, s in RUN.models],
+        [RUN.calibration_of(p, e) for p in RUN.populations for e in RUN.calibrated],
         RUN.observation_outputs,
         expand(
             f"{FOLDER}/catalogs/{{population}}/{{split}}.parquet",

@@ -142,7 +142,7 @@ use rule predict as judge with:
 use rule measure as measure_judged with:
     input:
         stamps=[RUN.stamps_of("test")],
-        network=lambda w: RUN.model_of(w.trained, *RUN.network_inside(w.estimator)),
+        network=lambda w: RUN.network_file(w.trained, w.estimator),
     output:
         [
             f"{FOLDER}/judged/{{trained}}/{{population}}/test/{{noise}}/{{estimator}}.parquet"

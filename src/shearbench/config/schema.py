@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator, model_validator
 from shearbench.errors import nearest
 from shearbench.estimators import make_estimator
 from shearbench.estimators.base import Estimator
+from shearbench.estimators.calibrated import Calibrated
 from shearbench.frameworks.options import Frameworks
 from shearbench.options import (
     Distinct,
@@ -431,6 +432,14 @@ class Config(Options):
                     )
                 if objection := estimator.objection(self.variants[network].make()):
                     raise ValueError(f"estimators.{name}.{key}: found '{network}', but {objection}")
+        if isinstance(estimator, Calibrated):
+            trained = self.variants[estimator.network].training.noise
+            if estimator.common_noise(trained) is None:
+                raise ValueError(
+                    f"estimators.{name}.noise: found {list(estimator.noise)}, but '{estimator.network}' is "
+                    f"trained with {trained if isinstance(trained, float) else list(trained)}; use noise "
+                    "levels that it knows"
+                )
         networks = getattr(estimator, "networks", None)
         if networks is not None and len(networks) * len(self.seeds) < 2:
             raise ValueError(

@@ -67,7 +67,9 @@ def remove_states(folder: str | os.PathLike[str]) -> list[Path]:
         The states that were removed.
     """
     removed = []
-    for top in (Path(folder, name) for name in ("", "encoders", "morphology", "morphology/encoders")):
+    for top in (
+        Path(folder, name) for name in ("", "encoders", "calibrations", "morphology", "morphology/encoders")
+    ):
         for state in (top / "checkpoints").rglob("seed*.pt"):
             training = state.relative_to(top / "checkpoints").with_suffix("")
             if (top / "models" / training / "model.pt").exists():

@@ -24,11 +24,11 @@ class Fork(Architecture):
     `research-backed` and `fork-like` are networks of ShearNet (github.com/s-Sayan/ShearNet,
     shearnet/core/models.py): CBAM there has two perceptrons for the weights of the channels, here one, as in
     the paper of CBAM. `forklens` is the first of two networks of FORKLENS (Zhang et al. 2024, A&A 683, A209;
-    github.com/zhangzzk/forklens). Its second one, a committee of eight small networks that calibrates the
-    output on the mean squared bias over noise, is not part of it: it takes flux and size too, and the
-    published code trains it with a package of its own. All are told the noise level here, which the published
-    ones are not. If all galaxies have the same PSF, its image carries no information, and the network has the
-    galaxy's branch only.
+    github.com/zhangzzk/forklens). Its second one, a committee of eight small networks that corrects the
+    output, is the estimator `forklens-calibrated`. FORKLENS's network answers flux and size too, as this one
+    does with `auxiliary`. All are told the noise level here, which the published ones are not. If all
+    galaxies have the same PSF, its image carries no information, and the network has the galaxy's branch
+    only.
     """
 
     kind: ClassVar[str] = "fork"

@@ -166,7 +166,7 @@ class Digests:
     @_once
     def measure(self, population: str, split: str, noise: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator."""
-        config, network = self.run.config, self.run.network_inside(estimator)
+        config = self.run.config
         if members := self.run.members(estimator):
             predicted = [self.predict(population, split, *member) for member in members]
             return self._combined(predicted, self.run.sigma[noise])
@@ -174,10 +174,31 @@ class Digests:
             self.simulate_stamps(population, split),
             self.run.measuring_options(estimator),
             self.run.stamps_measured(split, estimator),
-            (self.train(population, network[0]), network[1]) if network else None,
+            self._network_of(population, estimator),
             self.run.sigma[noise],
             config.seed,
             self.code("measure", config.estimator(estimator).modules()),
+        )
+
+    def _network_of(self, population: str, estimator: str) -> str | tuple[str, int] | None:
+        """Return the digest of the network that an estimator uses, with its seed or the calibration."""
+        network = self.run.network_inside(estimator)
+        if estimator in self.run.calibrated:
+            return self.calibrate(population, estimator)
+        return (self.train(population, network[0]), network[1]) if network else None
+
+    @_once
+    def calibrate(self, population: str, estimator: str) -> str:
+        """Return the digest of a network with the committee that corrects it."""
+        network = self.run.network_inside(estimator)
+        assert network is not None
+        return digest(
+            self.train(population, network[0]),
+            network[1],
+            self.run.population(population),
+            self.run.calibration_options(estimator),
+            self.run.config.seed,
+            self.code("calibrate", self.run.variants[network[0]].make().modules()),
         )
 
     def _combined(self, members: Iterable[str], *which: Any) -> str:
@@ -284,13 +305,13 @@ class Digests:
     @_once
     def judge_estimator(self, trained: str, population: str, estimator: str) -> str:
         """Return the digest of the estimates of an estimator with networks that were trained elsewhere."""
-        run, network = self.run, self.run.network_inside(estimator)
+        run = self.run
         if members := run.members(estimator):
             return self._combined(self.judge(trained, population, "test", *member) for member in members)
         return digest(
             self.simulate_stamps(population, "test"),
             run.measuring_options(estimator),
-            (self.train(trained, network[0]), network[1]) if network else None,
+            self._network_of(trained, estimator),
             run.config.seed,
             self.code("measure", run.config.estimator(estimator).modules()),
         )
@@ -403,14 +424,13 @@ class Digests:
         if seed is not None:
             modules = self.run.variants[name].make().modules()
             return digest(own, self.train(population, name), seed, self.code("measure_observation", modules))
-        network = self.run.network_inside(name)
         if members := self.run.members(name):
             column = {(of, number): column for column, (_, of, number) in self.run.measurers.items()}
             return self._combined(self.measure_observation(observation, column[member]) for member in members)
         return digest(
             own,
             self.run.measuring_options(name),
-            (self.train(population, network[0]), network[1]) if network else None,
+            self._network_of(population, name),
             self.code("measure_observation", self.run.config.estimator(name).modules()),
         )
 
@@ -927,6 +947,12 @@ class Digests:
                 if self._has(population) and variant in self.run.variants and seed.isdecimal():
                     which = {"population": population, "variant": variant, "seed": int(seed), "content": stem}
                     return Origin("train", self.train(population, variant), which)
+            case ["calibrations", "models", population, estimator, folder, "model.pt" | "history.csv"]:
+                seed = folder.removeprefix("seed")
+                if self._has(population) and estimator in self.run.calibrated and seed.isdecimal():
+                    which = {"population": population, "estimator": estimator, "seed": int(seed)}
+                    depends = self.calibrate(population, estimator)
+                    return Origin("calibrate", depends, {**which, "content": stem})
             case ["encoders", "models", population, encoder, folder, "model.pt" | "history.csv"]:
                 seed = folder.removeprefix("seed")
                 if self._has(population) and encoder in self.run.config.encoders and seed.isdecimal():

@@ -22,6 +22,7 @@ FOLDERS = (
     "estimates",
     "models",
     "encoders",
+    "calibrations",
     "metrics",
     "tables",
     "paper",

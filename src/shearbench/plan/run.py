@@ -16,6 +16,7 @@ from shearbench.config.schema import Config, noise_label
 from shearbench.config.searches import Searches
 from shearbench.config.studies import Studies
 from shearbench.errors import ConfigError
+from shearbench.estimators.calibrated import Calibrated
 from shearbench.figures.catalogue import Entry, entries
 from shearbench.frameworks import options as framework_options
 from shearbench.frameworks.options import NETWORKS, NetworkName
@@ -269,8 +270,8 @@ class Run:
         """Return the model file that one of `measurer_files` needs for a user's stamps, or an empty list."""
         column, seed = self.measurer_files[measurer]
         name = self.measurers[column][1]
-        network = self.network_inside(name) if seed is None else (name, seed)
-        return self.model_of(self.networks_from(observation), *network) if network else []
+        population = self.networks_from(observation)
+        return self.network_file(population, name) if seed is None else self.model_of(population, name, seed)
 
     def kind_of(self, name: str) -> str:
         """Return the kind of an estimator, or ``network`` for a network of the run."""
@@ -596,6 +597,17 @@ class Run:
         variant = self.config.estimators[estimator].get("network")
         return (variant, self.config.seeds[0]) if variant else None
 
+    @cached_property
+    def calibrated(self) -> list[str]:
+        """The names of the estimators that train a committee to correct a network."""
+        return [name for name in self.estimators if isinstance(self.config.estimator(name), Calibrated)]
+
+    def calibration_options(self, estimator: str) -> dict[str, Any]:
+        """Return the options of the training of a committee, as arguments of the function."""
+        options = self.config.estimator(estimator)
+        assert isinstance(options, Calibrated)
+        return options.training(self.variants[options.network].training.noise)
+
     def members(self, estimator: str) -> list[tuple[str, int]]:
         """Return the networks whose mean an estimator is, as (variant, seed); empty if it measures stamps."""
         variants = self.config.estimators[estimator].get("networks", ())
@@ -674,6 +686,18 @@ class Run:
     def model_of(self, population: str, variant: str, seed: int) -> str:
         """Return the model file of a network."""
         return f"{self.folder}/models/{population}/{variant}/seed{seed}/model.pt"
+
+    def network_file(self, population: str, estimator: str) -> str | list[str]:
+        """Return the model file that an estimator needs for a population, or an empty list."""
+        network = self.network_inside(estimator)
+        if estimator in self.calibrated:
+            return self.calibration_of(population, estimator)
+        return self.model_of(population, *network) if network else []
+
+    def calibration_of(self, population: str, estimator: str) -> str:
+        """Return the model file of a network with the committee that corrects it."""
+        place = f"{population}/{estimator}/seed{self.config.seeds[0]}"
+        return f"{self.folder}/calibrations/models/{place}/model.pt"
 
     def history_of(self, population: str, variant: str, seed: int) -> str:
         """Return the file of a network's training history."""

@@ -58,7 +58,8 @@ def pack(
     """
     run = FinishedRun(folder)
     manifest = read_manifest(run.folder / "manifest.json")
-    parts = [*PARTS, *(["models"] if models else []), *(["catalogs", "stamps"] if stamps else [])]
+    trained = [part for part in ("models", "calibrations") if (run.folder / part).is_dir()]
+    parts = [*PARTS, *(trained if models else []), *(["catalogs", "stamps"] if stamps else [])]
     files = list(_files(run, parts))
     _check(run.folder, [name for name, _ in files], manifest)
     target = Path(path or f"{run.folder}.tar.gz")

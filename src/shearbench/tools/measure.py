@@ -154,10 +154,12 @@ def _by_run(stamps: OwnStamps, folder: Path, population: str | None, resize: boo
         for of, variant, seed in run.models
         if of == population
     }
-    missing = [path for path in paths.values() if not path.is_file()]
+    calibrated = {name: here(run.calibration_of(population, name)) for name in run.calibrated}
+    files = [*paths.values(), *calibrated.values()]
+    missing = [path for path in files if not path.is_file()]
     if missing:
         raise ShearbenchError(
-            f"{folder}: {len(missing)} of {len(paths)} trained networks are missing, the first is "
+            f"{folder}: {len(missing)} of {len(files)} trained networks are missing, the first is "
             f"{missing[0]}. {elsewhere}"
         )
     index = here(run.stamps_of("test", population))
@@ -184,7 +186,7 @@ def _by_run(stamps: OwnStamps, folder: Path, population: str | None, resize: boo
             measured.append(Measured(column, name, run.labels[name], options["kind"], -1, table))
             continue
         if network:
-            options = {**options, "network_file": str(paths[network])}
+            options = {**options, "network_file": str(calibrated.get(name, paths[network]))}
             geometry = geometry_of(models[network])
         table = measure_own(make_estimator(options), stamps, geometry, resize)
         _said(run.labels[name], table)

@@ -697,6 +697,47 @@ def test_an_ensemble_depends_on_its_members_alone():
     assert of_ensemble <= changed({"variants": {"whitened": {"training": {"epochs": 1}}}})
 
 
+def test_a_calibrated_network_has_a_file_of_its_own_for_each_population():
+    given = merge(JUDGED_WITH_DROPOUT, {"estimators": {"calibrated": {"network": "dropped"}}})
+    digests = digests_of(given)
+    run = digests.run
+    assert run.calibrated == ["calibrated"]
+    assert {"calibrated", "mc-dropout"} < set(run.trained_estimators) & set(run.measuring)
+    path = run.network_file("small", "calibrated")
+    assert path == "results/tiny/calibrations/models/small/calibrated/seed1/model.pt"
+    assert path == run.network_measuring("mine", "calibrated")
+    assert run.network_file("small", "mc-dropout") == run.model_of("small", "dropped", 1)
+    assert run.network_file("small", "hsm-regauss") == []
+    origin, history = digests.origin(path), digests.origin(path.replace("model.pt", "history.csv"))
+    assert (origin.rule, origin.depends) == ("calibrate", digests.calibrate("small", "calibrated"))
+    assert origin != history
+    assert digests.job(origin) == digests.job(history)
+    assert digests.origin(path.replace("/calibrated/", "/mc-dropout/")) is None
+    assert origin.depends != digests.calibrate("exp_gauss", "calibrated")
+
+    def results(changes):
+        other = digests_of(merge(given, changes))
+        place = "small", "test", "1e-05"
+        return {
+            "train": other.train("small", "dropped"),
+            "calibrate": other.calibrate("small", "calibrated"),
+            "measure": other.measure(*place, "calibrated"),
+            "judge": other.judge_estimator("exp_gauss", "small", "calibrated"),
+            "of a user": other.measure_observation("mine", "calibrated"),
+            "dropped": other.measure(*place, "mc-dropout"),
+        }
+
+    before = results({})
+
+    def changed_by(changes):
+        return {name for name, found in results(changes).items() if found != before[name]}
+
+    of_committee = {"calibrate", "measure", "judge", "of a user"}
+    assert changed_by({"estimators": {"calibrated": {"galaxies": 64}}}) == of_committee
+    assert changed_by({"estimators": {"calibrated": {"label": "other"}}}) == set()
+    assert changed_by({"variants": {"dropped": {"training": {"epochs": 3}}}}) == set(before)
+
+
 def test_wrong_psfs_and_noise_levels_are_told_only_where_the_run_asks_for_it():
     assert "model_errors" not in TINY_RUN.run.figures
     digests = digests_of({"model_errors": {"galaxies": 6}, "seeds": [1, 2]})
