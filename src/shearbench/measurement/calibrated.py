@@ -64,7 +64,7 @@ def measure_with(network: ShearNetwork, committee: Committee, batch: StampBatch)
             corrected.append(committee(features(network, answer, sigma)).numpy())
             errors.append(network.errors(answer, part.sigma).double().numpy())
     shapes = np.concatenate(corrected, 1)[:, : len(batch)]
-    error = np.concatenate(errors)[: len(batch)]
+    g1_err, g2_err = np.concatenate(errors)[: len(batch)].T
     # A shape is judged as the mean of all members, so that none leaves the mean where it is large.
     good = np.full(len(batch), int(Flag.GOOD))
-    return combine([Shapes(*member.T, *error.T, good) for member in shapes])
+    return combine([Shapes(one[:, 0], one[:, 1], g1_err, g2_err, good) for one in shapes])

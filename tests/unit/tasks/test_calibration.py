@@ -260,8 +260,13 @@ def batch_of(n):
     )
 
 
-def test_a_calibrated_network_in_its_file(network_file, tmp_path):
-    found, history = trained(network_file)
+@pytest.fixture(scope="module")
+def whole(network_file):
+    return trained(network_file)
+
+
+def test_a_calibrated_network_in_its_file(network_file, whole, tmp_path):
+    found, history = whole
     assert found["inputs"] == ("g1", "g2", "log_snr", "log_noise", "flux", "x", "y", "hlr")
     assert history["member"].tolist() == [1, 1, 2, 2]
     assert history["component"].tolist() == [1, 2, 1, 2]
@@ -292,10 +297,10 @@ def test_a_calibrated_network_in_its_file(network_file, tmp_path):
 
 
 @pytest.mark.parametrize("stop", ["answers_for", "fit_member"])
-def test_a_training_that_was_killed_goes_on_from_its_state(network_file, tmp_path, monkeypatch, stop):
-    whole, history = trained(network_file)
+def test_a_training_that_was_killed_goes_on_from_its_state(network_file, whole, tmp_path, monkeypatch, stop):
+    content, history = whole
     monkeypatch.setattr(calibration, "_SAVE", -1.0)
-    monkeypatch.setattr(calibration, "_STAMPS", 64)  # two galaxies at a time
+    monkeypatch.setattr(calibration, "_STAMPS", 32)  # two galaxies at a time
     checkpoint, calls, real = (
         Checkpoint(tmp_path / "seed1.pt", {"fingerprint": "f"}),
         [],
@@ -317,7 +322,7 @@ def test_a_training_that_was_killed_goes_on_from_its_state(network_file, tmp_pat
     assert len(calls) - 1 == total, f"{made} of {total} parts are not made again"
     assert rest["component"].tolist() == history["component"].tolist()
     np.testing.assert_allclose(rest["validation_msb"], history["validation_msb"], rtol=1e-3)
-    assert again["state"].keys() == whole["state"].keys()
+    assert again["state"].keys() == content["state"].keys()
 
 
 def test_a_network_that_diverged_has_nothing_to_calibrate(network_file):
