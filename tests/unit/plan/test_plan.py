@@ -702,7 +702,7 @@ def test_a_calibrated_network_has_a_file_of_its_own_for_each_population():
     digests = digests_of(given)
     run = digests.run
     assert run.calibrated == ["calibrated"]
-    assert {"calibrated", "mc-dropout"} < set(run.trained_estimators) & set(run.measuring)
+    assert set(run.trained_estimators) & set(run.measuring) == {"calibrated", "mc-dropout"}
     path = run.network_file("small", "calibrated")
     assert path == "results/tiny/calibrations/models/small/calibrated/seed1/model.pt"
     assert path == run.network_measuring("mine", "calibrated")
@@ -713,7 +713,7 @@ def test_a_calibrated_network_has_a_file_of_its_own_for_each_population():
     assert origin != history
     assert digests.job(origin) == digests.job(history)
     assert digests.origin(path.replace("/calibrated/", "/mc-dropout/")) is None
-    assert origin.depends != digests.calibrate("exp_gauss", "calibrated")
+    assert origin != digests.origin(run.network_file("exp_gauss", "calibrated"))
 
     def results(changes):
         other = digests_of(merge(given, changes))
