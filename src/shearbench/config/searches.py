@@ -32,7 +32,8 @@ def plan_searches(folder: str | os.PathLike[str], config: Config) -> Searches:
     Parameters
     ----------
     folder : path
-        Each of its files ``<name>.yaml`` is a search, except files whose names begin with a dot.
+        Each of its files ``<name>.yaml`` is a search, or one of each variant in its list `base`, except files
+        whose names begin with a dot.
     config : Config
 
     Returns
@@ -42,17 +43,24 @@ def plan_searches(folder: str | os.PathLike[str], config: Config) -> Searches:
     plan = Searches({}, {}, {})
     for path in sorted(Path(folder).glob("[!.]*.yaml")):
         try:
-            search = read_search(path)
-            base = search_base(search, config)
+            found = read_searches(path)
         except ConfigError as error:
             plan.wrong[path.stem] = faults_of(path, error)
-        else:
-            plan.known[path.stem], plan.bases[path.stem] = search, base
+            continue
+        for search in found:
+            try:
+                base = search_base(search, config)
+            except ConfigError as error:
+                plan.wrong[search.name] = faults_of(path, error)
+            else:
+                plan.known[search.name], plan.bases[search.name] = search, base
     return plan
 
 
-def read_search(path: str | os.PathLike[str]) -> Search:
-    """Read the file of a search; the name of the search is that of the file.
+def read_searches(path: str | os.PathLike[str]) -> list[Search]:
+    """Read a file of searches; the name of its search is that of the file.
+
+    If `base` is a list, the file is a search of each of these variants, whose name follows that of the file.
 
     Raises
     ------
@@ -65,7 +73,14 @@ def read_search(path: str | os.PathLike[str]) -> Search:
         raise ConfigError(
             f"{path}.name: found {shown(content['name'])}, expected {name}, the name of the file"
         )
-    return validated(Search, content, (str(path),))
+    bases = content.get("base")
+    if not isinstance(bases, list):
+        return [validated(Search, content, (str(path),))]
+    if not bases or len({str(base) for base in bases}) < len(bases):
+        raise ConfigError(f"{path}.base: found {shown(bases)}, expected one or more different variants")
+    return [
+        validated(Search, {**content, "base": base, "name": f"{name}-{base}"}, (str(path),)) for base in bases
+    ]
 
 
 def search_base(search: Search, config: Config) -> Variant:

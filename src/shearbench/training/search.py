@@ -102,8 +102,13 @@ class Dimension(Options):
 class Search(Options):
     """A file of ``config/searches``: a variant, the options that are searched, and the budget."""
 
-    name: Name = Field(description="Name of the search: its file's name without .yaml.")
-    base: Name = Field(description="The variant whose options are searched.")
+    name: Name = Field(
+        description="Name of the search: its file's name without .yaml, and the variant if there are several."
+    )
+    base: Name = Field(
+        description="The variant whose options are searched. A list of variants: a search of each, with the "
+        "same space and budget, named <file>-<variant>."
+    )
     space: dict[Key, Dimension] = Field(
         min_length=1,
         max_length=50,

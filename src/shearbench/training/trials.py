@@ -342,8 +342,8 @@ def recipe_text(study: optuna.Study, search: Search, base: Variant) -> str:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         raise ShearbenchError(
-            f"config/searches/{search.name}.yaml: none of the trials is complete; the logs of run_trials say "
-            "why. Change the space, or raise the budget"
+            f"search {search.name}: none of the trials is complete; the logs of run_trials say why. Change "
+            "the space, or raise the budget, in its file in config/searches"
         )
     best = min(complete, key=lambda trial: trial.values[0])
     used = budget(study)

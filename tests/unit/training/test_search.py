@@ -13,7 +13,7 @@ from test_task import FluxTask
 
 from shearbench.config.plain_yaml import read_file
 from shearbench.config.reading import DEFAULT, load, resolve
-from shearbench.config.searches import plan_searches, read_search, search_base
+from shearbench.config.searches import plan_searches, read_searches, search_base
 from shearbench.errors import ConfigError, ShearbenchError
 from shearbench.options import merge
 from shearbench.training.recipe import Recipe
@@ -195,6 +195,24 @@ def wrong_search(tmp_path, config, changes, line):
     assert line in text
 
 
+def test_a_list_of_variants_is_a_search_of_each(tmp_path, config):
+    space = {"training.learning_rate": [1e-3, 2e-3], "options.width": [8, 16]}
+    content = {"base": ["shearnet", "whitened", "nobody"], "trials": 3, "space": space}
+    (tmp_path / "many.yaml").write_text(yaml.safe_dump(content))
+    plan = plan_searches(tmp_path, config)
+    assert {name: search.base for name, search in plan.known.items()} == {
+        "many-shearnet": "shearnet",
+        "many-whitened": "whitened",
+    }
+    assert "nobody" in plan.wrong["many-nobody"]
+    identity = plan.known["many-shearnet"].identity
+    assert {**identity, "base": "whitened", "name": "many-whitened"} == plan.known["many-whitened"].identity
+    for bases in ([], ["shearnet", "shearnet"]):
+        (tmp_path / "many.yaml").write_text(yaml.safe_dump({**content, "base": bases}))
+        wrong = plan_searches(tmp_path, config).wrong
+        assert "expected one or more different variants" in wrong["many"]
+
+
 def test_all_faults_of_a_space_are_told_at_once(tmp_path, config):
     space = {"options.widht": [8, 16], "training.loss": ["mse", "msw"], "training.epochs": [1, 2]}
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump({"base": "shearnet", "trials": 3, "space": space}))
@@ -207,8 +225,10 @@ def test_the_searches_of_the_repository_fit_the_default_run():
     assert plan.wrong == {}
     assert "shearnet" in plan.known
     for name, search in plan.known.items():
-        path = ROOT / f"config/searches/{name}.yaml"
-        assert path.read_text().startswith(f"# snakemake --cores all search_{name}\n")
+        path = ROOT / f"config/searches/{name.removesuffix(f'-{search.base}')}.yaml"
+        first = path.read_text().splitlines()[0]
+        assert first.startswith("# snakemake --cores all search_")
+        assert first.split()[4].removeprefix("search_") in plan.known
         assert values_of(plan.bases[name], search) is not None, "its first trial is the base"
 
 
@@ -375,7 +395,7 @@ def test_no_trial_starts_after_the_core_minutes_are_spent(tmp_path):
 def test_a_search_without_a_complete_trial_has_no_recipe(tmp_path):
     search = search_of(trials=2)
     run(search, tmp_path / "a.journal", Trainer(diverges=lambda variant: True))
-    with pytest.raises(ShearbenchError, match=r"tuned\.yaml: none of the trials is complete"):
+    with pytest.raises(ShearbenchError, match=r"search tuned: none of the trials is complete"):
         recipe_text(opened(tmp_path / "a.journal", search), search, base_of())
 
 
@@ -437,6 +457,6 @@ def test_a_training_ends_when_the_watcher_of_its_epochs_says_so_and_continues_la
 
 
 def test_the_name_of_a_search_is_that_of_its_file():
-    assert read_search(SMALL).name == "tiny"
+    assert [search.name for search in read_searches(SMALL)] == ["tiny"]
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
-        read_search(ROOT / "config/searches/nowhere.yaml")
+        read_searches(ROOT / "config/searches/nowhere.yaml")
