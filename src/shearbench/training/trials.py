@@ -174,7 +174,8 @@ def _next(
         if search.core_minutes is not None and core_minutes(trials) >= search.core_minutes:
             return None
         seed = np.random.SeedSequence([search.seed, worker, began]).generate_state(1)[0]
-        study.sampler = optuna.samplers.TPESampler(seed=int(seed))
+        # As long as the trials of other jobs run, their values count as bad, so that jobs try different ones.
+        study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
         trial = study.ask(space)
         trial.set_user_attr("worker", worker)
         return trial
