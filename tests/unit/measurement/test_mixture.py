@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shearbench.data.observing import Observing
 from shearbench.data.shapes import Flag
 from shearbench.data.stamps import StampBatch
 from shearbench.estimators.mixture import Mixture
 from shearbench.measurement.mixture import batched
-from shearbench.measurement.mixture.fit import _convolved, fit_galaxies, fit_psf
+from shearbench.measurement.mixture.fit import _convolved, fit_galaxies, fit_psf, measure_shapes
 from shearbench.measurement.mixture.kernels import SPAN, chain, correlate
 from shearbench.measurement.mixture.models import components, covariance, model_image, parts
 
@@ -52,6 +54,24 @@ def _batch(images, psf=None, sigma=1e-3):
     ids = np.arange(len(images))
     psf = _psf_image().astype(np.float32) if psf is None else psf
     return StampBatch(images, psf, sigma, SCALE, ids, ids)
+
+
+def test_errors_are_those_of_correlated_noise():
+    n, sigma, observing, shape = 100, 1e-3, Observing(correlation=0.8, masked_fraction=0.05), (32, 32)
+    rng, ids = np.random.default_rng(2), np.arange(n)
+    truth = np.tile([0.0, 0.0, 0.1, -0.2, 0.4, 2.0], (n, 1))
+    truth[:, :2] = rng.uniform(-0.1, 0.1, (n, 2))
+    images = model_image(truth, PSF[:1], shape, SCALE, "gauss") + sigma * observing.unit_noise(1, ids, shape)
+    batch = _batch(np.float32(images), _psf_image(shape, PSF[:1]).astype(np.float32), sigma)
+    batch = replace(batch, mask=observing.masks(1, ids, shape))
+    pulls = {}
+    for correlation in (0.0, 0.8):
+        found = measure_shapes(replace(batch, correlation=correlation), "gauss", "gauss", "none")
+        assert (found.flag == 0).all()
+        wrong = np.stack([found.g1 - truth[:, 2], found.g2 - truth[:, 3]])
+        pulls[correlation] = np.sqrt(((wrong / np.stack([found.g1_err, found.g2_err])) ** 2).mean())
+    assert pulls[0.0] > 1.4
+    assert pulls[0.8] == pytest.approx(1, abs=4 / np.sqrt(4 * n))
 
 
 @pytest.mark.parametrize(("model", "count"), [("gauss", 1), ("exp", 6), ("dev", 10)])

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import correlate1d
 
+from shearbench.data.observing import kernel
 from shearbench.data.shapes import Flag, Shapes
 from shearbench.data.stamps import StampBatch
 from shearbench.jobs.devices import visible_gpus
@@ -33,6 +35,7 @@ _SIZE_RANGE = (-1.0, 1000.0)  # arcsec^2
 _FLUX_RANGE = (-100.0, 1e9)
 
 _IMPUTATIONS = 3
+_CORRELATED = 256  # stamps whose derivatives are in memory together
 _STEP = 1e-3  # of a parameter, as a fraction of it or of its unit
 
 # T of each part over that of the best-fitting Gaussian, approximately: only the starting points depend on it.
@@ -240,6 +243,8 @@ def measure_shapes(
 ) -> Shapes:
     """Fit the stamps of a batch.
 
+    Errors include the correlation of the noise; the fit itself takes noise for white.
+
     Without a prior, a fit with T <= 0 is flagged ``OUT_OF_RANGE``: the model is narrower than the PSF and its
     shape is turned by 90 degrees. With the prior, which is flat in T from -1 arcsec^2, such a fit is kept, as
     ngmix does: its shape is near 0, the mean of the prior.
@@ -265,6 +270,8 @@ def measure_shapes(
         fit = fit_galaxies(batch.images, *how)
     else:
         fit = _fit_without(batch.mask, batch.images, *how)
+    if batch.correlation:
+        fit = _under_correlated_noise(fit, batch, psf, model)
     (row, col, g1, g2), error = fit.pars[:, :4].T, np.sqrt(np.einsum("nii->in", fit.covariance)[:4])
     count = parts(model)
     sizes, fluxes = fit.pars[:, 4 : 4 + count], fit.pars[:, 4 + count :]
@@ -322,14 +329,14 @@ def _fit_without(
         images = images.copy()
         images[pixels] = np.where(good, masked_pixels(fit.pars), images[pixels])
         fit = fit_galaxies(images, *how)
-    steps = _STEP * np.maximum(np.abs(fit.pars), _units(model, pixel_scale))
-    slopes = []
-    for at, width in enumerate(steps.T):
-        step = np.zeros_like(steps)
-        step[:, at] = width
-        rise = masked_pixels(fit.pars + step) - masked_pixels(fit.pars - step)
-        slopes.append(rise / (2 * sigma * width[pixels[0]]))
-    by_pixel = np.stack(slopes, 1)
+    by_pixel = np.stack(
+        [
+            (masked_pixels(fit.pars + step) - masked_pixels(fit.pars - step))
+            / (2 * sigma * step[pixels[0]].sum(1))
+            for step in _steps(fit.pars, model, pixel_scale)
+        ],
+        1,
+    )
     masked = np.zeros_like(fit.covariance)
     np.add.at(masked, pixels[0], by_pixel[:, :, None] * by_pixel[:, None])
 
@@ -344,6 +351,48 @@ def _fit_without(
     flag[good] |= np.where(possible, 0, int(Flag.SINGULAR))
     covariance[flag != Flag.GOOD] = np.nan
     return replace(fit, covariance=covariance, chi2_per_dof=scale, flag=flag)
+
+
+def _under_correlated_noise(fit: MixtureFit, batch: StampBatch, psf: PsfFit, model: Model) -> MixtureFit:
+    """Return a fit with the covariance that its parameters have under the correlated noise of a batch.
+
+    With the information H of white noise (and of the prior), the derivatives J of the pixels over their
+    noise, and the correlation matrix K of the noise, the covariance is H^-1 + H^-1 J' (K - 1) J H^-1, times
+    chi^2 per degree of freedom as for white noise. Masked pixels do not count.
+    """
+    taps = kernel(batch.correlation)
+    along = np.correlate(taps, taps, "full")
+    shape, scale = (batch.images.shape[1], batch.images.shape[2]), batch.pixel_scale
+    covariance = fit.covariance.copy()
+    for rows in np.array_split(np.arange(len(batch)), -(-len(batch) // _CORRELATED) or 1):
+        pars = np.nan_to_num(fit.pars[rows])
+        mixture = psf.mixture if len(psf.mixture) == 1 else psf.mixture[rows]
+        slopes = np.stack(
+            [
+                (
+                    model_image(pars + step, mixture, shape, scale, model)
+                    - model_image(pars - step, mixture, shape, scale, model)
+                )
+                / (2 * batch.sigma * step.sum(1))[:, None, None]
+                for step in _steps(pars, model, scale)
+            ],
+            1,
+        )
+        if batch.mask is not None:
+            slopes[np.broadcast_to(batch.mask[rows][:, None], slopes.shape)] = 0
+        spread = slopes
+        for axis in (2, 3):
+            spread = correlate1d(spread, along, axis, mode="constant")
+        more = np.einsum("npyx,nqyx->npq", slopes, spread - slopes)
+        own = covariance[rows]
+        covariance[rows] = own + own @ more @ own / fit.chi2_per_dof[rows, None, None]
+    return replace(fit, covariance=covariance)
+
+
+def _steps(pars: NDArray[np.float64], model: Model, pixel_scale: float) -> NDArray[np.float64]:
+    """Return a step of one parameter after the other for numerical derivatives, shape (P, n, P)."""
+    widths = _STEP * np.maximum(np.abs(pars), _units(model, pixel_scale))
+    return np.eye(pars.shape[1])[:, None] * widths
 
 
 def fitted_images(batch: StampBatch, model: Model, psf_model: PsfModel = "auto") -> NDArray[np.float64]:
