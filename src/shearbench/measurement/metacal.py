@@ -5,6 +5,7 @@ Sheldon & Huff 2017, ApJ 841, 24; Huff & Mandelbaum 2017, arXiv:1702.02600.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
@@ -31,6 +32,26 @@ class Measurer(Protocol):
 
     def measure(self, batch: StampBatch) -> Shapes:
         """Estimate the shape of every stamp of a batch."""
+
+
+class Differentiable(Protocol):
+    """An object that measures stamps, and knows the derivatives of its answers: a network."""
+
+    def respond(self, batch: StampBatch, changes: NDArray[np.float32]) -> tuple[Shapes, NDArray[np.float64]]:
+        """Estimate the shape of every stamp of a batch, and the derivatives of the shapes.
+
+        Parameters
+        ----------
+        batch : StampBatch
+        changes : ndarray, shape (n, k, ny, nx)
+            Derivatives of each stamp by k quantities.
+
+        Returns
+        -------
+        shapes : Shapes
+        derivatives : ndarray, shape (n, 2, k)
+            Of g1 and g2, by these quantities.
+        """
 
 
 def measure_response(estimator: Measurer, batch: StampBatch, step: float = 0.01) -> Shapes:
@@ -71,6 +92,39 @@ def measure_response(estimator: Measurer, batch: StampBatch, step: float = 0.01)
         R22=(p2.g2 - m2.g2) / (2 * step),
     )
     return replace(none, flag=none.flag | p1.flag | m1.flag | p2.flag | m2.flag)
+
+
+def analytic_response(network: Differentiable, batch: StampBatch, step: float = 0.01) -> Shapes:
+    """Measure stamps, and the response of the measurement to an infinitely small shear.
+
+    The derivatives of the stamps by the shear are computed in Fourier space, and the network's derivatives by
+    the pixels through its layers (AnaCal: Li 2025, MNRAS 536, 3663; with networks: Lin et al. 2026,
+    arXiv:2603.19046). The second noise field makes the same correction as AnaCal's, whose response is that of
+    the sum of both fields minus twice that of the second one.
+
+    Parameters
+    ----------
+    network : Differentiable
+    batch : StampBatch
+        Square stamps.
+    step : float
+        The new PSF is as wide as that of `measure_response` with this step.
+
+    Returns
+    -------
+    Shapes
+        As of `measure_response`. They differ from those by terms of second order in the step, and at the
+        highest frequencies: the disc of modes that `Kernel` keeps is sheared there, but not here, as it is
+        not by a shear of the sky.
+
+    Raises
+    ------
+    ValueError, galsim.GalSimHSMError
+        As for `measure_response`.
+    """
+    shapes, response = network.respond(*Kernel(batch, step).derivatives())
+    shapes.extra.update({f"R{i + 1}{j + 1}": response[:, i, j] for i in range(2) for j in range(2)})
+    return shapes
 
 
 class Kernel:
@@ -130,17 +184,34 @@ class Kernel:
             ``sigma`` is sqrt(2) times that of the original stamps, as in ngmix: the correlation of the noise
             by the reconvolution is not included.
         """
-        images = np.empty((self._n, self.size, self.size), np.float32)
+        return self._stamps(1, lambda *stamps: _shear(*stamps, g1=g1, g2=g2)[None])[0]
+
+    def derivatives(self) -> tuple[StampBatch, NDArray[np.float32]]:
+        """Return the stamps without shear, and their derivatives by the shear at zero shear.
+
+        Returns
+        -------
+        stamps : StampBatch
+            As of `shear`, up to the errors of its interpolation.
+        derivatives : ndarray, shape (n, 2, ny, nx)
+            By g1 and g2.
+        """
+        stamps, *by_shear = self._stamps(3, _derivatives)
+        return stamps, np.stack([one.images for one in by_shear], axis=1)
+
+    def _stamps(self, count: int, change: Callable[..., Vectors]) -> list[StampBatch]:
+        """Return a batch for each of the images [count, n, ny, nx] that a linear change makes of stamps."""
+        found = np.empty((count, self._n, self.size, self.size), np.float32)
         for start in range(0, self._n, _BLOCK):
             rows = slice(start, min(start + _BLOCK, self._n))
             psf_rows = slice(0, 1) if self.batch.constant_psf else rows
             both = np.concatenate([self._images[: self._n][rows], self._images[self._n :][rows]])
-            sheared = _shear(both, self._psfs[psf_rows], self._width[psf_rows], self._limit[psf_rows], g1, g2)
-            image, noise = np.split(sheared, 2)
-            images[rows] = image + np.rot90(noise, -1, axes=(1, 2))
-        # Masked pixels are filled, and have been mixed with the others.
-        sigma = self.batch.sigma * np.sqrt(2)
-        return replace(self.batch, images=images, psf=self.psf, sigma=sigma, mask=None)
+            changed = change(both, self._psfs[psf_rows], self._width[psf_rows], self._limit[psf_rows])
+            image, noise = np.split(changed, 2, axis=1)
+            found[:, rows] = image + np.rot90(noise, -1, axes=(2, 3))
+        # Masked pixels are filled, and have been mixed with the others. The noise has another correlation.
+        like = replace(self.batch, psf=self.psf, sigma=self.batch.sigma * np.sqrt(2), mask=None)
+        return [replace(like, images=images, correlation=0.0) for images in found]
 
 
 def gaussian_width(psfs: NDArray[np.float32]) -> Vectors:
@@ -198,6 +269,39 @@ def _shear(
     spectrum = image * (gain if psf.shape[1] == 1 else np.tile(gain, repeat))
     grid = spectrum.reshape(padded, padded // 2 + 1, -1)
     return np.moveaxis(scipy.fft.irfft2(grid, s=(padded, padded), axes=(0, 1))[:size, :size], -1, 0)
+
+
+def _derivatives(
+    images: NDArray[np.float32], psfs: NDArray[np.float32], width: Vectors, limit: Vectors
+) -> Vectors:
+    """Deconvolve and reconvolve images; return them and their derivatives by g1 and g2, [3, n, ny, nx].
+
+    Parameters are as for `_shear`. The derivatives of the transform F(A k) by the shear are k . F' with k
+    mirrored, and F' the transform of the image times -i x. At zero shear all frequencies are on the grid.
+    """
+    size = images.shape[-1]
+    padded = 2 * size
+    k_row, k_col = (k.reshape(padded, -1) for k in _frequencies(padded))
+    x = np.arange(size, dtype=np.float64)
+
+    def transforms(values: NDArray[np.float32]) -> NDArray[np.complex128]:
+        moments = np.stack([values, x[:, None] * values, x * values])
+        found = scipy.fft.rfft2(moments, s=(padded, padded))
+        found[1:] *= -1j
+        return np.asarray(found)
+
+    own = np.arange(len(images)) % len(psfs)  # the PSF of each image
+    image, psf = transforms(images), transforms(psfs)
+    kept = np.hypot(k_row, k_col) < limit[:, None, None]
+    gain = np.exp(-0.5 * (k_row**2 + k_col**2) * width[:, None, None] ** 2)
+    gain *= psfs.sum(axis=(1, 2), dtype=np.float64)[:, None, None]
+    gain = gain * np.exp(-0.5j * (size - 1) * (k_row + k_col))  # as in `_shear`
+    inverse = np.divide(1, psf[0], out=np.zeros_like(psf[0]), where=kept)[own]
+    ratio = image[0] * inverse
+    by_row, by_col = ((image[i] - ratio * psf[i][own]) * inverse for i in (1, 2))
+    spectra = np.stack([ratio, k_col * by_col - k_row * by_row, k_row * by_col + k_col * by_row])
+    found = scipy.fft.irfft2(spectra * gain[own], s=(padded, padded))
+    return np.asarray(found[..., :size, :size])
 
 
 @lru_cache(maxsize=4)

@@ -21,8 +21,9 @@ class Orbit(Architecture):
     `d4cnn` follows Lin et al. 2026 (arXiv:2603.19046): five convolutions of 32 channels, on stamps whose PSF
     is replaced by a round Gaussian. Its code was not public when this was written. Not known are: where the
     image is halved (here after each convolution, as in ShearNet's copy of the network), the units of the odd
-    layers (here 128), and the width of the Gaussian. The published analytic response and the added noise that
-    AnaCal needs for it are left out; m and c are calibrated as for all networks here. `d4-fork-like` is
+    layers (here 128), and the width of the Gaussian. The estimator `anacal-network`
+    calibrates it by the published analytic response, with AnaCal's added noise; the network is trained
+    without this noise here. `d4-fork-like` is
     ShearNet's version (github.com/s-Sayan/ShearNet, shearnet/core/models.py), with a branch for the PSF. Both
     are told the noise level here, as two constant images beside the stamp.
     """
