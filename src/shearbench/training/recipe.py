@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
+from shearbench.forward_model.changes import MEANINGS, Change
 from shearbench.options import Distinct, Name, Options, Sigma, shown
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -124,6 +125,13 @@ class Recipe(Options):
         "order in the noise. It needs `data: rendered`, white noise, no augmentation and one realisation. "
         "Rendering takes about 3 times as long. `best`: `posterior` if these needs are met, else `truth`.",
     )
+    response: dict[Change, Weight] = Field(
+        {},
+        description="Weights of further terms of the loss, by their names, such as {psf: 0.1}: each stamp is "
+        "also rendered with a small change in a random direction and with the same noise, and the change of "
+        f"the answer is compared with that of the true shape. {MEANINGS} has the unit and the function of "
+        "the loss. It needs `data: rendered`; each term takes about as long as the rest of a step.",
+    )
     target_weights: dict[str, Weight] = Field(
         {},
         description="Weight of each target in the loss, by its name, such as {flux: 0.1}; a target that is "
@@ -227,6 +235,11 @@ class Recipe(Options):
         unmet = self.unmet
         if self.labels == "posterior" and unmet is not None:
             raise ValueError(f"labels: 'posterior' needs {unmet}; change that, or set labels to truth")
+        if self.changes and self.data != "rendered":
+            raise ValueError(
+                f"response: '{self.changes[0]}' needs data: rendered, but found {self.data}; change that, or "
+                "leave response out"
+            )
         if self.loss == "msb" and self.realisations == 1:
             raise ValueError(
                 "loss: msb is a mean over the noise realisations of a galaxy; set realisations to 2 or more"
@@ -270,6 +283,11 @@ class Recipe(Options):
             if found != needed:
                 return f"{name}: {needed}, but found {found}"
         return None
+
+    @property
+    def changes(self) -> list[Change]:
+        """The changes of the stamps whose responses are in the loss, see `response`."""
+        return [name for name in get_args(Change) if self.response.get(name)]
 
     def objection(self, stamps: int) -> str | None:
         """Return why a training on this number of galaxies is impossible, or None if it is possible."""

@@ -161,6 +161,11 @@ def _objections(
         )
     if recipe.labels == "posterior" and population.noise.correlation_pixels:
         yield "training.labels: 'posterior' needs white noise, and this population's is correlated; use truth"
+    if "psf" in recipe.changes and (population.psf.constant or not population.psf.has_formula):
+        yield (
+            "training.response: 'psf' needs PSFs that have a formula and differ from galaxy to galaxy; "
+            f"here {'all have the same' if population.psf.constant else 'they are images'}; leave psf out"
+        )
     if recipe.loss == "nll" and architecture.head != "gaussian":
         yield "training.loss: 'nll' needs the covariance of the shape; set options.head to gaussian"
     if recipe.loss != "nll" and architecture.head == "gaussian":

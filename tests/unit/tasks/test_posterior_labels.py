@@ -79,7 +79,7 @@ def test_shifts_have_the_size_of_the_smallest_possible_error(sigma):
     batches = {}
     for shifted in (False, True):
         source = rendered(shifted)
-        batches[shifted] = draw_batch(source, slice(0, 200), recipe, TARGETS, [1], 3, torch.Generator())
+        batches[shifted] = draw_batch(source, slice(0, 200), recipe, TARGETS, [1], 3, torch.Generator())[:4]
     (images, _, _, truth), (same, _, _, shifted) = batches[False], batches[True]
     torch.testing.assert_close(images, same, rtol=0, atol=2e-6)
     taken = source.take(slice(0, 200))

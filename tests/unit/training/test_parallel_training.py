@@ -93,7 +93,7 @@ def test_the_shares_are_together_the_batch_of_one_process(size, realisations, na
     source.start(0)
 
     def batch(workers=None):
-        return draw_batch(source, slice(30, 60), recipe, ("g1", "g2"), [1], 5, torch.Generator(), workers)
+        return draw_batch(source, slice(30, 60), recipe, ("g1", "g2"), [1], 5, torch.Generator(), workers)[:4]
 
     whole = batch()
     for rank in range(size):

@@ -551,7 +551,7 @@ def test_each_step_has_fresh_noise_of_the_level_it_tells():
 
     def batch(seed, step, recipe=usual):
         part = slice(0, 64 // recipe.realisations)
-        return draw_batch(source, part, recipe, SHAPES, [seed], step, generator)
+        return draw_batch(source, part, recipe, SHAPES, [seed], step, generator)[:4]
 
     images, _, sigma, shapes = batch(1, 5)
     assert all(torch.equal(a, b) for a, b in zip(batch(1, 5), (images, torch.zeros(16, 16), sigma, shapes)))
@@ -998,7 +998,7 @@ def test_rendered_batches_follow_from_seed_epoch_and_step():
     def batch(seed, epoch, step=7):
         source, *_ = rendered(None, "exp_gauss", seed=seed, targets=SHAPES)
         source.start(epoch)
-        return draw_batch(source, slice(8, 24), recipe, SHAPES, [seed], step, generator)
+        return draw_batch(source, slice(8, 24), recipe, SHAPES, [seed], step, generator)[:4]
 
     first = batch(1, 0)
     assert all(torch.equal(a, b) for a, b in zip(first, batch(1, 0)))

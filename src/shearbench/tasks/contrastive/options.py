@@ -25,6 +25,7 @@ class ContrastiveRecipe(Recipe):
         "realisations",
         "exponents",
         "labels",
+        "response",
         "target_weights",
         "loss_scaling",
         "start_from",

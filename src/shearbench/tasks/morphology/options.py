@@ -37,6 +37,7 @@ class ClassRecipe(Recipe):
         "realisations",
         "exponents",
         "labels",
+        "response",
         "target_weights",
         "loss_scaling",
         "start_from",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -17,7 +18,8 @@ from shearbench.data.observing import Observing
 from shearbench.data.stamps import RULE, StampSet
 from shearbench.errors import ConfigError, ContractError
 from shearbench.forward_model.accuracy import renderer_for
-from shearbench.forward_model.fourier import FLUX, HLR, Grid, Psfs, Renderer
+from shearbench.forward_model.changes import STEPS, Change
+from shearbench.forward_model.fourier import FLUX, HLR, XY, G, Grid, Psfs, Renderer
 from shearbench.jobs.torch_settings import seeded
 from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
@@ -29,7 +31,7 @@ from shearbench.training.recipe import Recipe
 from shearbench.training.workers import Workers
 
 # Each use of random numbers has a seed that begins with one of these numbers.
-_ORDER, _STEP, _FIXED, _FRESH, _AUGMENT = range(5)
+_ORDER, _STEP, _FIXED, _FRESH, _AUGMENT, _CHANGE = range(6)
 
 # Of the flux, in a pixel: below the noise of any pixel that is trained on.
 _RENDERING_TOLERANCE = 1e-6
@@ -69,6 +71,47 @@ class Taken(NamedTuple):
     derivatives: Tensor | None = None
 
 
+class Changed(NamedTuple):
+    """The stamps of a training step after a small change, with the same noise, see `Recipe.response`.
+
+    Attributes
+    ----------
+    name : str
+        The change, one of `STEPS`.
+    images : Tensor, shape (n, ny, nx)
+    psf : Tensor, shape (ny, nx) or (n, ny, nx)
+    moved : Tensor, shape (n, 2)
+        The change of the true shapes.
+    """
+
+    name: Change
+    images: Tensor
+    psf: Tensor
+    moved: Tensor
+
+
+class Batch(NamedTuple):
+    """The stamps of a training step.
+
+    Attributes
+    ----------
+    images : Tensor, shape (n, ny, nx)
+    psf : Tensor, shape (ny, nx) or (n, ny, nx)
+    sigma : Tensor, shape (n,)
+        Standard deviation of the noise [flux per pixel].
+    parameters : Tensor, shape (n, T)
+        The labels: the true targets, shifted by the noise if the source has a prior.
+    changed : tuple of Changed
+        The same stamps after each change of `Recipe.changes`.
+    """
+
+    images: Tensor
+    psf: Tensor
+    sigma: Tensor
+    parameters: Tensor
+    changed: tuple[Changed, ...] = ()
+
+
 class Source(Protocol):
     """The source of the noiseless stamps of training steps, for one or several trainings at once.
 
@@ -85,6 +128,18 @@ class Source(Protocol):
 
     def take(self, part: slice) -> Taken:
         """Return the noiseless stamps of a part of the epoch."""
+
+    def changed(self, part: slice, name: Change, angle: Tensor) -> Taken:
+        """Return the noiseless stamps of a part of the epoch after a small change.
+
+        Parameters
+        ----------
+        part : slice
+        name : str
+            One of `STEPS`.
+        angle : Tensor, shape (trainings, n)
+            Direction of the change in the plane of its two components [radians].
+        """
 
 
 @dataclass(frozen=True)
@@ -213,6 +268,10 @@ class Stored:
         return Taken(
             self.examples.images[index], self.examples.psf_of(index), self.examples.parameters[index]
         )
+
+    def changed(self, part: slice, name: Change, angle: Tensor) -> Taken:
+        """Not possible: stored stamps cannot be rendered again, and `Recipe` refuses it."""
+        raise NotImplementedError
 
 
 def _shuffled(n: int, count: int, seed: int, epoch: int) -> Tensor:
@@ -349,17 +408,41 @@ class Rendered:
         images, derivatives = self.renderer.jacobian(parameters, transforms)
         return Taken(images, psf, truth, parameters, derivatives)
 
-    def _psf_of(self, part: slice) -> tuple[Tensor, Psfs]:
-        """Return the images of the PSFs of a part of the epoch, and the PSFs for the renderer."""
+    @torch.no_grad()
+    def changed(self, part: slice, name: Change, angle: Tensor) -> Taken:
+        """Return the noiseless stamps of a part of the epoch after a small change, see `Source`."""
+        parameters = self.parameters[:, part].flatten(0, 1).clone()
+        step = STEPS[name] * torch.stack([angle.cos(), angle.sin()], -1).flatten(0, 1)
+        if name == "shear":
+            parameters[:, G] = _sheared(parameters[:, G], step)
+        elif name == "shift":
+            parameters[:, XY] += self.pixel_scale * step
+        psf, transforms = self._psf_of(part, step if name == "psf" else None)
+        truth = torch.stack([parameters[:, self.renderer.names.index(name)] for name in self.targets], 1)
+        return Taken(self.renderer(parameters, transforms), psf, truth)
+
+    def _psf_of(self, part: slice, step: Tensor | None = None) -> tuple[Tensor, Psfs]:
+        """Return the images of the PSFs of a part of the epoch, and the PSFs for the renderer.
+
+        `step` [n, 2] is added to their shapes; for PSFs that have a formula and differ.
+        """
         if self.psf is not None and self.constant is not None:
             return self.psf, self.constant
         if self.seen is not None:
             psf = self.seen[self.chosen[:, part].flatten(0, 1)]
             return psf, self.renderer.psf_image(psf)
         shapes = self.psf_shapes[:, part].flatten(0, 1)
+        if step is not None:
+            shapes = torch.cat([shapes[:, :1], shapes[:, 1:] + step], 1)
         point = self.parameters.new_zeros(len(shapes), len(self.point.names))
         point[:, FLUX], point[:, HLR] = 1.0, _POINT
         return self.point(point, self._psfs(self.point, shapes)), self._psfs(self.renderer, shapes)
+
+
+def _sheared(shape: Tensor, shear: Tensor) -> Tensor:
+    """Return shapes [n, 2] after shears [n, 2], as `shearbench.simulation.catalog.shear_shape` does."""
+    e, s = (torch.view_as_complex(values.contiguous()) for values in (shape, shear))
+    return torch.view_as_real((e + s) / (1 + s.conj() * e))
 
 
 def draw_batch(
@@ -374,7 +457,7 @@ def draw_batch(
     noise_range: tuple[float, float] | None = None,
     pixel_scale: float = 1.0,
     observing: Observing | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> Batch:
     """Return the stamps of one training step: augmented, with new noise of random levels.
 
     All random numbers depend on (seed, step) only. A training can therefore be resumed at any step, and its
@@ -406,21 +489,16 @@ def draw_batch(
 
     Returns
     -------
-    images : Tensor, shape (n, ny, nx)
-    psf : Tensor, shape (ny, nx) or (n, ny, nx)
-    sigma : Tensor, shape (n,)
-        Standard deviation of the noise [flux per pixel].
-    parameters : Tensor, shape (n, T)
-        The labels: the true targets, shifted by the noise if the source has a prior.
+    Batch
     """
     workers = workers or Workers()
     count, realisations = part.stop - part.start, recipe.realisations
     # To mix stamps with each other, each process needs all of them. They have one PSF then.
     drawing = Workers() if mixes(recipe.augmentation) else workers
-    taken = source.take(slice(part.start + drawing.rank, part.stop, drawing.size))
-    images, psf, parameters = taken.images, taken.psf, taken.truth
-    level = images.new_empty(len(seeds), count)
-    noise = images.new_empty(len(seeds), count, realisations, *images.shape[1:])
+    own_part = slice(part.start + drawing.rank, part.stop, drawing.size)
+    taken = source.take(own_part)
+    level = taken.images.new_empty(len(seeds), count)
+    noise = taken.images.new_empty(len(seeds), count, realisations, *taken.images.shape[1:])
     masks: list[Tensor] = []
     for k, seed in enumerate(seeds):
         seeded(generator, _STEP, seed, step)
@@ -429,9 +507,6 @@ def draw_batch(
         if observing is not None:
             drawn = draw_masks(observing, noise[k].shape, generator)
             masks += [] if drawn is None else [drawn]
-    # From here on, the first dimension numbers the trainings.
-    images, parameters = (values.unflatten(0, (len(seeds), -1)) for values in (images, parameters))
-    psf = psf if psf.ndim == 2 else psf.unflatten(0, (len(seeds), -1))
     edges = [-(-count * element // dihedral.ORDER) for element in range(dihedral.ORDER + 1)]
     counts = [drawing.own(*pair) for pair in itertools.pairwise(edges)]
     numbers: dict[str, Tensor] = {
@@ -439,29 +514,52 @@ def draw_batch(
         for name in recipe.augmentation
         if name != "d4"
     }
-    stamps = Stamps(images, psf, parameters, targets, pixel_scale)
-    images, psf, parameters, *_ = augment(stamps, recipe.augmentation, numbers, counts)
-    if drawing is not workers:
-        images, parameters = images[:, workers.share], parameters[:, workers.share]
+
+    def shared(values: Tensor) -> Tensor:
+        """Return the values of this process's stamps, [n, ...], of those of galaxies [trainings, ...]."""
+        values = values if drawing is workers else values[:, workers.share]
+        values = values.repeat_interleave(realisations, 1) if realisations > 1 else values
+        return values.flatten(0, 1)
+
+    def augmented(taken: Taken) -> tuple[Tensor, Tensor, Tensor]:
+        # Here the first dimension numbers the trainings.
+        images, truth = (values.unflatten(0, (len(seeds), -1)) for values in (taken.images, taken.truth))
+        psf = taken.psf if taken.psf.ndim == 2 else taken.psf.unflatten(0, (len(seeds), -1))
+        stamps = Stamps(images, psf, truth, targets, pixel_scale)
+        images, psf, truth, *_ = augment(stamps, recipe.augmentation, numbers, counts)
+        return shared(images), psf if psf.ndim == 2 else shared(psf), shared(truth)
+
+    images, psf, truth = augmented(taken)
     low, high = noise_range or recipe.drawn_range
     sigma = low * (high / low) ** level[:, workers.share]
-    if realisations > 1:
-        images, sigma, parameters = (
-            values.repeat_interleave(realisations, 1) for values in (images, sigma, parameters)
-        )
-        psf = psf if psf.ndim == 2 else psf.repeat_interleave(realisations, 1)
-    images, sigma, parameters = (values.flatten(0, 1) for values in (images, sigma, parameters))
-    psf = psf if psf.ndim == 2 else psf.flatten(0, 1)
+    sigma = (sigma.repeat_interleave(realisations, 1) if realisations > 1 else sigma).flatten(0, 1)
     own = noise[:, workers.share].flatten(0, 2)
     masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
+
+    def noisy(images: Tensor) -> Tensor:
+        if observing is None:
+            return images + sigma[:, None, None] * own
+        return observed(images, sigma[:, None, None], own, observing, masked)
+
+    parameters = truth
     if source.prior is not None and taken.parameters is not None and taken.derivatives is not None:
         # Neither augmented nor with several realisations, see `Recipe.unmet`. A masked pixel says nothing.
         derivatives = taken.derivatives
         derivatives = derivatives if masked is None else derivatives.masked_fill(masked[:, None], 0.0)
-        parameters = parameters + posterior_shift(taken.parameters, derivatives, source.prior, own, sigma)
-    if observing is None:
-        return images + sigma[:, None, None] * own, psf, sigma, parameters
-    return observed(images, sigma[:, None, None], own, observing, masked), psf, sigma, parameters
+        parameters = truth + posterior_shift(taken.parameters, derivatives, source.prior, own, sigma)
+    changed = []
+    for name in recipe.changes:
+        angle = torch.stack([_angles(name, count, seed, step, generator)[drawing.share] for seed in seeds])
+        others, other_psf, moved = augmented(source.changed(own_part, name, angle))
+        at = targets.index("g1")
+        changed.append(Changed(name, noisy(others), other_psf, (moved - truth)[:, at : at + 2]))
+    return Batch(noisy(images), psf, sigma, parameters, tuple(changed))
+
+
+def _angles(name: Change, count: int, seed: int, step: int, generator: torch.Generator) -> Tensor:
+    """Return the random directions of a change in a step [radians], of shape (count,)."""
+    seeded(generator, _CHANGE, seed, step, list(STEPS).index(name))
+    return 2 * math.pi * torch.rand(count, generator=generator, device=generator.device)
 
 
 def _numbers(name: str, count: int, seed: int, step: int, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shearbench.tasks.shear.data import Examples, Source, draw_batch, fixed_noise
+from shearbench.forward_model.changes import STEPS
+from shearbench.tasks.shear.data import Batch, Examples, Source, draw_batch, fixed_noise
 from shearbench.tasks.shear.network import Answer, ShearNetwork
 from shearbench.tasks.shear.observed import draw_masks, observed
 from shearbench.training.recipe import Recipe
@@ -67,25 +68,6 @@ LOSSES = {
     "msb": Loss(_square, of_means=True),
 }
 """The loss functions, by the values of `Recipe.loss`."""
-
-
-class Batch(NamedTuple):
-    """The stamps of a training step.
-
-    Attributes
-    ----------
-    images : Tensor, shape (n, ny, nx)
-    psf : Tensor, shape (ny, nx) or (n, ny, nx)
-    sigma : Tensor, shape (n,)
-        Noise per pixel.
-    parameters : Tensor, shape (n, T)
-        The true targets.
-    """
-
-    images: Tensor
-    psf: Tensor
-    sigma: Tensor
-    parameters: Tensor
 
 
 class ShearObjective:
@@ -170,7 +152,7 @@ class ShearObjective:
         """Return the batch of a step, see `draw_batch`."""
         targets = self.networks[0].targets
         noise = self.recipe.noise_range_at(step / self.steps)
-        drawn = draw_batch(
+        return draw_batch(
             self.source,
             part,
             self.recipe,
@@ -183,7 +165,6 @@ class ShearObjective:
             self.pixel_scale,
             self.validation.observing,
         )
-        return Batch(*drawn)
 
     def loss(self, network: ShearNetwork, batch: Batch, step: int) -> Tensor:
         """Return the sum of the losses of all networks over this process's share of a batch, shape ().
@@ -192,10 +173,19 @@ class ShearObjective:
         """
         for one in (network, *self.networks):
             one.refining = step >= self.refine_from
-        images, psf, sigma, parameters = batch
+        images, psf, sigma, parameters, changed = batch
         answer = network(images, psf, sigma, self.own_refined)
         truth = network.standardise(parameters, images, psf, sigma)
-        return self._loss(network, answer, truth, parameters, sigma, step)
+        responses = []
+        for change in changed:
+            if network.drops_out:  # the same units as before, because the loop has seeded them
+                torch.manual_seed(torch.initial_seed())
+            other = network(change.images, change.psf, sigma, self.own_refined)
+            # For a shift by a pixel, or a shape that is typical.
+            unit = 1.0 if change.name == "shift" else network.shape_spread
+            wrong = (other.shapes - answer.shapes - change.moved) * (unit / STEPS[change.name])
+            responses.append((self.recipe.response[change.name], wrong / network.shape_spread))
+        return self._loss(network, answer, truth, parameters, sigma, step, responses)
 
     def _loss(
         self,
@@ -205,8 +195,13 @@ class ShearObjective:
         parameters: Tensor,
         sigma: Tensor,
         step: int,
+        responses: Sequence[tuple[float, Tensor]] = (),
     ) -> Tensor:
-        """Return the loss of answers; `truth` [n, T] is the true targets in the units of the outputs."""
+        """Return the loss of answers.
+
+        `truth` [n, T] is the true targets in the units of the outputs; `responses` are weights and errors of
+        responses [n, 2], in units of the spread of the true shapes.
+        """
         at = network.targets.index("g1")
         residual = answer.standard - truth
         shape = (answer.shapes - parameters[:, at : at + 2]) / network.shape_spread
@@ -248,6 +243,9 @@ class ShearObjective:
         if len(network.targets) > 2:
             scaled = residual / rms[..., :-1]
             loss = loss + self._size(scaled, self.recipe.batch_size, exponent, self.weights)
+        for weight, wrong in responses:
+            scaled = wrong.unflatten(0, (len(self.networks), -1))[:, :own] / rms[:, :own, -1:]
+            loss = loss + weight * self._size(scaled, refined, exponent[:, :own])
         return loss
 
     def _size(self, scaled: Tensor, count: int, exponent: Tensor, weights: Tensor | None = None) -> Tensor:
