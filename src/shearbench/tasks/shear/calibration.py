@@ -22,9 +22,10 @@ What differs:
   ratio that the network observes, the noise relative to the median flux of the population, and flux, position
   and size of a network that is trained for them (``auxiliary: true``).
 - There are fewer cases and realisations (5000 of 2000 there). To make up for it, each noise field is used
-  with both signs and under four shears, and the variance of the mean over realisations, which the published
-  loss includes and which favours answers that are too small, is subtracted. The expectation of the loss is
-  that of the published one for very many realisations.
+  with both signs, which cancels its effect of first order, and under four shears. What is left of the noise
+  in the mean over realisations is a part of the loss, as in the published one, and favours answers that are
+  too small. (To subtract its variance, estimated from the realisations, would remove this; but a training
+  then finds answers with so much scatter that the difference is negative by chance.)
 - Cases have the noise levels of a range. FORKLENS has one level and galaxies of several magnitudes.
 - Inputs are limited to the range that they have in the training: beyond it, the correction of its end holds.
 
@@ -70,23 +71,21 @@ _SAVE = 30.0  # seconds after which the state is saved
 _LEVELS = 8  # noise levels at which the errors are calibrated
 
 
-def msb(means: Tensor, truth: Tensor) -> Tensor:
+def msb(estimates: Tensor, truth: Tensor) -> Tensor:
     """Return the mean squared bias of cases.
 
     Parameters
     ----------
-    means : Tensor, shape (n, realisations)
-        Independent estimates of each case, each with another noise: two or more.
+    estimates : Tensor, shape (n, realisations)
+        Estimates of each case, each with another noise or orientation.
     truth : Tensor, shape (n,)
 
     Returns
     -------
     Tensor, shape ()
-        The mean over cases of the squared bias of the mean estimate, minus the variance of this mean. The
-        expectation does not depend on the number of realisations; it is the squared bias.
+        The mean over cases of (mean estimate - truth)^2.
     """
-    variance = means.var(1) / means.shape[1]
-    return ((means.mean(1) - truth).square() - variance).mean()
+    return (estimates.mean(1) - truth).square().mean()
 
 
 def features(network: ShearNetwork, answer: Answer, sigma: Tensor) -> Tensor:
@@ -332,7 +331,7 @@ def fit_member(
 
     def bias(part: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         values, scaled, truth = part
-        return msb(committee.corrected(number, values, scaled).mean(-1), truth)
+        return msb(committee.corrected(number, values, scaled).flatten(1), truth)
 
     unit = float(data[0][2].square().mean())
     best = float("inf"), parameters_to_vector(perceptron.parameters()).detach().numpy(), 0
@@ -365,7 +364,7 @@ def fit_member(
     vector_to_parameters(torch.from_numpy(best[1]), perceptron.parameters())
     with torch.no_grad():
         trained = float(bias(data[0]))
-    plain = float(msb(data[1][0][..., component].double().mean(-1), data[1][2]))
+    plain = float(msb(data[1][0][..., component].double().flatten(1), data[1][2]))
     return {
         "member": number // 2 + 1,
         "component": component + 1,
