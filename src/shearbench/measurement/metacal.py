@@ -184,7 +184,9 @@ class Kernel:
             ``sigma`` is sqrt(2) times that of the original stamps, as in ngmix: the correlation of the noise
             by the reconvolution is not included.
         """
-        return self._stamps(1, lambda *stamps: _shear(*stamps, g1=g1, g2=g2)[None])[0]
+        return self._stamps(
+            1, lambda images, psfs, width, limit: _shear(images, psfs, width, limit, g1, g2)[None]
+        )[0]
 
     def derivatives(self) -> tuple[StampBatch, NDArray[np.float32]]:
         """Return the stamps without shear, and their derivatives by the shear at zero shear.

@@ -6,9 +6,9 @@ from torch import nn
 
 from shearbench.forward_model.fourier import FLUX, HLR, Grid, Renderer, parameter_names
 from shearbench.networks.modules import dihedral
-from shearbench.networks.modules.bodies import Components
+from shearbench.networks.modules.bodies import Components, symmetric
+from shearbench.networks.oriented_convnet import OrientedConvNet
 from shearbench.networks.whitened import Whitened
-from shearbench.networks.whitened_convnet import WhitenedConvNet
 from shearbench.tasks.shear.network import ShearNetwork
 
 SCALE = 0.3
@@ -214,54 +214,29 @@ def test_more_components_than_there_can_be_are_refused(options, said):
     assert "not square" in Whitened().objection((24, 32))
 
 
-def convolved(images, psf, truth, **options):
-    """Return a body of convolutions, fitted to noiseless stamps, and these stamps without their scaling."""
-    architecture = WhitenedConvNet(components=32, **options)
-    network = ShearNetwork(architecture, images.shape[1:], SCALE, psf.ndim == 3).double()
-    at = [NAMES.index(name) for name in network.targets]
-    network.fit_scaling(images, psf, truth[:, at])
-    return network.body, network.normalise(images, psf, torch.zeros((), dtype=torch.float64))
+@pytest.mark.parametrize("per_galaxy_psf", [True, False])
+def test_oriented_convolutions_follow_the_stamp_exactly(per_galaxy_psf):
+    images, psf, truth = galaxies(100, 16)
+    psf = psf if per_galaxy_psf else symmetric(psf.mean(0))
+    network = ShearNetwork(OrientedConvNet(auxiliary=True), (16, 16), SCALE, per_galaxy_psf).double()
+    for weight in network.parameters():
+        nn.init.normal_(weight, std=0.1)
+    network.fit_scaling(images, psf, truth[:, [NAMES.index(name) for name in network.targets]])
+    sigma = torch.tensor(1e-3, dtype=torch.float64)
+    before = network(images, psf, sigma).shapes
+    assert before.std() > 0.01
+    for k in range(1, dihedral.ORDER):
+        turned = dihedral.transform_images(psf, k) if per_galaxy_psf else psf
+        after = network(dihedral.transform_images(images, k), turned, sigma).shapes
+        torch.testing.assert_close(after, dihedral.transform_shapes(before, k), rtol=0, atol=1e-9)
 
 
-@torch.no_grad()
-def first_dense_layer(body, stamps):
-    images, _ = body._turned(stamps)
-    return body.network.flat(body.network.features(images))
-
-
-@pytest.mark.parametrize("whitening", [1.0, 0.5])
-def test_convolutions_start_as_principal_components(whitening):
-    images, psf, truth = galaxies(600, 16)
-    body, stamps = convolved(images, psf[0], truth, whitening=whitening)
-    found = first_dense_layer(body, stamps)
-    variance = found.var(0, correction=0)
-    correlation = torch.corrcoef(found.T) - torch.eye(32, dtype=torch.float64)
-    assert found.mean(0).abs().max() < 1e-3
-    assert variance.mean() == pytest.approx(1, rel=1e-3)
-    assert correlation.abs().max() < 1e-6
-    spread = variance.max() / variance.min()
-    assert spread < 1.05 if whitening == 1 else spread > 4
-
-
-@pytest.mark.parametrize("start", ["principal", "random"])
-def test_the_gain_of_convolutions_is_that_of_their_noise(start):
-    images, psf, truth = galaxies(600, 16)
-    body, stamps = convolved(images, psf[0], truth, start=start)
-    generator = torch.Generator().manual_seed(2)
-    noise = torch.randn(images.shape, generator=generator, dtype=torch.float64)
-    plain, _ = body._turned(stamps)
-    noisy = body.network.features(plain + noise[:, None]) - body.network.features(plain)
-    variance = (noisy @ body.network.flat.weight.T).square().mean(0)
-    torch.testing.assert_close(variance, body.noise_variance, rtol=0.25, atol=0)
-
-
-def test_options_of_a_whitened_convnet_that_do_not_fit_are_refused():
+def test_options_of_an_oriented_convnet_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="channels has 2"):
-        WhitenedConvNet(strides=[4])
+        OrientedConvNet(strides=[4])
     with pytest.raises(ValueError, match="even numbers"):
-        WhitenedConvNet(strides=[3, 2])
-    assert WhitenedConvNet().objection((48, 48)) is None
-    assert "not square" in WhitenedConvNet().objection((48, 40))
-    assert "reduce 6 pixels to none" in WhitenedConvNet().objection((6, 6))
-    assert "in stage 1" in WhitenedConvNet(channels=[65, 32]).objection((48, 48))
-    assert "components" in WhitenedConvNet(components=2000).objection((48, 48))
+        OrientedConvNet(strides=[3, 2])
+    assert OrientedConvNet().objection((48, 48)) is None
+    assert "not square" in OrientedConvNet().objection((48, 40))
+    assert "stamps of 6 pixels to none" in OrientedConvNet().objection((6, 6))
+    assert "psf_components" in OrientedConvNet(psf_components=70).objection((16, 16))

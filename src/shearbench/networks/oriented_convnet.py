@@ -1,8 +1,9 @@
-"""A residual convolutional network whose linear layers start as principal components of their input."""
+"""A residual convolutional network that takes the stamp in a standard orientation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -15,18 +16,17 @@ if TYPE_CHECKING:
 Stages = Annotated[list[Width], Field(min_length=1, max_length=10)]
 
 
-class WhitenedConvNet(Architecture):
+class OrientedConvNet(Architecture):
     """Stages of a linear convolution and residual convolutions, then residual dense layers.
 
-    A network with random kernels first has to find combinations of pixels that vary alike. Here the kernels
-    of each linear convolution start as the principal components of the patches that they see, and the first
-    dense layer as those of all features, scaled to like variances; all are trained. The input of the dense
-    layers is then as well-conditioned as that of `whitened`, from the first step.
+    Nothing is pooled: each stage begins with a convolution with a stride and no activation, whose patches
+    overlap, and all further layers add to what they are given, nothing at first. The stamp is turned to the
+    standard orientation of `whitened`, so that the network is exactly symmetric at no cost.
     """
 
-    kind: ClassVar[str] = "whitened_convnet"
+    kind: ClassVar[str] = "oriented_convnet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "whitened-convnet": {
+        "oriented-convnet": {
             "options": {"auxiliary": True},
             "training": {
                 "data": "rendered",
@@ -51,21 +51,7 @@ class WhitenedConvNet(Architecture):
     convolutions: Further = Field(
         1, description="Number of residual blocks of two 3x3 convolutions in each stage."
     )
-    components: Width = Field(
-        128, ge=16, description="Units of the first dense layer, which starts as principal components."
-    )
-    start: Literal["principal", "random"] = Field(
-        "principal",
-        description="Weights of the linear convolutions and of the first dense layer before training: "
-        "principal components of their input, or random numbers as in other networks.",
-    )
-    whitening: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Scaling of all components at the start: 1 divides each by its own standard deviation, 0 "
-        "divides all by the same number, values between are a geometric mean of the two.",
-    )
+    features: Width = Field(128, description="Units of the first dense layer, which has no activation.")
     psf_components: Width = Field(
         16,
         ge=8,
@@ -81,7 +67,7 @@ class WhitenedConvNet(Architecture):
     activation: Activation = Field("gelu", description="Activation function.")
 
     @model_validator(mode="after")
-    def _checked(self) -> WhitenedConvNet:
+    def _checked(self) -> OrientedConvNet:
         if len(self.strides) != len(self.channels):
             raise ValueError(
                 f"strides: found {len(self.strides)} stages, but channels has {len(self.channels)}; "
@@ -95,20 +81,10 @@ class WhitenedConvNet(Architecture):
         """Return why the network cannot take stamps of this shape (rows, columns), or None if it can."""
         if shape[0] != shape[1]:
             return f"stamps of {shape[0]} by {shape[1]} pixels are not square"
-        incoming, side = 1, shape[0]
-        for stage, (stride, channels) in enumerate(zip(self.strides, self.channels)):
-            if side < stride:
-                return f"options.strides: the strides of {stage + 1} stages reduce {shape[0]} pixels to none"
-            if channels > incoming * 4 * stride**2:
-                return (
-                    f"options.channels: {channels} in stage {stage + 1} are more than the "
-                    f"{incoming * 4 * stride**2} numbers of a patch"
-                )
-            incoming, side = channels, side // stride
-        features = incoming * side**2
-        for name, most in (("components", features), ("psf_components", shape[0] ** 2 // 4)):
-            if getattr(self, name) > most:
-                return f"options.{name}: {getattr(self, name)} is more than there can be, {most}"
+        if math.prod(self.strides) > shape[0]:
+            return f"options.strides: strides of {self.strides} reduce stamps of {shape[0]} pixels to none"
+        if self.psf_components > shape[0] ** 2 // 4:
+            return f"options.psf_components: {self.psf_components} is more than a quarter of the pixels"
         return None
 
     def body(
@@ -117,18 +93,17 @@ class WhitenedConvNet(Architecture):
         """Build the network and the scaling of its input; see `Architecture.body`."""
         from shearbench.networks.modules.bodies import PSF_SHARES, Components
         from shearbench.networks.modules.heads import residual_layers
-        from shearbench.networks.modules.whitened_convolutions import ConvolvedBody, WhitenedConvolutions
+        from shearbench.networks.modules.oriented_convolutions import OrientedBody, OrientedConvolutions
 
         psf = Components(shape, self.psf_components, PSF_SHARES) if per_galaxy_psf else None
-        inputs = self.components + (psf.total if psf else 0) + LEVELS
-        network = WhitenedConvolutions(
+        inputs = self.features + (psf.total if psf else 0) + LEVELS
+        network = OrientedConvolutions(
             shape[0],
             self.strides,
             self.channels,
             self.convolutions,
-            self.components,
+            self.features,
             self.activation,
             residual_layers(inputs, self.width, self.blocks, outputs, self.activation),
         )
-        whitening = self.whitening if self.start == "principal" else None
-        return ConvolvedBody(network, shape, psf, targets, self.oriented, whitening)
+        return OrientedBody(network, shape, psf, targets, self.oriented)
