@@ -14,10 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from shearbench.evaluation.joining import identity, join
 from shearbench.evaluation.shear_bias import response_columns
-from shearbench.evaluation.shear_pairs import Means, Pairs, pairs_of
-from shearbench.evaluation.statistics import RESAMPLES, bootstrapped
+from shearbench.evaluation.shear_pairs import Means, Pairs, compared
 
 PAIR_SCATTER = (
     "population noise estimator label kind seed reference n_pairs n_failed scatter scatter_err "
@@ -26,29 +24,16 @@ PAIR_SCATTER = (
 
 
 def pair_scatter(
-    estimates: pd.DataFrame,
-    reference: pd.DataFrame,
-    catalog: pd.DataFrame,
-    *,
-    label: str | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    source: str = "estimates",
-    rule: str = "measure_shear",
+    estimates: pd.DataFrame, reference: pd.DataFrame, catalog: pd.DataFrame, **how: Any
 ) -> dict[str, Any]:
     """Return the row of ``metrics/pair_scatter.csv`` of one estimator at one noise level.
 
     Parameters
     ----------
-    estimates, reference : pandas.DataFrame
-        Estimates of the split ``shear`` at the same noise level; of stamps in both, the first are compared.
-    catalog : pandas.DataFrame
-    label : str, optional
-        Label of the estimator in figures; its name by default.
-    resamples, seed : int
-        Number of resamples of the bootstrap over base galaxies, and its random seed.
-    source, rule : str
-        File of the estimates and the rule that makes it, named in errors.
+    estimates, reference, catalog
+        As for `shearbench.evaluation.shear_pairs.compared`.
+    **how
+        Further arguments of it.
 
     Returns
     -------
@@ -57,39 +42,15 @@ def pair_scatter(
         / 2R, rms of both components, where the two stamps have independent noise of the same level. It is
         measured from stamps with opposite noise, whose scatter is larger by sqrt(2), up to terms of second
         order in the noise, which cancel here. R is the response to shear, so that an estimator that shrinks
-        all shapes does not gain. ``ratio`` is the scatter over that of the reference, on the base galaxies
-        that both measure without a failure; both are resampled together.
+        all shapes does not gain.
 
     Raises
     ------
     ContractError
         The tables have other galaxies than the catalog.
     """
-    count = min(len(estimates), len(reference))
-    both = [
-        join(table.head(count), catalog.head(count), source=source, rule=rule)
-        for table in (estimates, reference)
-    ]
-    good = both[0].good & both[1].good
-    pairs = [pairs_of(rows.flagged(good)) for rows in both]
-    columns = np.column_stack([_columns(one) for one in pairs])
-
-    def statistic(means: Means) -> Means:
-        half = means.shape[-1] // 2
-        own, other = (_scatter(part) for part in (means[..., :half], means[..., half:]))
-        return np.stack([own, other, own / other], axis=-1)
-
-    value, error = bootstrapped(columns, statistic, resamples, seed)
-    return identity(estimates, label) | {
-        "reference": reference.attrs["estimator"],
-        "n_pairs": len(columns),
-        "n_failed": pairs[0].n_failed,
-        "scatter": float(value[0]),
-        "scatter_err": float(error[0]),
-        "scatter_reference": float(value[1]),
-        "ratio": float(value[2]),
-        "ratio_err": float(error[2]),
-    }
+    row = compared(estimates, reference, catalog, _columns, _scatter, "scatter", **how)
+    return {column: row[column] for column in PAIR_SCATTER}
 
 
 def pair_scatter_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shearbench.evaluation.joining import identity, join
 from shearbench.evaluation.shear_bias import noise_columns, noise_variance
-from shearbench.evaluation.shear_pairs import Means, pairs_of
-from shearbench.evaluation.statistics import RESAMPLES, bootstrapped
+from shearbench.evaluation.shear_pairs import Means, compared
 
 SHAPE_NOISE = (
     "population noise estimator label kind seed reference n_pairs n_failed shape_noise shape_noise_reference "
@@ -20,61 +18,35 @@ SHAPE_NOISE = (
 
 
 def shape_noise(
-    estimates: pd.DataFrame,
-    reference: pd.DataFrame,
-    catalog: pd.DataFrame,
-    *,
-    label: str | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    source: str = "estimates",
-    rule: str = "measure_shear",
+    estimates: pd.DataFrame, reference: pd.DataFrame, catalog: pd.DataFrame, **how: Any
 ) -> dict[str, Any]:
     """Return the row of ``metrics/shape_noise.csv`` of one estimator at one noise level.
 
     Parameters
     ----------
-    estimates, reference : pandas.DataFrame
-        Estimates of the split ``shear`` at the same noise level; of stamps in both, the first are compared.
-    catalog : pandas.DataFrame
-    label : str, optional
-        Label of the estimator in figures; its name by default.
-    resamples, seed : int
-        Number of resamples of the bootstrap over base galaxies, and its random seed.
-    source, rule : str
-        File of the estimates and the rule that makes it, named in errors.
+    estimates, reference, catalog
+        As for `shearbench.evaluation.shear_pairs.compared`.
+    **how
+        Further arguments of it.
 
     Returns
     -------
     dict
         The columns `SHAPE_NOISE`. The shape noise is the scatter of a component over the response, as in
-        ``shear_bias.csv``, here of the base galaxies that both measure without a failure. Numerator and
-        denominator of ``ratio`` are resampled together: the intrinsic shapes, which both have, cancel in its
-        error.
+        ``shear_bias.csv``. The intrinsic shapes, which both estimators measure, cancel in the
+        error of the ratio.
 
     Raises
     ------
     ContractError
         The tables have other galaxies than the catalog.
     """
-    count = min(len(estimates), len(reference))
-    both = [
-        join(table.head(count), catalog.head(count), source=source, rule=rule)
-        for table in (estimates, reference)
-    ]
-    good = both[0].good & both[1].good
-    pairs = [pairs_of(rows.flagged(good)) for rows in both]
-    columns = np.column_stack([noise_columns(one) for one in pairs])
+    row = compared(estimates, reference, catalog, noise_columns, _scatter, "shape_noise", **how)
+    return {column: row[column] for column in SHAPE_NOISE}
 
-    def statistic(means: Means) -> Means:
-        half = means.shape[-1] // 2
-        own, other = (np.sqrt(noise_variance(part)) for part in (means[..., :half], means[..., half:]))
-        return np.stack([own, other, own / other], axis=-1)
 
-    value, error = bootstrapped(columns, statistic, resamples, seed)
-    row = {"reference": reference.attrs["estimator"], "n_pairs": len(columns), "n_failed": pairs[0].n_failed}
-    numbers = dict(zip(("shape_noise", "shape_noise_reference", "ratio"), value.tolist()))
-    return identity(estimates, label) | row | numbers | {"ratio_err": float(error[2])}
+def _scatter(means: Means) -> Means:
+    return np.asarray(np.sqrt(noise_variance(means)))
 
 
 def shape_noise_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

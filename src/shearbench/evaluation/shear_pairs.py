@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.errors import ContractError
-from shearbench.evaluation.joining import Joined
-from shearbench.evaluation.statistics import at_composition, bootstrap_means, polynomials
+from shearbench.evaluation.joining import Joined, identity, join
+from shearbench.evaluation.statistics import (
+    RESAMPLES,
+    at_composition,
+    bootstrap_means,
+    bootstrapped,
+    polynomials,
+)
 
 _PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")  # with |e|^2, the variables of the regression
 Means = NDArray[np.float64]  # (..., k): means of k columns
@@ -236,3 +243,78 @@ def calibrated(
         for i, (mean, (columns, inflation)) in enumerate(zip(means, halves))
     ]
     return value, statistic(*drawn).std(axis=0, ddof=1)
+
+
+def compared(
+    estimates: pd.DataFrame,
+    reference: pd.DataFrame,
+    catalog: pd.DataFrame,
+    columns_of: Callable[[Pairs], NDArray[np.float64]],
+    size: Callable[[Means], Means],
+    name: str,
+    *,
+    label: str | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    source: str = "estimates",
+    rule: str = "measure_shear",
+) -> dict[str, Any]:
+    """Compare the scatter of an estimator with that of another one, on the same base galaxies.
+
+    Parameters
+    ----------
+    estimates, reference : pandas.DataFrame
+        Estimates of the split ``shear`` at the same noise level; of stamps in both, the first are compared.
+    catalog : pandas.DataFrame
+    columns_of : callable
+        Returns numbers of each base galaxy, (base, columns).
+    size : callable
+        Returns the scatter from the means of these columns (..., columns).
+    name : str
+        Name of the scatter in the result.
+    label : str, optional
+        Label of the estimator in figures; its name by default.
+    resamples, seed : int
+        Number of resamples of the bootstrap over base galaxies, and its random seed.
+    source, rule : str
+        File of the estimates and the rule that makes it, named in errors.
+
+    Returns
+    -------
+    dict
+        ``{name}``, ``{name}_err``, ``{name}_reference``, their ``ratio`` and ``ratio_err``, of the base
+        galaxies that both measure without a failure. Both are resampled together, so that what they have in
+        common cancels in the error of the ratio. ``reference`` is the name of the other estimator,
+        ``n_pairs`` the number of base galaxies, ``n_failed`` that of those left out; and the columns that
+        name the estimator.
+
+    Raises
+    ------
+    ContractError
+        The tables have other galaxies than the catalog.
+    """
+    count = min(len(estimates), len(reference))
+    both = [
+        join(table.head(count), catalog.head(count), source=source, rule=rule)
+        for table in (estimates, reference)
+    ]
+    good = both[0].good & both[1].good
+    pairs = [pairs_of(rows.flagged(good)) for rows in both]
+    columns = np.column_stack([columns_of(one) for one in pairs])
+
+    def statistic(means: Means) -> Means:
+        half = means.shape[-1] // 2
+        own, other = (size(part) for part in (means[..., :half], means[..., half:]))
+        return np.stack([own, other, own / other], axis=-1)
+
+    value, error = (numbers.tolist() for numbers in bootstrapped(columns, statistic, resamples, seed))
+    return identity(estimates, label) | {
+        "reference": reference.attrs["estimator"],
+        "n_pairs": len(columns),
+        "n_failed": pairs[0].n_failed,
+        name: value[0],
+        f"{name}_err": error[0],
+        f"{name}_reference": value[1],
+        "ratio": value[2],
+        "ratio_err": error[2],
+    }

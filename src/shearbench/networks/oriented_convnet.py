@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from shearbench.networks.base import Architecture
 from shearbench.networks.terms import LEVELS, Activation, Depth, Further, Width
+from shearbench.networks.whitened import Whitened
 
 if TYPE_CHECKING:
     from shearbench.networks.modules.bodies import ComponentBody, ImageBody
@@ -28,17 +29,7 @@ class OrientedConvNet(Architecture):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "oriented-convnet": {
             "options": {"auxiliary": True},
-            "training": {
-                "data": "rendered",
-                "augmentation": [],
-                "labels": "best",
-                "loss": "huber",
-                "noise_margin": 2.5,
-                "optimiser": "soap",
-                "learning_rate": 4e-3,
-                "batch_size": 512,
-                "epochs": 30,
-            },
+            "training": Whitened.presets["whitened"]["training"],
         }
     }
 
