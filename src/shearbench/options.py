@@ -231,6 +231,11 @@ def validated(model: type[M], value: Any, where: tuple[str, ...]) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigError("\n".join(_messages(error, model, where))) from None
+    except UnicodeEncodeError:  # of the message of a check, which names the value
+        raise ConfigError(
+            f"{'.'.join(where)}: a text has one of \\ud800 to \\udfff, which are halves of characters and "
+            "cannot be used alone"
+        ) from None
 
 
 def _messages(error: ValidationError, model: type[BaseModel], where: tuple[str, ...]) -> Iterator[str]:

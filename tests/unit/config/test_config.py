@@ -421,6 +421,11 @@ def places(value, path=()):
 FULL = load(DEFAULT).dump()
 
 
+def test_half_a_character_in_the_value_of_a_checked_option_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"^estimators\.mine: a text has one of .* halves of characters"):
+        resolve({"estimators": {"mine": {"base": "metacal", "estimator": "\ud800"}}})
+
+
 @given(data=st.data())
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_mutated_config_is_valid_or_a_config_error(data):
