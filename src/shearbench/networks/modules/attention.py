@@ -102,12 +102,32 @@ class Cbam(nn.Module):
         return self.pixels(self.channels(x))
 
 
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return the values that queries attend to [..., queries, features].
+
+    torch's fused kernel does not store the weights. It has no deterministic gradient on a GPU, where two
+    matrix products and a softmax are used instead.
+
+    Parameters
+    ----------
+    query, key, value : torch.Tensor
+        [..., queries, features], [..., keys, features] and [..., keys, features].
+    """
+    if query.is_cuda:
+        return weights_of(query, key) @ value
+    return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def weights_of(query: Tensor, key: Tensor) -> Tensor:
+    """Return the weights that each query gives to the keys, [..., queries, keys]."""
+    return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
+
+
 class SelfAttention(nn.Module):
     """Self-attention with several heads (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
 
-    It is computed as two matrix products and a softmax, because torch's fused kernels have no deterministic
-    gradient on a GPU. Only the last layer has a bias: a bias of the keys has no effect on the output, biases
-    of queries and values have little.
+    Only the last layer has a bias: a bias of the keys has no effect on the output, biases of queries and
+    values have little.
 
     Parameters
     ----------
@@ -125,17 +145,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens [n, tokens, width] to the same shape."""
-        weights, value = self._weights(x)
-        return self.out((weights @ value).transpose(1, 2).flatten(2))
+        return self.out(attended(*self._parts(x)).transpose(1, 2).flatten(2))
 
-    def _weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the weights [n, heads, tokens, tokens] and the values [n, heads, tokens, width / heads]."""
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the queries, keys and values, each [n, heads, tokens, width / heads]."""
         query, key, value = self.mixed(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1), value
+        return query, key, value
 
     def attention_scores(self, x: Tensor) -> Tensor:
         """Return the weights that each token gives to others [n, tokens, tokens], the mean over the heads."""
-        return self._weights(x)[0].mean(1)
+        query, key, _ = self._parts(x)
+        return weights_of(query, key).mean(1)
 
     def attention_map(self, x: Tensor) -> Tensor:
         """Return the weight that each token gets [n, tokens], the mean over the tokens that give it."""
@@ -166,8 +186,7 @@ class CrossAttention(nn.Module):
         """Map tokens [n, tokens, width] and [n, others, other] to [n, tokens, width]."""
         query = self.query(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
         key, value = self.mixed(other).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
-        return self.out((weights @ value).transpose(1, 2).flatten(2))
+        return self.out(attended(query, key, value).transpose(1, 2).flatten(2))
 
 
 class PixelAttention(nn.Module):

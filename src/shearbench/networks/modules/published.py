@@ -341,9 +341,8 @@ class OrbitAverage(nn.Module):
         """Map images [n, channels, ny, nx] and levels [n, LEVELS] to [n, outputs]."""
         x = torch.cat([level[:, :, None, None].expand(-1, -1, *x.shape[2:]), x[:, : self.channels]], 1)
         elements = range(dihedral.ORDER)
-        found = self.features(torch.cat([dihedral.transform_images(x, k) for k in elements])).chunk(
-            dihedral.ORDER
-        )
+        turned = torch.cat([dihedral.transform_images(x, k) for k in elements])
+        found = self.features(turned.contiguous(memory_format=torch.channels_last)).chunk(dihedral.ORDER)
         back = [dihedral.transform_images(part, dihedral.inverse(k)) for k, part in enumerate(found)]
         even = torch.stack(back).mean(0)
         weights = self.window.expand(len(x), -1, -1, -1)
