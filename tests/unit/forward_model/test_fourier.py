@@ -11,7 +11,7 @@ from simulated import PRECISE, precise_galaxy
 
 from shearbench.forward_model import fourier
 from shearbench.forward_model.accuracy import Extremes, choose_bandwidth, choose_grid, renderer_for
-from shearbench.forward_model.fourier import PARAMETERS, XY, G, Grid, Renderer, parameter_names
+from shearbench.forward_model.fourier import HLR, PARAMETERS, XY, G, Grid, Renderer, parameter_names
 from shearbench.forward_model.profiles import sersic_transform
 
 SHAPE, SCALE = (48, 48), 0.2
@@ -229,6 +229,26 @@ def test_analytic_derivatives_are_the_automatic_ones(profile, grid):
         (automatic,) = torch.autograd.grad((weights * renderer(parameters, psf)).sum(), parameters)
         analytic = (weights[:, None] * derivatives).sum(dim=(2, 3))
         torch.testing.assert_close(analytic, automatic, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("profile", "outside"), [("gaussian", 1e-6), ("exponential", 1e-4), ("sersic", 2e-2)]
+)
+def test_the_score_is_that_of_the_derivatives(profile, outside):
+    count, shape = 5, (44, 48)
+    renderer = Renderer(profile, shape, SCALE, Grid(80), torch.float64)
+    parameters = torch.from_numpy(draw_parameters(profile, count, seed=8))
+    parameters[:, HLR].clamp_(max=0.5)  # so that little light is outside the stamp
+    noise = torch.randn(count, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for psf in psf_cases(renderer, count):
+        expected, derivatives = renderer.jacobian(parameters, psf)
+        images, information, score = renderer.score(parameters, psf, noise)
+        torch.testing.assert_close(images, expected)
+        torch.testing.assert_close(score, (derivatives * noise[:, None]).sum((2, 3)))
+        exact = renderer.information(parameters, psf)
+        size = exact.diagonal(dim1=1, dim2=2).sqrt()
+        difference = (information - exact) / (size[:, :, None] * size[:, None, :])
+        assert difference.abs().max() < outside
 
 
 def test_gradients_flow_through_the_derivatives_too():

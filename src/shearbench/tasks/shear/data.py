@@ -58,17 +58,15 @@ class Taken(NamedTuple):
     psf : Tensor, shape (ny, nx) or (n, ny, nx)
     truth : Tensor, shape (n, T)
         The true targets.
-    parameters : Tensor, shape (n, P), optional
-        All parameters of the galaxies, if labels are shifted by the noise.
-    derivatives : Tensor, shape (n, P, ny, nx), optional
-        Derivatives of the images with respect to these.
+    shift : tuple of Tensor, optional
+        If labels are shifted by the noise: all parameters of the galaxies [n, P], and the information
+        [n, P, P] and the score [n, P] of `Renderer.score`.
     """
 
     images: Tensor
     psf: Tensor
     truth: Tensor
-    parameters: Tensor | None = None
-    derivatives: Tensor | None = None
+    shift: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class Changed(NamedTuple):
@@ -117,17 +115,27 @@ class Source(Protocol):
 
     Attributes
     ----------
+    shape : (int, int)
+        Rows and columns of a stamp.
     prior : Prior, optional
         Distribution of the parameters, if labels are shifted by the noise.
     """
 
+    shape: tuple[int, int]
     prior: Prior | None
 
     def start(self, epoch: int) -> None:
         """Prepare an epoch; its stamps depend on the seeds and the epoch only."""
 
-    def take(self, part: slice) -> Taken:
-        """Return the noiseless stamps of a part of the epoch."""
+    def take(self, part: slice, noise: Tensor | None = None) -> Taken:
+        """Return the noiseless stamps of a part of the epoch.
+
+        Parameters
+        ----------
+        part : slice
+        noise : Tensor, shape (n, ny, nx), optional
+            Noise of unit variance, for the score of a source that has a prior.
+        """
 
     def changed(self, part: slice, name: Change, angle: Tensor) -> Taken:
         """Return the noiseless stamps of a part of the epoch after a small change.
@@ -254,6 +262,7 @@ class Stored:
 
     def __init__(self, examples: Examples, count: int, seeds: Sequence[int]) -> None:
         self.examples, self.count, self.seeds = examples, count, seeds
+        self.shape = (examples.images.shape[1], examples.images.shape[2])
         self.order = torch.zeros(0, 0, dtype=torch.int64)
 
     def start(self, epoch: int) -> None:
@@ -262,7 +271,7 @@ class Stored:
         orders = torch.stack([_shuffled(n, self.count, seed, epoch) for seed in self.seeds])
         self.order = orders.to(self.examples.images.device)
 
-    def take(self, part: slice) -> Taken:
+    def take(self, part: slice, noise: Tensor | None = None) -> Taken:
         """Return the noiseless stamps of a part of the epoch."""
         index = self.order[:, part].flatten()
         return Taken(
@@ -336,7 +345,7 @@ class Rendered:
         self.population, self.name, self.targets, self.count = population, name, targets, count
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
         self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
-        shape = (psf.shape[-2], psf.shape[-1])
+        self.shape = shape = (psf.shape[-2], psf.shape[-1])
         self.renderer = renderer_for(
             catalog,
             population.model_profile,
@@ -399,14 +408,14 @@ class Rendered:
             self.chosen = torch.stack(chosen).to(self.device)
 
     @torch.no_grad()
-    def take(self, part: slice) -> Taken:
-        """Return the noiseless stamps of a part of the epoch."""
+    def take(self, part: slice, noise: Tensor | None = None) -> Taken:
+        """Return the noiseless stamps of a part of the epoch, see `Source`."""
         parameters, truth = self.parameters[:, part].flatten(0, 1), self.truth[:, part].flatten(0, 1)
         psf, transforms = self._psf_of(part)
-        if self.prior is None:
+        if self.prior is None or noise is None:
             return Taken(self.renderer(parameters, transforms), psf, truth)
-        images, derivatives = self.renderer.jacobian(parameters, transforms)
-        return Taken(images, psf, truth, parameters, derivatives)
+        images, information, score = self.renderer.score(parameters, transforms, noise)
+        return Taken(images, psf, truth, (parameters, information, score))
 
     @torch.no_grad()
     def changed(self, part: slice, name: Change, angle: Tensor) -> Taken:
@@ -496,9 +505,8 @@ def draw_batch(
     # To mix stamps with each other, each process needs all of them. They have one PSF then.
     drawing = Workers() if mixes(recipe.augmentation) else workers
     own_part = slice(part.start + drawing.rank, part.stop, drawing.size)
-    taken = source.take(own_part)
-    level = taken.images.new_empty(len(seeds), count)
-    noise = taken.images.new_empty(len(seeds), count, realisations, *taken.images.shape[1:])
+    level = torch.empty(len(seeds), count, device=generator.device)
+    noise = torch.empty(len(seeds), count, realisations, *source.shape, device=generator.device)
     masks: list[Tensor] = []
     for k, seed in enumerate(seeds):
         seeded(generator, _STEP, seed, step)
@@ -529,12 +537,17 @@ def draw_batch(
         images, psf, truth, *_ = augment(stamps, recipe.augmentation, numbers, counts)
         return shared(images), psf if psf.ndim == 2 else shared(psf), shared(truth)
 
+    own = noise[:, workers.share].flatten(0, 2)
+    masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
+    if source.prior is None:
+        taken = source.take(own_part)
+    else:
+        # Neither augmented nor with several realisations, see `Recipe.unmet`. A masked pixel says nothing.
+        taken = source.take(own_part, own if masked is None else own.masked_fill(masked, 0.0))
     images, psf, truth = augmented(taken)
     low, high = noise_range or recipe.drawn_range
     sigma = low * (high / low) ** level[:, workers.share]
     sigma = (sigma.repeat_interleave(realisations, 1) if realisations > 1 else sigma).flatten(0, 1)
-    own = noise[:, workers.share].flatten(0, 2)
-    masked = torch.stack(masks)[:, workers.share].flatten(0, 2) if masks else None
 
     def noisy(images: Tensor) -> Tensor:
         if observing is None:
@@ -542,11 +555,13 @@ def draw_batch(
         return observed(images, sigma[:, None, None], own, observing, masked)
 
     parameters = truth
-    if source.prior is not None and taken.parameters is not None and taken.derivatives is not None:
-        # Neither augmented nor with several realisations, see `Recipe.unmet`. A masked pixel says nothing.
-        derivatives = taken.derivatives
-        derivatives = derivatives if masked is None else derivatives.masked_fill(masked[:, None], 0.0)
-        parameters = truth + posterior_shift(taken.parameters, derivatives, source.prior, own, sigma)
+    if source.prior is not None and taken.shift is not None:
+        known, information, score = taken.shift
+        if masked is not None:
+            light = taken.images.square()
+            seen = light.masked_fill(masked, 0.0).sum((1, 2)) / light.sum((1, 2))
+            information = information * seen[:, None, None]
+        parameters = truth + posterior_shift(known, information, score, source.prior, sigma)
     changed = []
     for name in recipe.changes:
         angle = torch.stack([_angles(name, count, seed, step, generator)[drawing.share] for seed in seeds])

@@ -35,7 +35,7 @@ class Prior(NamedTuple):
 
 
 def posterior_shift(
-    parameters: Tensor, derivatives: Tensor, prior: Prior, noise: Tensor, sigma: Tensor
+    parameters: Tensor, information: Tensor, score: Tensor, prior: Prior, sigma: Tensor
 ) -> Tensor:
     """Return the posterior mean of the targets minus their true values, for stamps with this noise.
 
@@ -46,19 +46,20 @@ def posterior_shift(
     true ones, from labels with less scatter: the shift is a control variate of the gradient. Where stamps are
     not linear or the prior is not normal, the expectation is of second order in sigma at low noise, and the
     shift of first order. The shift is multiplied by the fraction of the prior variance of the targets that
-    the stamp removes, because stamps are not linear over the whole prior.
+    the stamp removes, because stamps are not linear over the whole prior. D' n must be exact. With another
+    matrix in place of D' D, the shift is multiplied by a matrix, so its expectation remains zero.
 
     Parameters
     ----------
     parameters : Tensor, shape (n, P)
         True parameters.
-    derivatives : Tensor, shape (n, P, ny, nx)
-        Of the noiseless stamp, with respect to each parameter.
+    information : Tensor, shape (n, P, P)
+        D' D, for the derivatives of the noiseless stamp with respect to each parameter.
+    score : Tensor, shape (n, P)
+        D' n, for white noise n of unit variance.
     prior : Prior
-    noise : Tensor, shape (n, ny, nx)
-        White noise of unit variance.
     sigma : Tensor, shape (n,)
-        Its standard deviation in the stamp [flux per pixel].
+        Standard deviation of the noise in the stamp [flux per pixel].
 
     Returns
     -------
@@ -66,10 +67,9 @@ def posterior_shift(
     """
     spread = prior.variance.sqrt()
     # In units of the prior's spread; the sums over pixels are exact enough in float32.
-    flat = derivatives.flatten(2)
     weight = spread / sigma.double()[:, None]
-    information = (flat @ flat.mT).double() * weight[:, :, None] * weight[:, None, :]
-    force = (flat @ noise.flatten(1)[:, :, None])[:, :, 0].double() * weight
+    information = information.double() * weight[:, :, None] * weight[:, None, :]
+    force = score.double() * weight
     deviation = (parameters.double() - prior.mean) / spread
     precision = information + torch.eye(len(spread), dtype=torch.float64, device=sigma.device)
     covariance = torch.linalg.inv_ex(precision)[0]  # `inv` would make the CPU wait for a GPU
