@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from shearbench.figures.axes import log_limits
+from shearbench.figures.axes import figure_title, log_limits
 from shearbench.figures.catalogue import Entry
 from shearbench.figures.legends import legend_below
 from shearbench.figures.style import BOUND, SINGLE, SPACING, VERMILLION, exact, styled, wrapped
@@ -64,7 +64,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     numbers = _numbers(values)
     place = dict(zip(values, numbers or range(len(values))))
     listed = numbers is None and len(values) > 5
-    title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 38 if listed else 58))
+    title = "\n".join(textwrap.wrap(question.replace("$", r"\$"), 58))
     if listed:
         table = table[table["judged"].astype(bool)]
     levels = np.unique(table["noise"].dropna())
@@ -158,7 +158,7 @@ def draw(table: pd.DataFrame, accuracy: pd.DataFrame, question: str, axis_label:
     labels = [axis_label, "RMSE / Cramér–Rao bound"]
     axis.set_xlabel(labels[1] if listed else labels[0])
     axis.set_ylabel("" if listed else labels[1])
-    axis.set_title(title, fontsize=8, loc="left", linespacing=SPACING)
+    figure_title(figure, title)
     legend_below(figure, entries)
     return figure
 

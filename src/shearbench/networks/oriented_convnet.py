@@ -29,7 +29,7 @@ class OrientedConvNet(Architecture):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "oriented-convnet": {
             "options": {"auxiliary": True},
-            "training": Whitened.presets["whitened"]["training"],
+            "training": {**Whitened.presets["whitened"]["training"], "epochs": 30},
         }
     }
 

@@ -33,7 +33,7 @@ class Whitened(Architecture):
                 "optimiser": "soap",
                 "learning_rate": 4e-3,
                 "batch_size": 512,
-                "epochs": 30,
+                "epochs": 33,
             },
         }
     }

@@ -169,9 +169,9 @@ def test_impossible_options_are_refused(name, options, says):
 
 def test_one_configuration_has_all_of_them():
     config = load(ROOT / "config/rivals.yaml")
-    assert {*NAMES, "shearnet", "whitened", "refined"} == set(config.variants)
+    assert {*NAMES, "shearnet", "whitened", "oriented-convnet", "refined"} == set(config.variants)
     recipes = {name: variant.training for name, variant in config.variants.items()}
-    budget = {(r.data, r.batch_size, r.epochs, r.epoch_stamps, r.optimiser) for r in recipes.values()}
+    budget = {(r.data, r.batch_size, r.epochs, r.optimiser) for r in recipes.values()}
     assert len(budget) == 1
     shape = (config.stamps.size_pixels,) * 2
     for population in config.populations.values():
