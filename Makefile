@@ -78,12 +78,12 @@ test: .venv/ready  ## run the tests (SLOW=1: the slow ones too; ONLY=trains: tho
 	@echo "== test"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(if $(SLOW),--slow) $(if $(ONLY),-m $(ONLY))
 
-test-slurm: .venv/ready  ## test the SLURM profile on a temporary SLURM (needs root, installs Debian packages)
+test-slurm: .venv/ready  ## test the SLURM profile on a temporary SLURM (root, installs Debian packages; SLOW=1)
 	@echo "== test-slurm"
 	@if [ "$$(id -u)" = 0 ] && ! command -v sbatch >/dev/null && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && apt-get install -y -qq --no-install-recommends slurm-wlm munge >/dev/null \
 	  || echo "SLURM could not be installed"; fi
-	$(BIN)/python -m pytest -m slurm tests/slurm
+	$(BIN)/python -m pytest -m slurm $(if $(SLOW),--slow) tests/slurm
 
 scaling: checked  ## update the tables of docs/scaling.md from the rates of the run of CONFIG
 	$(BIN)/python -m shearbench.tools.scaling $(RUN) docs/scaling.md config/paper.yaml config/large.yaml

@@ -450,6 +450,7 @@ def test_nothing_is_trained_twice_when_one_training_of_a_job_was_killed(packed):
     assert not list(packed.folder.glob("results/tiny/checkpoints/*/*/seed[567].pt"))
 
 
+@pytest.mark.slow
 def test_seeds_that_train_together_share_their_steps_and_a_job(folder, cluster):
     seeds = (8, 9)
     (folder / "together.yaml").write_text(yaml.safe_dump({"seeds": list(seeds), "training": {"epochs": 3}}))
@@ -480,6 +481,7 @@ rule part:
 """
 
 
+@pytest.mark.slow
 def test_groups_are_tasks_of_arrays_and_none_is_lost_when_more_are_ready_than_may_run(folder, cluster):
     (folder / "parts.smk").write_text(PARTS)
     options = "--snakefile parts.smk --jobs 2 --groups part=pair --group-components pair=2".split()
