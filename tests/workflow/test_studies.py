@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pytest
 from conftest import planned, snakemake
 
 STUDY = """
@@ -18,6 +19,7 @@ inside: [flow, curves, cost, shifts, batches]
 """
 
 
+@pytest.mark.slow
 def test_a_value_that_diverges_is_a_result(run: Path):
     for other in (run / "config/studies").glob("*.yaml"):
         other.unlink()

@@ -537,6 +537,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 def texts(figure: Figure) -> str:
     found = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    found += [text.get_text() for text in figure.texts]
     for axis in figure.axes:
         found += [axis.get_xlabel(), axis.get_ylabel(), axis.get_title(), axis.get_title(loc="left")]
         found += [child.get_xlabel() for child in axis.child_axes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 import time
 from pathlib import Path
@@ -219,17 +220,19 @@ def test_all_faults_of_a_space_are_told_at_once(tmp_path, config):
     assert plan_searches(tmp_path, config).wrong["bad"].count("\n") == 1
 
 
-def test_the_searches_of_the_repository_fit_the_default_run():
-    default = load(ROOT / DEFAULT)
-    plan = plan_searches(ROOT / "config/searches", default)
-    assert plan.wrong == {}
-    assert "shearnet" in plan.known
-    for name, search in plan.known.items():
-        path = ROOT / f"config/searches/{name.removesuffix(f'-{search.base}')}.yaml"
-        first = path.read_text().splitlines()[0]
-        assert first.startswith("# snakemake --cores all search_")
-        assert first.split()[4].removeprefix("search_") in plan.known
-        assert values_of(plan.bases[name], search) is not None, "its first trial is the base"
+@pytest.mark.parametrize("path", sorted(ROOT.glob("config/searches/*.yaml")), ids=lambda path: path.stem)
+def test_the_searches_of_the_repository_fit_the_run_that_they_name(path):
+    command = re.fullmatch(
+        r"# snakemake --cores all (?:--configfile (\S+) -- )?search_(\S+)", path.read_text().splitlines()[0]
+    )
+    assert command
+    config = load(ROOT / DEFAULT, *([ROOT / command[1]] if command[1] else []))
+    plan = plan_searches(path.parent, config)
+    assert command[2] in plan.known
+    found = [search.name for search in read_searches(path)]
+    assert {*found} <= {*plan.known}, plan.wrong
+    for name in found:
+        assert values_of(plan.bases[name], plan.known[name]) is not None, "its first trial is the base"
 
 
 # Trials, with Optuna and an error that is computed
