@@ -123,7 +123,7 @@ clean:  ## delete the environments (results are kept)
 .site/ready: pyproject.toml
 	$(PYTHON) -m venv .site/venv
 	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['site'], sep='\n')" \
-	  > .site/packages && .site/venv/bin/pip install --quiet -r .site/packages
+	  > .site/packages && .site/venv/bin/pip install --quiet --no-compile -r .site/packages
 	@touch $@
 
 # The last step of the installation makes the file .venv/ready; without it, the installation is repeated.
@@ -132,8 +132,8 @@ clean:  ## delete the environments (results are kept)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "shearbench needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version). Set PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --progress-bar on -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --progress-bar on -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --editable .
 	@touch $@
 
 # On top of the environment: the packages of envs/frameworks.yaml, for CI.
@@ -141,5 +141,5 @@ clean:  ## delete the environments (results are kept)
 	$(BIN)/python -m venv .venv/frameworks
 	$(BIN)/python -c "import sysconfig as s; print(f'import site; site.addsitedir({s.get_path(\"purelib\")!r})')" \
 	  > "$$(.venv/frameworks/bin/python -c "import sysconfig as s; print(s.get_path('purelib'))")/default.pth"
-	.venv/frameworks/bin/python -m pip install --quiet $$(grep -oE '[a-z-]+==[0-9.]+' envs/frameworks.yaml)
+	.venv/frameworks/bin/python -m pip install --quiet --no-compile $$(grep -oE '[a-z-]+==[0-9.]+' envs/frameworks.yaml)
 	@touch $@

@@ -498,7 +498,7 @@ class Renderer(torch.nn.Module):
         ValueError
             `parameters` has another shape, or the number of PSFs is neither 1 nor m.
         """
-        return torch.cat([self._image(p, f) for p, f in self._batches(parameters, psf)])
+        return torch.cat([self._image(p, f) for p, f, _ in self._batches(parameters, psf)])
 
     def jacobian(self, parameters: Tensor, psf: Psfs) -> tuple[Tensor, Tensor]:
         """Render images and their analytic derivatives; gradients flow through both.
@@ -514,7 +514,7 @@ class Renderer(torch.nn.Module):
         derivatives : Tensor, shape (m, P, ny, nx)
             With respect to each parameter, in the order of `parameter_names`.
         """
-        parts = [self._jacobian(p, f) for p, f in self._batches(parameters, psf)]
+        parts = [self._jacobian(p, f) for p, f, _ in self._batches(parameters, psf)]
         images, derivatives = zip(*parts)
         return torch.cat(images), torch.cat(derivatives)
 
@@ -531,7 +531,7 @@ class Renderer(torch.nn.Module):
         Tensor of float64, shape (m, P, P)
         """
         found = []
-        for part, transform in self._batches(parameters, psf):
+        for part, transform, _ in self._batches(parameters, psf):
             basis, chain = self._basis(part, transform)
             basis, chain = basis.flatten(2).double(), chain.double()
             found.append(chain @ (basis @ basis.mT) @ chain.mT)
@@ -554,16 +554,15 @@ class Renderer(torch.nn.Module):
         force : Tensor, shape (m, P)
             Sums over pixels of the derivatives times the residual, stamp minus image.
         """
-        found, low = [], 0
-        for part, transform in self._batches(parameters, psf):
+        found = []
+        for part, transform, galaxies in self._batches(parameters, psf):
             basis, chain = self._basis(part, transform)
             basis = basis.flatten(2)
             # The image is subtracted before the sum: at high signal-to-noise, float32 sums would cancel.
-            stamp, flux = stamps[low : low + len(part)].flatten(1), part[:, FLUX, None]
+            stamp, flux = stamps[galaxies].flatten(1), part[:, FLUX, None]
             rest = torch.addcmul(stamp, flux, basis[:, 0], value=-1)
             information = chain @ (basis @ basis.mT) @ chain.mT
             found.append((information, (chain @ (basis @ rest[:, :, None]))[:, :, 0]))
-            low += len(part)
         matrices, forces = zip(*found)
         return torch.cat(matrices), torch.cat(forces)
 
@@ -587,16 +586,14 @@ class Renderer(torch.nn.Module):
         score : Tensor, shape (m, P)
             Sums over pixels of the derivatives of the image times the noise.
         """
-        found, low = [], 0
-        for part, transform in self._batches(parameters, psf):
+        found = []
+        for part, transform, galaxies in self._batches(parameters, psf):
             plus, minus, chain = self._expanded(part)
-            own = noise[low : low + len(part)]
             _, x, y = part[:, : Y + 1].unbind(1)
-            image, gram, dots = self._sum.score(plus, minus, x, y, transform, own)
+            image, gram, dots = self._sum.score(plus, minus, x, y, transform, noise[galaxies])
             information = chain @ gram @ chain.mT
             score = (chain @ dots[:, :, None])[:, :, 0]
             found.append((part[:, FLUX, None, None] * image, information, score))
-            low += len(part)
         images, matrices, scores = zip(*found)
         return torch.cat(images), torch.cat(matrices), torch.cat(scores)
 
@@ -618,7 +615,7 @@ class Renderer(torch.nn.Module):
         )
         return _quadrant(plus.value, minus.value, psf[slice(None)]).cc
 
-    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform]]:
+    def _batches(self, parameters: Tensor, psf: Psfs) -> Iterator[tuple[Tensor, PsfTransform, slice]]:
         count = len(parameters)
         if parameters.ndim != 2 or parameters.shape[1] != len(self.names):
             raise ValueError(
@@ -630,7 +627,7 @@ class Renderer(torch.nn.Module):
         size = self._batch if parameters.device.type == "cpu" else max(count, 1)
         for low in range(0, max(count, 1), size):
             galaxies = slice(low, low + size)
-            yield parameters[galaxies], psf[galaxies]
+            yield parameters[galaxies], psf[galaxies], galaxies
 
     def _image(self, parameters: Tensor, psf: PsfTransform) -> Tensor:
         flux, x, y, hlr, g1, g2 = parameters[:, :SERSIC_N].unbind(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from shearbench.data.stamps import RULE, StampSet
 from shearbench.errors import ConfigError, ContractError
 from shearbench.forward_model.accuracy import renderer_for
 from shearbench.forward_model.changes import STEPS, Change
-from shearbench.forward_model.fourier import FLUX, HLR, XY, G, Grid, Psfs, Renderer
+from shearbench.forward_model.fourier import FLUX, HLR, XY, G, Psfs, Renderer
 from shearbench.jobs.torch_settings import seeded
 from shearbench.networks.modules import dihedral
 from shearbench.simulation.catalog import sample_catalog
@@ -35,7 +36,6 @@ _ORDER, _STEP, _FIXED, _FRESH, _AUGMENT, _CHANGE = range(6)
 
 # Of the flux, in a pixel: below the noise of any pixel that is trained on.
 _RENDERING_TOLERANCE = 1e-6
-_PSF_BANDWIDTH = 3.0  # larger than for galaxies, because the image of a PSF is more strongly aliased
 _POINT = 1e-4  # half-light radius [arcsec] of a galaxy that serves as a point source
 
 
@@ -346,20 +346,23 @@ class Rendered:
         self.seeds, self.device, self.pixel_scale = seeds, psf.device, pixel_scale
         self.spec, self.run_seed = catalog.attrs["psf"], int(catalog.attrs["seed"])
         self.shape = shape = (psf.shape[-2], psf.shape[-1])
-        self.renderer = renderer_for(
+        cheapest = functools.partial(
+            renderer_for,
             catalog,
-            population.model_profile,
-            shape,
-            pixel_scale,
-            _RENDERING_TOLERANCE,
-            self.device,
+            shape=shape,
+            pixel_scale=pixel_scale,
+            tolerance=_RENDERING_TOLERANCE,
+            device=self.device,
             psf_fwhm=population.psf.fwhm_arcsec,
             psf_g_max=population.psf.largest_shape,
         )
+        self.renderer = cheapest(population.model_profile)
         self.psf = psf if population.psf.constant else None
         self.seen = psf if psf.ndim == 3 and not population.psf.has_formula else None
-        point = Grid(-(-5 * max(shape) // 3), _PSF_BANDWIDTH)
-        self.point = Renderer("gaussian", shape, pixel_scale, point, device=self.device)
+        self.point: Renderer | None = None
+        if population.psf.has_formula and not population.psf.constant:
+            # An image of a PSF has higher frequencies than those of galaxies.
+            self.point = cheapest("gaussian", hlr=(_POINT, _POINT), g_max=0.0)
         self.constant: Psfs | None = None
         if self.psf is not None and population.psf.has_formula:
             self.constant = self._psfs(self.renderer, _psf_shapes(self._table(seeds[0], 0, 1)))
@@ -443,6 +446,7 @@ class Rendered:
         shapes = self.psf_shapes[:, part].flatten(0, 1)
         if step is not None:
             shapes = torch.cat([shapes[:, :1], shapes[:, 1:] + step], 1)
+        assert self.point is not None
         point = self.parameters.new_zeros(len(shapes), len(self.point.names))
         point[:, FLUX], point[:, HLR] = 1.0, _POINT
         return self.point(point, self._psfs(self.point, shapes)), self._psfs(self.renderer, shapes)
