@@ -130,7 +130,7 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
     Raises
     ------
     ConfigError
-        A module cannot be imported, or two classes have the same kind.
+        A module cannot be imported, its class has no kind, or two classes have the same kind.
     """
     paths = tuple(importlib.import_module(package).__path__)
     return dict(_discovered(package, subclass_of, paths))  # type: ignore[arg-type]  # a class has a hash
@@ -140,15 +140,24 @@ def discover(package: str, subclass_of: type[T]) -> dict[str, type[T]]:
 def _discovered(package: str, subclass_of: type[Any], paths: tuple[str, ...]) -> dict[str, type[Any]]:
     # Remembered, because a plan asks for the architectures of each value of all studies.
     found: dict[str, type[Any]] = {}
+    nameless: list[type[Any]] = []
     for info in sorted(pkgutil.iter_modules(paths), key=lambda m: m.name):
         module = _imported(f"{package}.{info.name}")
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, subclass_of) and "kind" in vars(value):
-                kind = vars(value)["kind"]
-                if (other := found.setdefault(kind, value)) is not value:
-                    raise ConfigError(
-                        f"{_file(other)} and {_file(value)}: both have the kind '{kind}'; change it in one"
-                    )
+            if not (isinstance(value, type) and issubclass(value, subclass_of)):
+                continue
+            if "kind" not in vars(value):
+                nameless += [value] if value.__module__ == module.__name__ else []
+            elif (other := found.setdefault(kind := vars(value)["kind"], value)) is not value:
+                raise ConfigError(
+                    f"{_file(other)} and {_file(value)}: both have the kind '{kind}'; change it in one"
+                )
+    for value in nameless:
+        if not value.__subclasses__():  # it is no base of others
+            raise ConfigError(
+                f"{_file(value)}: the class {value.__name__} has no `kind`, the name by which a "
+                f'configuration knows it; add for example `kind: ClassVar[str] = "{value.__name__.lower()}"`'
+            )
     return found
 
 

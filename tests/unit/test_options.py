@@ -65,6 +65,19 @@ def test_a_copy_of_another_kind_with_the_same_presets_is_named_too(added, packag
     assert str(SOURCES[package] / f"{name}.py") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("package", "name", "cls"),
+    [(shearbench.estimators, "hsm", "Hsm"), (shearbench.networks, "shearnet", "ShearNet")],
+    ids=str,
+)
+def test_a_class_without_a_kind_is_an_error(added, package, name, cls):
+    text = (SOURCES[package] / f"{name}.py").read_text()
+    new = added(package, "mine", text.replace(f'    kind: ClassVar[str] = "{name}"\n', ""))
+    with pytest.raises(ConfigError, match=f"the class {cls} has no `kind`") as error:
+        NAMES[package]()
+    assert str(new) in str(error.value)
+
+
 MINE = '''
     from typing import ClassVar
     from shearbench.data.shapes import Flag, Shapes
