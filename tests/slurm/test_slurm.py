@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(missing() is not None, reaso
 
 PROFILE = Path("workflow/profiles/slurm")
 EPOCHS = 400
-SEEDS = (1, 2, 3, 4)
+SEEDS = (1, 2, 3)
 
 
 def model_of(seed: int) -> str:
@@ -191,10 +191,11 @@ def go_through(cluster: Cluster, told: Ordeal) -> None:
     time.sleep(8)
     cluster.start_controller()
 
-    cluster.run("scontrol", "update", f"JobId={jobs[4]}", "TimeLimit=1")
-    until(lambda: cluster.job(jobs[4])["JobState"] == "TIMEOUT", 100, "no time limit")
-    lost("timeout", 4)
-    resumed("timeout", 4)
+    found()
+    cluster.run("scontrol", "update", f"JobId={jobs[1]}", "TimeLimit=1")
+    until(lambda: cluster.job(jobs[1])["JobState"] == "TIMEOUT", 100, "no time limit")
+    lost("timeout", 1)
+    resumed("timeout", 1)
 
     found()
     lost("preemption", *SEEDS)
@@ -277,12 +278,12 @@ def test_jobs_are_submitted_with_what_they_need(ordeal):
 def test_trainings_that_are_ready_together_are_one_submission(ordeal):
     jobs = [ordeal.first[str(seed)] for seed in SEEDS]
     assert len({job["ArrayJobId"] for job in jobs}) == 1
-    assert sorted(job["ArrayTaskId"] for job in jobs) == ["1", "2", "3", "4"]
+    assert sorted(int(job["ArrayTaskId"]) for job in jobs) == list(range(1, len(SEEDS) + 1))
     assert "ArrayJobId" not in ordeal.first["fit"]
 
 
 def test_each_training_has_a_gpu_of_its_own(ordeal):
-    assert sorted(ordeal.devices) == ["0", "1", "2", "3"]
+    assert len(set(ordeal.devices)) == len(SEEDS)
 
 
 def test_another_attempt_asks_for_more(ordeal):
