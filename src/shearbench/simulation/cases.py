@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from shearbench.data.observing import Observing
-from shearbench.simulation.catalog import _pair, observing_of, sample_catalog, shear_shape
+from shearbench.simulation.catalog import in_pairs, observing_of, sample_catalog, shear_shape
 from shearbench.simulation.populations import SPLITS, Population
 
 ROTATIONS = 4
@@ -98,7 +98,7 @@ def sample_cases(
         See `sample_catalog`.
     """
     table = sample_catalog(population, name, "train", galaxies, seed, pixel_scale, first_block=_FIRST_BLOCK)
-    paired, signs = _pair(table, ROTATIONS)
+    paired, signs = in_pairs(table, ROTATIONS)
     rng = np.random.default_rng([seed, zlib.crc32(name.encode()), _NOISE])
     applied = shear * np.sqrt(rng.random(galaxies)) * np.exp(2j * np.pi * rng.random(galaxies))
     low, high = noise

@@ -117,10 +117,10 @@ def sample_catalog(
     table = pd.concat(blocks, ignore_index=True).iloc[:galaxies].reset_index(drop=True)
     table["pair_id"] = np.arange(galaxies, dtype=np.int64)
     if split == "shear":
-        table, plus_minus = _pair(table, rotations)
+        table, plus_minus = in_pairs(table, rotations)
         table["shear1"], table["shear2"] = shear * plus_minus
     elif split == "leakage":
-        table, plus_minus = _pair(table, rotations)
+        table, plus_minus = in_pairs(table, rotations)
         table["psf_shear1"], table["psf_shear2"] = psf_shape * plus_minus
         table["psf_g1"] += table["psf_shear1"]
         table["psf_g2"] += table["psf_shear2"]
@@ -432,11 +432,22 @@ def cosmos_galaxies(path: str, profile: str) -> dict[str, NDArray[Any]]:
     return {"e": shape, "hlr": sigma * scale * 1.17741, "sersic_n": ones, "flux": np.array(flux)}
 
 
-def _pair(table: pd.DataFrame, rotations: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
-    """Return each galaxy ``rotations * 8`` times; rows that differ in the sign of the noise are adjacent.
+def in_pairs(table: pd.DataFrame, rotations: int) -> tuple[pd.DataFrame, NDArray[np.float64]]:
+    """Return each galaxy in several orientations, under four shears or PSFs, with noise of both signs.
 
-    The array [2, n] has the signs of both components of the shear, or of the PSF's shape, of each row:
-    (+, 0), (-, 0), (0, +), (0, -).
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Galaxies with their intrinsic shape in the columns ``e1, e2``.
+    rotations : int
+        Number of orientations, whose intrinsic shapes have the mean zero.
+
+    Returns
+    -------
+    table : pandas.DataFrame
+        ``rotations * 8`` rows for each galaxy; those that differ in the sign of the noise are adjacent.
+    signs : ndarray, shape (2, rows)
+        The signs of both components of the shear, or of the PSF's shape: (+, 0), (-, 0), (0, +), (0, -).
     """
     n = len(table)
     paired = table.loc[np.repeat(np.arange(n), rotations * 8)].reset_index(drop=True)
