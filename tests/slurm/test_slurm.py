@@ -421,6 +421,7 @@ def packed(folder, cluster) -> Ordeal:
     return told
 
 
+@pytest.mark.slow
 def test_seeds_of_a_variant_share_a_job(packed):
     job = packed.first["job"]
     # One after the other: what one needs, for three times its time, which is a third of the longest.
@@ -429,6 +430,7 @@ def test_seeds_of_a_variant_share_a_job(packed):
     assert len(packed.last) == 2  # the first attempt of all three, and the one after the kill
 
 
+@pytest.mark.slow
 def test_a_training_on_two_gpus_asks_for_both_on_one_node(packed):
     job = packed.first["job"]
     assert (job["TresPerJob"], job["NumNodes"], job["NumCPUs"]) == ("gres:gpu:standin:2", "1", "2")
@@ -436,11 +438,13 @@ def test_a_training_on_two_gpus_asks_for_both_on_one_node(packed):
     assert packed.devices == ["0,1"]
 
 
+@pytest.mark.slow
 def test_a_preempted_job_goes_on_from_its_last_epoch(packed):
     for seed, epoch in packed.lost_at["preemption"].items():
         assert 0 <= packed.resumed_at["preemption"][seed] - epoch <= 10
 
 
+@pytest.mark.slow
 def test_nothing_is_trained_twice_when_one_training_of_a_job_was_killed(packed):
     for seed in PACKED:
         history = pd.read_csv((packed.folder / model_of(seed)).with_name("history.csv"))
