@@ -267,16 +267,15 @@ def test_the_analytic_response_is_the_limit_of_that_of_finite_steps(source, obje
     network = objective([network_of(1)]).networks[0].eval()
     measurer, batch = NetworkMeasurer(network), stamps_of(source)
     analytic, finite = (
-        measured(measurer, batch, 0.004) for measured in (analytic_response, measure_response)
+        measured(measurer, batch, 0.006) for measured in (analytic_response, measure_response)
     )
     names = ("R11", "R12", "R21", "R22")
     assert set(analytic.extra) == set(finite.extra) == set(names)
     scale = np.std([finite.extra[name] for name in names])
     np.testing.assert_allclose(analytic.g1, finite.g1, atol=1e-4)
     for name in names:
-        # Single values differ more, by the rounding of float32 over the step.
-        assert np.sqrt(np.mean((analytic.extra[name] - finite.extra[name]) ** 2)) < 3e-3 * scale
-    one = analytic_response(measurer, batch.select(slice(3, 4)), 0.004)
+        np.testing.assert_allclose(analytic.extra[name], finite.extra[name], atol=5e-3 * scale)
+    one = analytic_response(measurer, batch.select(slice(3, 4)), 0.006)
     assert one.extra["R12"] == pytest.approx(analytic.extra["R12"][3], rel=1e-4)
 
 
