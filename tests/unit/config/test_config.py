@@ -50,6 +50,7 @@ def test_the_files_we_ship_are_valid(name):
     first = {
         "sky_bias": ["sky"],
         "sky_leakage": ["sky"],
+        "sky_pairs": ["sky"],
         "rivals_tuned": ["rivals"],
         "rivals_paper": ["rivals"],
     }.get(name, [])  # it is laid over another one
