@@ -66,22 +66,24 @@ def draw(path: str, network: str) -> Figure:
         axis.set_yticks([])
         return axis
 
-    def bar(row: int, image: Any, label: str = "") -> None:
+    def bar(row: int, image: Any, label: str = "", ticks: list[float] | None = None) -> None:
         axis = figure.add_subplot(grid[row, _COLUMNS])
-        found = figure.colorbar(image, cax=axis)
+        found = figure.colorbar(image, cax=axis, ticks=ticks)
         found.ax.tick_params(labelsize=5)
         found.ax.yaxis.offsetText.set_fontsize(5)
         found.set_label(label, fontsize=5.5)
 
     stamps, sigma = one.arrays["stamps"], one.arrays["sigma"]
     high = float(stamps.max())
+    linear = high / 30
     for k, name in enumerate(EXAMPLES):
         axis = axis_of(0, 3 * k, 3)
         shown = axis.imshow(
-            stamps[k], cmap="gray", origin="lower", norm=AsinhNorm(high / 30, vmin=-high / 30, vmax=high)
+            stamps[k], cmap="gray", origin="lower", norm=AsinhNorm(linear, vmin=-linear, vmax=high)
         )
         axis.set_title(f"{name}, $\\sigma$ = {exact(float(sigma[k]))}", fontsize=6.5, pad=2)
-    bar(0, shown, "flux")
+    # No power of ten so close to zero that their labels overlap.
+    bar(0, shown, "flux", [0, *10.0 ** np.arange(np.ceil(np.log10(linear / 2)), np.log10(high))])
     row = 1
     for layer in layers:
         maps = one.features[layer]
