@@ -316,6 +316,22 @@ def test_regression_brings_both_halves_to_one_composition_and_quotes_honest_erro
     assert abs(np.mean(inside) - 0.6827) < 4 * math.sqrt(0.68 * 0.32 / 120)
 
 
+def test_regression_follows_a_response_that_falls_towards_the_faint_galaxies_of_a_catalogue():
+    """The fluxes of a catalogue cover two decades, and noise lowers the response of the faintest few."""
+    known, unknown = [], []
+    for seed in range(5):
+        catalog = shear_split(800, seed=seed)
+        rng = np.random.default_rng(seed)
+        flux = 10 ** rng.uniform(-1, 1, catalog["pair_id"].max() + 1)
+        bright = catalog.assign(flux=flux[catalog["pair_id"]])
+        bright.attrs = catalog.attrs
+        response = 1 / (1 + (0.1 / bright["flux"].to_numpy()) ** 2)
+        shapes = [response * catalog[name].to_numpy() for name in ("g1", "g2")]
+        known.append(shear_bias(answer(bright, *shapes), bright, resamples=100)[1]["m1_err"])
+        unknown.append(shear_bias(answer(catalog, *shapes), catalog, resamples=100)[1]["m1_err"])
+    assert np.mean(unknown) > 6 * np.mean(known)
+
+
 def observed(catalog, rng):
     """Return estimates whose error depends on the flux and, weakly, on the observed elongation."""
     g1, g2 = responds(catalog, rng, 0.005)

@@ -10,7 +10,8 @@ calibration uses other galaxies than the measurement of m, so the difference bet
 add to the error of m. Regression on the true parameters corrects both samples to the same mean parameters
 (Cochran 1977, Sampling Techniques, ch. 7). The standard deviation of m over base galaxies after this
 correction was measured on ``exp_gauss``, with four rotations (16 stamps), and with two rotations and noise of
-both signs (also 16 stamps)::
+both signs (also 16 stamps); with flux and size in place of their logarithms, which leave 0.66 to 0.9 of it at
+1e-3 with 500 galaxies::
 
     noise   exponential fit               plain network (RMSE 10 times the bound at 1e-5)
     1e-5    1.0e-4, +-noise 1.1e-5        1.7e-2

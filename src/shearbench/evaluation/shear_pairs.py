@@ -20,7 +20,10 @@ from shearbench.evaluation.statistics import (
     polynomials,
 )
 
-_PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")  # with |e|^2, the variables of the regression
+# Their logarithms and |e|^2 are the variables of the regression. The response decreases towards faint and
+# small galaxies; where the fluxes of a catalogue cover two decades, polynomials in the flux itself leave m
+# with almost twice the scatter.
+_PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")
 Means = NDArray[np.float64]  # (..., k): means of k columns
 Half = tuple[NDArray[np.float64], float]  # columns of some base galaxies, and the factor on their errors
 
@@ -33,8 +36,9 @@ class Pairs:
     `response` [base, member, row, column] (mean over rotations) or None; the members are
     +s and -s in the first component, +s and -s in the second. `observed` [base, rotation, member] is what was
     given to `pairs_of`, or None; `responses` [base, rotation, member, component] is the diagonal of the
-    response that the estimator measures for each stamp, or None. `parameters` [base, k] are true parameters;
-    `shear` is s, the applied shear or the change of the PSF's shape.
+    response that the estimator measures for each stamp, or None. `parameters` [base, k] are the
+    variables of the regression (`halves_of`); `shear` is s, the applied shear or the change of the PSF's
+    shape.
     """
 
     estimate: NDArray[np.float64]
@@ -121,7 +125,7 @@ def pairs_of(
             matrix[:, i, j] = rows.estimates[names[i][j]].to_numpy(float)
         response = by_member(matrix).mean(axis=1)
         responses = np.diagonal(by_member(matrix), axis1=-2, axis2=-1)
-    known = [catalog[name].to_numpy(float) for name in _PARAMETERS if name in catalog]
+    known = [np.log(catalog[name].to_numpy(float)) for name in _PARAMETERS if name in catalog]
     known.append(catalog["e1"].to_numpy(float) ** 2 + catalog["e2"].to_numpy(float) ** 2)
     return Pairs(
         estimate=by_member(rows.estimate),
