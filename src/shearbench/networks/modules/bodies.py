@@ -179,19 +179,24 @@ class Components(nn.Module):
         rest = images - self.mean.double()
         if without is not None:
             unit = without.double() / without.double().norm()
-            rest = rest - unit * (rest * unit).sum((1, 2), keepdim=True)
-        by_x = [(rest + s * rest.flip(-1)) / 2 for s in (1, -1)]
-        (even, odd_y), (odd_x, odd) = ([(half + s * half.flip(-2)) / 2 for s in (1, -1)] for half in by_x)
-        parts = [
-            (even + even.mT) / 2,  # A1
-            (even - even.mT) / 2,  # B1
-            (odd + odd.mT) / 2,  # B2
-            (odd - odd.mT) / 2,  # A2
-            torch.cat([odd_x, odd_y.mT]),  # E: odd in x; its partners are transposed
+            rest -= unit * (rest.flatten(1) @ unit.flatten())[:, None, None]
+        # A part that is even or odd under mirrors in x and y is known from one quadrant.
+        side = rest.shape[-1]
+        half = -(-side // 2)
+        by_x = [
+            (rows[..., :half] + s * rows[..., -half:].flip(-1)) / 2
+            for s in (1, -1)
+            for rows in (rest[:, :half], rest[:, -half:].flip(-2))
         ]
-        # Parity under mirrors in y, in x, and in the diagonal.
+        quadrants = ((by_x[k] + s * by_x[k + 1]) / 2 for k in (0, 2) for s in (1, -1))
+        even, odd_y, odd_x, odd = (flat.mT @ flat / len(flat) for flat in (q.flatten(1) for q in quadrants))
+        swap = _transposed(half)
+        e = (odd_x + odd_y[swap][:, swap]) / 2
+        # Parity under mirrors in y, in x, and in the diagonal: A1, B1, B2, A2 and E odd in x, whose partners
+        # are transposed.
         parity = ((1, 1, 1), (1, 1, -1), (-1, -1, 1), (-1, -1, -1), (1, -1, 0))
-        found = [_axes(part, count, *signs) for part, count, signs in zip(parts, self.counts, parity)]
+        grams = (even, even, odd, odd, e)
+        found = [_axes(gram, side, count, *signs) for gram, count, signs in zip(grams, self.counts, parity)]
         axes, spreads = (list(column) for column in zip(*found))
         self.basis.copy_(torch.cat([*axes, axes[-1].mT]).flatten(1).mT)
         self.spread.copy_(torch.cat([*spreads, spreads[-1]]).clamp_min(_LEAST_SPREAD * spreads[0][0]))
@@ -224,35 +229,42 @@ class Components(nn.Module):
         return torch.cat([rest, torch.where(swap, odd_y, odd_x), torch.where(swap, odd_x, odd_y)], 1)
 
 
-def _axes(images: Tensor, count: int, in_y: int, in_x: int, in_diagonal: int) -> tuple[Tensor, Tensor]:
-    """Return the principal components [count, n, n] of images with given parities, and their spreads [count].
+def _axes(
+    gram: Tensor, side: int, count: int, in_y: int, in_x: int, in_diagonal: int
+) -> tuple[Tensor, Tensor]:
+    """Return the principal components [count, side, side] with given parities, and their spreads [count].
 
-    The images are even (1) or odd (-1) under each mirror; for the diagonal mirror, 0 means neither. The
-    components are computed from one quadrant, whose pixels are weighted by their number of mirror images.
+    They are even (1) or odd (-1) under each mirror; for the diagonal mirror, 0 means neither. `gram` is the
+    mean product of two pixels of a quadrant, of images with the parities under the mirrors in y and x. The
+    pixels are weighted by their number of mirror images.
     """
-    side = images.shape[-1]
     half = -(-side // 2)
-    mirrored = torch.full((half,), 2.0, dtype=images.dtype, device=images.device)
+    mirrored = torch.full((half,), 2.0, dtype=gram.dtype, device=gram.device)
     mirrored[side // 2 :] = 1.0  # the middle of an odd number
     weight = torch.outer(mirrored, mirrored).sqrt()
-    flat = (images[:, :half, :half] * weight).flatten(1)
-    gram = flat.mT @ flat / len(flat)
     # Components with these parities get larger eigenvalues than all others, even if the images do not vary
     # along them.
     free = torch.ones_like(weight)
     if side % 2:  # an odd image is zero in the middle
         free[-1] *= in_y > 0
         free[:, -1] *= in_x > 0
-    right = free.flatten().diag()
-    if in_diagonal:
-        right = (right + in_diagonal * right.unflatten(0, (half, half)).transpose(0, 1).flatten(0, 1)) / 2
+    gram, right = gram * torch.outer(weight.flatten(), weight.flatten()), free.flatten().diag()
     lift = gram.trace().clamp_min(torch.finfo(gram.dtype).tiny)
+    if in_diagonal:
+        swap = _transposed(half)
+        gram, right = ((one + in_diagonal * one[swap]) / 2 for one in (gram, right))
+        gram = (gram + in_diagonal * gram[:, swap]) / 2
     values, vectors = torch.linalg.eigh(gram + lift * right)
     values = values - lift
     quadrant = vectors[:, -count:].flip(1).mT.reshape(count, half, half) / weight
     rest = side // 2
     top = torch.cat([quadrant, in_x * quadrant[:, :, :rest].flip(-1)], 2)
     return torch.cat([top, in_y * top[:, :rest].flip(-2)], 1), values[-count:].flip(0).clamp_min(0).sqrt()
+
+
+def _transposed(side: int) -> Tensor:
+    """Return the numbers of the pixels of an image in the order of the transposed image, [side * side]."""
+    return torch.arange(side**2).reshape(side, side).mT.flatten()
 
 
 class ComponentBody(nn.Module):
