@@ -1,7 +1,5 @@
 """Run trials of a search until its budget is spent; several of these jobs may share them."""
 
-from shearbench.data.catalogs import read_catalog
-from shearbench.data.stamps import read_stamps
 from shearbench.files.text import write_text
 from shearbench.jobs.job import logged
 from shearbench.simulation.populations import Population
@@ -15,12 +13,7 @@ source, params = snakemake.input, snakemake.params
 origins, (output,) = params.origins, snakemake.output
 
 with logged(snakemake.log[0]):
-    splits = Splits(
-        read_stamps(source.train, origins[source.train]),
-        read_stamps(source.validation, origins[source.validation]),
-        read_catalog(source.train_catalog, origins[source.train_catalog]),
-        read_catalog(source.validation_catalog, origins[source.validation_catalog]),
-    )
+    splits = Splits.read(source, origins)
     population, search = Population(**params.population), Search(**params.search["search"])
 
     def evaluate(variant, job):

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from shearbench.data.catalogs import read_catalog
-from shearbench.data.stamps import read_stamps
 from shearbench.files.origin import read_origin
 from shearbench.files.text import write_csv
 from shearbench.jobs.job import logged
@@ -33,12 +31,7 @@ def untrained(training, model, fingerprint):
 
 
 with logged(snakemake.log[0]):
-    splits = Splits(
-        read_stamps(source.train, origins[source.train]),
-        read_stamps(source.validation, origins[source.validation]),
-        read_catalog(source.train_catalog, origins[source.train_catalog]),
-        read_catalog(source.validation_catalog, origins[source.validation_catalog]),
-    )
+    splits = Splits.read(source, origins)
     population = Population(**snakemake.params.population)
     outputs = snakemake.output.model, snakemake.output.history
     for training, model_path, history_path in zip(snakemake.params.trainings, *outputs, strict=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from shearbench.data.catalogs import PARAMETER_COLUMNS
+from shearbench.data.catalogs import PARAMETER_COLUMNS, read_catalog
 from shearbench.data.observing import Observing
-from shearbench.data.stamps import RULE, StampSet
+from shearbench.data.stamps import RULE, StampSet, read_stamps
 from shearbench.errors import ConfigError, ContractError
+from shearbench.files.origin import Origin
 from shearbench.forward_model.accuracy import renderer_for
 from shearbench.forward_model.changes import STEPS, Change
 from shearbench.forward_model.fourier import FLUX, HLR, XY, G, Psfs, Renderer
@@ -47,6 +48,29 @@ class Splits:
     validation: StampSet
     train_catalog: pd.DataFrame
     validation_catalog: pd.DataFrame
+
+    @classmethod
+    def read(cls, paths: Mapping[str, str], origins: Mapping[str, Origin]) -> Splits:
+        """Read the files of both splits.
+
+        Parameters
+        ----------
+        paths : mapping of str to str
+            The file of each attribute.
+        origins : mapping of str to Origin
+            The origin that each file must have.
+
+        Raises
+        ------
+        ContractError
+            A file cannot be read, is not as it should be, or has another origin.
+        """
+        train, validation, *catalogs = (paths[one.name] for one in fields(cls))
+        return cls(
+            read_stamps(train, origins[train]),
+            read_stamps(validation, origins[validation]),
+            *(read_catalog(path, origins[path]) for path in catalogs),
+        )
 
 
 class Taken(NamedTuple):
