@@ -85,6 +85,21 @@ def test_errors_that_are_too_small_are_found_and_scaled():
     assert (covered["y"] < LEVELS).all()
 
 
+def test_fractions_and_sharpness_are_those_of_uncertainty_toolbox():
+    theirs = pytest.importorskip(
+        "uncertainty_toolbox.metrics_calibration", reason="needs the package uncertainty-toolbox"
+    )
+    given = tables(1.3, 0.2)
+    residual, error = (getattr(stated_errors(*given), name).ravel() for name in ("residual", "error"))
+    (row, _), curves = uncertainty(stated_errors(*given))
+    zero = np.zeros_like(residual)
+    covered = [theirs.get_proportion_in_interval(residual, error, zero, level) for level in LEVELS]
+    ours = [point["y"] for point in curves if (point["curve"], point["calibration"]) == ("coverage", "none")]
+    np.testing.assert_allclose(ours, covered, rtol=0, atol=1e-12)
+    assert row["sharpness"] == pytest.approx(theirs.sharpness(error), rel=1e-12)
+    assert row["ece"] == pytest.approx(np.abs(np.array(covered) - LEVELS).mean(), rel=1e-12)
+
+
 def test_an_offset_tilts_the_ranks():
     _, curves = found(1.0, 1.0)  # estimates are too large, so the truth has low ranks
     ranks = curves[(curves["curve"] == "rank") & (curves["calibration"] == "none")]["y"].to_numpy()
