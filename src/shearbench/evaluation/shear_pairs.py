@@ -20,9 +20,8 @@ from shearbench.evaluation.statistics import (
     polynomials,
 )
 
-# Their logarithms and |e|^2 are the variables of the regression. The response decreases towards faint and
-# small galaxies; where the fluxes of a catalogue cover two decades, polynomials in the flux itself leave m
-# with almost twice the scatter.
+# Their logarithms and |e|^2 are the variables of the regression: the response decreases towards faint and
+# small galaxies, and the fluxes of a catalogue can cover three decades.
 _PARAMETERS = ("flux", "hlr", "sersic_n", "psf_fwhm")
 Means = NDArray[np.float64]  # (..., k): means of k columns
 Half = tuple[NDArray[np.float64], float]  # columns of some base galaxies, and the factor on their errors

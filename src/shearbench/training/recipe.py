@@ -122,8 +122,9 @@ class Recipe(Options):
         "`posterior`: the true parameters, each shifted to the mean of their posterior distribution given "
         "the noise of the stamp, computed as if the stamp were linear in them. These labels have less "
         "scatter, which lowers the floor, and the network learns the same answer, up to terms of second "
-        "order in the noise. It needs `data: rendered`, white noise, no augmentation and one realisation. "
-        "Rendering takes about 3 times as long. `best`: `posterior` if these needs are met, else `truth`.",
+        "order in the noise. It needs `data: rendered`, white noise, no augmentation, one realisation, and "
+        "a loss other than nll. Rendering takes about twice as long. `best`: `posterior` if these needs are "
+        "met, else `truth`.",
     )
     response: dict[Change, Weight] = Field(
         {},
@@ -274,7 +275,7 @@ class Recipe(Options):
 
     @property
     def unmet(self) -> str | None:
-        """An option that the labels `posterior` need otherwise, with the value needed and found, or None."""
+        """What the labels `posterior` need that the recipe does not have, or None."""
         for name, found, needed in (
             ("data", self.data, "rendered"),
             ("augmentation", list(self.augmentation), []),
@@ -282,6 +283,10 @@ class Recipe(Options):
         ):
             if found != needed:
                 return f"{name}: {needed}, but found {found}"
+        if self.loss == "nll":
+            return (
+                "a loss other than nll, which would learn the scatter of these labels, not that of the truth"
+            )
         return None
 
     @property

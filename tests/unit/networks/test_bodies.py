@@ -68,6 +68,18 @@ def test_axes_are_orthonormal_and_orthogonal_to_what_is_left_out(side):
 
 
 @pytest.mark.parametrize("side", [16, 15])
+def test_axes_are_those_of_the_covariance_of_images_in_all_orientations(side):
+    images, *_ = galaxies(200, side)
+    found = components(images)
+    rest = images - found.mean
+    turned = torch.cat([dihedral.transform_images(rest, k) for k in range(dihedral.ORDER)]).flatten(1)
+    along = turned.T @ (turned @ found.basis) / len(turned)
+    torch.testing.assert_close(
+        along, found.basis * found.spread**2, rtol=0, atol=1e-9 * found.spread.max() ** 2
+    )
+
+
+@pytest.mark.parametrize("side", [16, 15])
 def test_the_standard_orientation_is_the_same_for_all_eight_of_an_image(side):
     images, *_ = galaxies(60, side)
     found = components(images)

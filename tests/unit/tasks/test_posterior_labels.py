@@ -97,7 +97,11 @@ def test_shifts_have_the_size_of_the_smallest_possible_error(sigma):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"data": "stored"}, ["data", "rendered"]), ({"augmentation": ["d4"]}, ["augmentation", "d4"])],
+    [
+        ({"data": "stored"}, ["data", "rendered"]),
+        ({"augmentation": ["d4"]}, ["augmentation", "d4"]),
+        ({"loss": "nll"}, ["a loss other than nll"]),
+    ],
 )
 def test_labels_that_cannot_be_shifted_are_refused(changes, words):
     with pytest.raises(ConfigError) as error:
@@ -132,6 +136,7 @@ def test_masked_pixels_shift_no_label():
     ("training", "population", "shifted"),
     [
         ({"data": "rendered", "augmentation": []}, {}, True),
+        ({"data": "rendered", "augmentation": [], "loss": "nll"}, {}, False),
         ({"data": "rendered", "augmentation": []}, {"noise": {"correlation_pixels": 0.5}}, False),
         ({"data": "stored", "augmentation": []}, {}, False),
         ({"data": "rendered", "augmentation": ["d4"]}, {}, False),
@@ -139,7 +144,10 @@ def test_masked_pixels_shift_no_label():
     ],
 )
 def test_the_best_labels_are_shifted_where_this_is_possible(training, population, shifted):
-    chosen = resolve_variant("a", {"base": "whitened", "training": {"labels": "best", **training}}, Recipe())
+    entry = {"base": "whitened", "training": {"labels": "best", **training}}
+    if training.get("loss") == "nll":
+        entry["options"] = {"head": "gaussian"}
+    chosen = resolve_variant("a", entry, Recipe())
     kind = Population(**{**PRESETS["exp_gauss"], **population})
     architecture = architecture_for("variants.a", chosen, kind, (48, 48), 1000)
     assert ShearTask(None, chosen, architecture, kind, "a").shifted == shifted

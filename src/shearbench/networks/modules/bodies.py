@@ -183,12 +183,12 @@ class Components(nn.Module):
         # A part that is even or odd under mirrors in x and y is known from one quadrant.
         side = rest.shape[-1]
         half = -(-side // 2)
-        by_x = [
-            (rows[..., :half] + s * rows[..., -half:].flip(-1)) / 2
-            for s in (1, -1)
-            for rows in (rest[:, :half], rest[:, -half:].flip(-2))
-        ]
-        quadrants = ((by_x[k] + s * by_x[k + 1]) / 2 for k in (0, 2) for s in (1, -1))
+        top, bottom = rest[:, :half], rest[:, -half:].flip(-2)
+        quadrants = (
+            (above[..., :half] + in_x * above[..., -half:].flip(-1)) / 2
+            for in_x in (1, -1)
+            for above in ((top + bottom) / 2, (top - bottom) / 2)
+        )
         even, odd_y, odd_x, odd = (flat.mT @ flat / len(flat) for flat in (q.flatten(1) for q in quadrants))
         swap = _transposed(half)
         e = (odd_x + odd_y[swap][:, swap]) / 2
