@@ -130,8 +130,8 @@ def test_the_configurations_of_the_page_are_possible():
     page = (ROOT / "docs/uncertainty.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     configs = [resolve(merge(read_file(ROOT / DEFAULT), yaml.safe_load(block))) for block in blocks]
+    assert configs
     assert all("ensemble" in config.estimators for config in configs)
-    assert configs[-1].judge_on
 
 
 @pytest.fixture(scope="module")
