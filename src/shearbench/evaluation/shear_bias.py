@@ -7,12 +7,12 @@ also drawn with its intrinsic shape rotated, so that the shape cancels in the su
 
 The remaining scatter of m comes from the different responses of galaxies and from noise in the response. The
 calibration uses other base galaxies than the measurement of m (of a catalogue, the same rows may be drawn for
-both), so the difference between these two samples would
-add to the error of m. Regression on the true parameters corrects both samples to the same mean parameters
-(Cochran 1977, Sampling Techniques, ch. 7). The standard deviation of m over base galaxies after this
-correction was measured on ``exp_gauss``, with four rotations (16 stamps), and with two rotations and noise of
-both signs (also 16 stamps). These numbers are from a regression on flux and size; with their logarithms, at
-1e-3, the deviation is 0.66 (`refined`) to 0.9 times (plain network) as large::
+both), so the difference between these two samples would add to the error of m. Regression on the true
+parameters corrects both samples to the same mean parameters (Cochran 1977, Sampling Techniques, ch. 7). The
+standard deviation of m over base galaxies after this correction was measured on ``exp_gauss``, with four
+rotations (16 stamps), and with two rotations and noise of both signs (also 16 stamps). These numbers are from
+a regression on flux and size; with their logarithms, at 1e-3, the deviation is 0.66 (`refined`) to 0.9 times
+(plain network) as large::
 
     noise   exponential fit               plain network (RMSE 10 times the bound at 1e-5)
     1e-5    1.0e-4, +-noise 1.1e-5        1.7e-2

@@ -129,9 +129,12 @@ def test_an_ensemble_of_seeds_or_of_variants_is_possible():
 def test_the_configurations_of_the_page_are_possible():
     page = (ROOT / "docs/uncertainty.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
-    configs = [resolve(merge(read_file(ROOT / DEFAULT), yaml.safe_load(block))) for block in blocks]
-    assert configs
+    changes = [yaml.safe_load(block) for block in blocks]
+    # The page ends with the result of a file in place of a block.
+    changes += [read_file(ROOT / name) for name in re.findall(r"`(config/\w+\.yaml)`", page)]
+    configs = [resolve(merge(read_file(ROOT / DEFAULT), change)) for change in changes]
     assert all("ensemble" in config.estimators for config in configs)
+    assert configs[-1].judge_on
 
 
 @pytest.fixture(scope="module")
